@@ -1,0 +1,48 @@
+# course: fetch, run every notebook, show the results    test: everything that CI runs     lab: open the notebooks
+# fetch:  speech and weights only                        bench: measure against the peers  lint: format and check
+# clean:  remove .venv and all that was built here; fetched speech and weights stay in the cache
+
+CHECK  := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+PYTHON := $(shell for p in python3.11 python3; do $$p $(CHECK) 2>/dev/null && echo $$p && break; done)
+READY  := .venv/.complete
+NBVAL  := --nbval-lax --nbval-current-env --nbval-cell-timeout 600 --nbval-sanitize-with tests/notebooks/nbval.cfg
+
+# tqdm would put a warning into every notebook: it misses ipywidgets, whose state would bloat the outputs.
+export PYTHONWARNINGS := ignore:IProgress not found
+
+.PHONY: course test lab fetch lint bench clean
+
+course: $(READY)
+	@.venv/bin/asrlib fetch
+	@.venv/bin/asrlib run
+
+test: $(READY)
+	.venv/bin/ruff check --quiet .
+	.venv/bin/ruff format --check --quiet .
+	.venv/bin/pytest --ignore tests/notebooks/test_smoke.py tests/unit tests/notebooks tests/faults
+	.venv/bin/pytest tests/notebooks/test_smoke.py
+	ASRLIB_PROFILE=smoke ASRLIB_HEADLESS=1 .venv/bin/pytest $(NBVAL) notebooks/*.ipynb
+
+lab: $(READY)
+	@.venv/bin/jupyter lab notebooks
+
+fetch: $(READY)
+	@.venv/bin/asrlib fetch
+
+lint: $(READY)
+	@.venv/bin/ruff check --fix .
+	@.venv/bin/ruff format .
+
+bench: $(READY)
+	@.venv/bin/python benchmarks/transcription.py
+
+clean:
+	rm -rf .venv build .ruff_cache .hypothesis
+
+# The stamp is written last, so that a killed or failed installation is taken up again the next time.
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it and run make again." >&2; exit 1; }
+	@echo "Setting up .venv with the tested packages: some minutes the first time."
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check -r requirements.lock -e ".[methods,peers,notebooks,dev]"
+	@touch $@

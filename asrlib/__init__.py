@@ -1,0 +1,25 @@
+"""asrlib: the small library under a course that reproduces, and audits, Whisper research.
+
+Modules import only downwards::
+
+    roof    cli, course, environment                        run notebooks, talk to people, keep the lock
+    4       records, claims                                 one record per run; verdicts of published claims
+    3       transcription                                   batched decoding
+    2       corpora (curation), checkpoints (conversion,    real speech and real weights on disk
+            architectures)
+    ground  audio, text, scoring, hardware, figures, files, hub, progress
+
+``import asrlib`` needs neither torch nor network: every heavy import happens inside the function that needs it.
+"""
+
+__all__ = ["AsrlibError", "__version__"]
+
+__version__ = "0.1.0"
+
+
+class AsrlibError(RuntimeError):
+    """A problem that a person can mend.
+
+    The message is one clear sentence: what is wrong, where, and what to do. The command line prints it alone, without a
+    traceback.
+    """

@@ -1,0 +1,400 @@
+"""The command ``asrlib``: run, fetch, doctor, claims, transcribe, evaluate.
+
+Exit codes: 0 all well; 1 something failed, and a sentence on stderr says what; 2 wrong usage; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import shutil
+import signal
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asrlib import AsrlibError, __version__, files
+
+if TYPE_CHECKING:
+    from asrlib.claims import Verdict
+    from asrlib.transcription import Hypothesis
+
+__all__ = ["main"]
+
+MODEL = "openai/whisper-base"
+AUDIO = {".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"}
+WORST = 5  # clips that `asrlib evaluate` shows
+MENDABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    parsed = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a stopped run ends its children and says so
+    try:
+        code = parsed.command(parsed)
+        sys.stdout.flush()
+        return code
+    except AsrlibError as error:
+        print(f"asrlib: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("asrlib: interrupted; what was finished is kept.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        if error.errno not in MENDABLE:
+            raise
+        print(f"asrlib: {error.filename or 'the output'} cannot be read or written: {error.strerror}.", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="asrlib", description="Run the Whisper course, or transcribe and score your own speech."
+    )
+    parser.add_argument("--version", action="version", version=f"asrlib {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+
+    def command(name: str, function: Any, help: str) -> Callable[..., Any]:
+        added = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+        added.set_defaults(command=function, usage=added.error)
+        return added.add_argument
+
+    _course_commands(command)
+    _speech_commands(command)
+    return parser
+
+
+def _course_commands(command: Callable[..., Any]) -> None:
+    profile = {"default": "reference", "help": "smoke, reference (default) or paper"}
+    notebooks = {"nargs": "*", "metavar": "NN", "help": "numbers or names of notebooks; default: all"}
+
+    option = command("run", _run, "run notebooks through papermill into build/runs/PROFILE/")
+    option("notebooks", **notebooks)
+    option("--profile", **profile)
+    option("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE", help="override a parameter")
+    option("--force", action="store_true", help="run also what is finished and unchanged")
+    option("--publish", action="store_true", help="write outputs back into notebooks/ and results/ (maintainers)")
+    option("--timeout", type=_seconds, default=3600, metavar="S", help="seconds for each notebook; default: 3600")
+
+    option = command("fetch", _fetch, "fetch the speech and weights that the reference profile needs")
+    option("notebooks", **notebooks)
+
+    command("doctor", _doctor, "say what this machine has and lacks, and the command that mends it")
+
+    option = command("claims", _claims, "judge the published claims by the records at hand")
+    option("ids", nargs="*", metavar="ID", help="such as LS-02; default: all")
+    option("--profile", **profile)
+    option("--json", action="store_true", help="print JSON, with every number of a claim")
+
+
+def _speech_commands(command: Callable[..., Any]) -> None:
+    model = {"default": MODEL, "help": f"Hub id, or folder of a checkpoint; default: {MODEL}"}
+
+    option = command("transcribe", _transcribe, "transcribe audio files, or folders of them")
+    option("audio", nargs="+", type=Path, metavar="FILE|FOLDER")
+    option("--model", **model)
+    option("--language", help="code or name; default: the model detects it, clip by clip")
+    option("--format", choices=tuple(FORMATS), default="txt", help="default: txt; the others have segment times")
+    option("--output", type=Path, metavar="FOLDER", help="write a file for each transcript there; default: print them")
+    option("--window", choices=("full", "merged"), default="full",
+           help="merged: faster with short clips, by an approximation, and without segment times; default: full")  # fmt: skip
+
+    option = command("evaluate", _evaluate, "score a model on a folder of audio with a metadata.csv")
+    option("folder", type=Path, help="its metadata.csv has the columns file_name, transcription, perhaps language")
+    option("--model", **model)
+    option("--language", help="code or name; default: the column language of metadata.csv")
+    option("--json", action="store_true", help="print JSON, with every clip")
+
+
+def _seconds(text: str) -> float:
+    if (value := float(text)) > 0:
+        return value
+    raise argparse.ArgumentTypeError("must be more than 0")
+
+
+def _root() -> Path:
+    if root := files.repository():
+        return root
+    raise AsrlibError("This command needs the course's checkout: clone the repository and use its own .venv.")
+
+
+# ------------------------------------------------------------------------------------------------------------- the course
+def _run(options: argparse.Namespace) -> int:
+    from asrlib import course, runner
+
+    if options.publish and (options.profile != "reference" or options.parameters):
+        options.usage("--publish goes with the reference profile and without -p")
+    if bad := [text for text in options.parameters if "=" not in text]:
+        options.usage(f"-p {bad[0]}: write it as NAME=VALUE")
+    given = dict(text.split("=", 1) for text in options.parameters)
+    outcomes = runner.run(
+        _root(), options.notebooks, profile=options.profile, given=given, force=options.force, timeout=options.timeout
+    )
+    if options.publish:
+        course.publish(_root(), outcomes)
+    if good := [outcome.notebook for outcome in outcomes if outcome.good]:
+        _summary(options.profile, good)
+    return 0 if len(good) == len(outcomes) else 1
+
+
+def _summary(profile: str, good: Sequence[str]) -> None:
+    """Print the WERs of the notebooks that ran, where to read them, and how the published claims stand."""
+    from asrlib import claims, course
+
+    found = course.latest_records(_root(), profile)
+    if board := course.scoreboard(found[name] for name in good if name in found):
+        print(f"\n{board}")
+    print(f"\nThe executed notebooks are in {os.path.relpath(course.run_folder(_root(), profile, ''))}/NAME/.")
+    print(f"Published claims: {_counts(claims.judge(claims.load(), found.values()))}.")
+    print("To read them: asrlib claims" + ("" if profile == "reference" else f" --profile {profile}"))
+
+
+def _counts(verdicts: Sequence[Verdict]) -> str:
+    from asrlib import claims
+
+    return ", ".join(f"{number} {verdict}" for verdict, number in claims.count(verdicts).items())
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    from asrlib import checkpoints, corpora, course
+
+    models, speech = course.inputs(_root(), options.notebooks)
+    for model in models:
+        print(f"checkpoint {model}: {checkpoints.fetch(model)}", flush=True)
+    for name, language in speech:
+        print(f"corpus {name} {language}".rstrip() + f": {corpora.fetch(name, language or None)}", flush=True)
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from asrlib import environment
+
+    wrong = 0
+    for finding in environment.diagnose(files.repository()):
+        wrong += finding.state in ("MISSING", "DIFFERS")
+        print(finding, flush=True)
+    print(f"\n{wrong} to mend, with the command after the arrow." if wrong else "\nAll is there.")
+    return 1 if wrong else 0
+
+
+def _claims(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from asrlib import claims, course
+
+    known = claims.load()
+    if unknown := set(options.ids) - {claim["id"] for claim in known}:
+        raise AsrlibError(f"There is no claim {', '.join(sorted(unknown))}: `asrlib claims` lists all.")
+    found = course.latest_records(_root(), options.profile)
+    chosen = [claim for claim in known if not options.ids or claim["id"] in options.ids]
+    verdicts = claims.judge(chosen, found.values())
+    if options.json:
+        print(json.dumps([asdict(verdict) for verdict in verdicts], indent=1, ensure_ascii=False))
+        return 0
+    for verdict in verdicts:
+        print(_shown(verdict))
+    print(f"\n{_counts(verdicts)}")
+    return 0
+
+
+def _shown(verdict: Verdict) -> str:
+    """Return a claim as a paragraph of the terminal's width."""
+    published = f"published: {verdict.published}" if verdict.published else ""
+    here = f"here: {verdict.ours}" if verdict.ours else ""
+    if verdict.interval:
+        here += f" (95 % interval {verdict.interval}; {verdict.n} clips)"
+    lines = [f"{verdict.id}  {verdict.verdict}", verdict.statement, published, here, verdict.why]
+    width = min(shutil.get_terminal_size().columns, 100)
+    return "\n".join(
+        textwrap.fill(line, width, initial_indent=" " * 7 * (number > 0), subsequent_indent=" " * 7)
+        for number, line in enumerate(filter(None, lines))
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- own speech
+class _Listener:
+    """A model that transcribes clips one by one, names those that cannot be read, and goes on."""
+
+    def __init__(self, model: str) -> None:
+        from asrlib import transcription
+
+        self.model, self.processor = transcription.load(model)
+        self.english_only = not getattr(self.model.generation_config, "is_multilingual", True)
+        self.failures = 0
+
+    def hear(self, clips: Iterable[tuple[str, Any]], **options: Any) -> Iterator[Hypothesis]:
+        """Yield a hypothesis for each readable (id, audio source), in order; options are those of `transcribe`."""
+        from asrlib import transcription
+
+        yield from transcription.transcribe(self.model, self.processor, self._readable(clips), **options)
+
+    def _readable(self, clips: Iterable[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
+        from asrlib import audio
+
+        for name, source in clips:
+            try:
+                samples = audio.load(source)
+            except AsrlibError as error:
+                self.failures += 1
+                print(f"asrlib: {error}", file=sys.stderr)
+            else:
+                yield {"id": name, "audio": samples}
+
+
+def _transcribe(options: argparse.Namespace) -> int:
+    from asrlib.progress import track
+
+    times = options.format != "txt"
+    if times and options.window == "merged":
+        options.usage("--window merged finds no segment times: it goes with --format txt")
+    paths = _audio_files(options.audio)
+    if options.format in ("srt", "vtt") and len(paths) > 1 and not options.output:
+        options.usage(f"several files as {options.format} need --output FOLDER")
+    targets = _targets(paths, options.output, options.format)
+    listener = _Listener(options.model)
+    clips = [(str(path), path) for path in paths]
+    hypotheses = listener.hear(clips, language=options.language, window=options.window, timestamps=times)
+    if not sys.stdout.isatty():  # where the transcripts are not seen as they come
+        hypotheses = track(hypotheses, "clips transcribed", len(clips))
+    for heard in hypotheses:
+        text = FORMATS[options.format](heard)
+        if options.output:
+            print(files.write_atomic(targets[heard.id], text), flush=True)
+        else:
+            prefix = f"{heard.id}\t" if options.format == "txt" and len(paths) > 1 else ""
+            print(prefix + text, end="", flush=True)
+    return 1 if listener.failures else 0
+
+
+def _audio_files(places: Iterable[Path]) -> list[Path]:
+    """Return the files among these places and, of folders, the audio files below them, sorted."""
+    found: dict[Path, None] = {}
+    for place in places:
+        if not place.exists():
+            raise AsrlibError(f"{place} does not exist: check the path.")
+        inside = [path for path in place.rglob("*") if path.suffix.lower() in AUDIO] if place.is_dir() else [place]
+        if not inside:
+            raise AsrlibError(f"{place} holds no audio file ({', '.join(sorted(AUDIO))}): name another folder.")
+        found |= dict.fromkeys(sorted(inside))
+    return list(found)
+
+
+def _targets(paths: Sequence[Path], folder: Path | None, suffix: str) -> dict[str, Path]:
+    """Return a file for each transcript: the audio's name with a new suffix, made longer where two would meet."""
+    if folder is None:
+        return {}
+    stems = Counter(path.stem for path in paths)
+    names = Counter(path.name for path in paths)
+
+    def name(path: Path) -> str:
+        if stems[path.stem] == 1:
+            return path.stem
+        return path.name if names[path.name] == 1 else "_".join(path.parts).strip("/_")
+
+    return {str(path): folder / f"{name(path)}.{suffix}" for path in paths}
+
+
+def _clock(seconds: float, comma: str) -> str:
+    """Write a time as subtitles do, 00:01:02,345."""
+    milliseconds = round(seconds * 1000)
+    minutes, rest = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{rest // 1000:02}{comma}{rest % 1000:03}"
+
+
+def _srt(heard: Hypothesis) -> str:
+    lines = (
+        f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text.strip()}\n\n"
+        for number, (start, end, text) in enumerate(heard.segments, 1)
+    )
+    return "".join(lines)
+
+
+def _vtt(heard: Hypothesis) -> str:
+    lines = (f"{_clock(start, '.')} --> {_clock(end, '.')}\n{text.strip()}\n\n" for start, end, text in heard.segments)
+    return "WEBVTT\n\n" + "".join(lines)
+
+
+def _json(heard: Hypothesis) -> str:
+    segments = [{"start": start, "end": end, "text": text} for start, end, text in heard.segments]
+    content = {"id": heard.id, "text": heard.text, "language": heard.language, "seconds": heard.seconds_audio}
+    return json.dumps(content | {"segments": segments}, ensure_ascii=False) + "\n"
+
+
+FORMATS = {"txt": lambda heard: heard.text.strip() + "\n", "json": _json, "srt": _srt, "vtt": _vtt}
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from asrlib import corpora
+    from asrlib.progress import track
+
+    table = list(corpora.load("folder", root=options.folder, language=options.language))
+    listener = _Listener(options.model)
+    language = options.language or _language(table, listener.english_only)
+    clips = [(str(number), row["audio"]) for number, row in enumerate(table)]  # a file may be listed twice
+    heard = list(track(listener.hear(clips, language=language), "clips transcribed", len(clips)))
+    if not heard:
+        raise AsrlibError(f"None of the {len(clips)} clips of {options.folder} could be read: nothing was scored.")
+    scored = _scored(heard, [table[int(item.id)] for item in heard], language)
+    result = {"model": options.model, "language": language, "unreadable": listener.failures} | scored
+    print(json.dumps(result, indent=1, ensure_ascii=False) if options.json else _report(result))
+    return 1 if listener.failures else 0
+
+
+def _scored(heard: Sequence[Hypothesis], rows: Sequence[dict[str, Any]], language: str) -> dict[str, Any]:
+    """Return what `asrlib evaluate` reports of hypotheses and the metadata rows that they belong to."""
+    from asrlib import scoring, text, transcription
+
+    normalizer = text.normalizer(language)
+    blocks = [row["speaker"] or row["id"] for row in rows]
+    references, hypotheses = [row["text"] for row in rows], [item.text for item in heard]
+    score = scoring.score(references, hypotheses, normalizer=normalizer, blocks=blocks)
+    clips = [
+        {"id": row["id"], "errors": int(errors), "words": int(words), "reference": row["text"], "hypothesis": item.text}
+        for item, row, errors, words in zip(heard, rows, score.errors, score.lengths, strict=True)
+    ]
+    return {
+        "normalizer": normalizer.name,
+        "wer_percent": 100 * score.wer,
+        "interval": [100 * end for end in score.interval],
+        "cer_percent": 100 * score.cer,
+        **{kind: getattr(score, kind) for kind in ("substitutions", "deletions", "insertions", "words", "utterances")},
+        "rtfx": transcription.rtfx(heard),
+        "clips": clips,
+    }
+
+
+def _language(rows: Iterable[dict[str, Any]], english_only: bool) -> str:
+    """Return the one language of a folder's clips, which decides the normaliser."""
+    named = {"en"} if english_only else {row["language"] for row in rows}
+    if len(named) != 1 or not all(named):
+        raise AsrlibError("The clips' language is not stated, or not the same for all: name it with --language.")
+    return named.pop()
+
+
+def _report(result: dict[str, Any]) -> str:
+    low, high = result["interval"]
+    lines = [
+        f"WER {result['wer_percent']:.2f} % (95 % interval {low:.2f} to {high:.2f}), CER {result['cer_percent']:.2f} %",
+        f"{result['utterances']} clips, {result['words']} words: {result['substitutions']} substituted, "
+        f"{result['deletions']} deleted, {result['insertions']} inserted",
+        f"{result['model']}, language {result['language']}, normaliser {result['normalizer']}, RTFx {result['rtfx']:.1f}",
+    ]
+    worst = sorted(result["clips"], key=lambda clip: -clip["errors"])[:WORST]
+    for clip in worst:
+        if clip["errors"]:
+            lines += [f"\n{clip['id']}: {clip['errors']} errors in {clip['words']} words"]
+            lines += [f"  said   {clip['reference']}", f"  heard  {clip['hypothesis'].strip()}"]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,372 @@
+"""The course as data: its notebooks and their parameters, what their runs left, and what of it is published.
+
+A run (`asrlib.runner`) leaves in ``build/runs/PROFILE/NAME/``: ``notebook.ipynb``, ``record.json``, ``predictions.jsonl``,
+``log.txt``, and last of all ``result.json``, which alone tells whether it is complete: papermill marks the cells of a
+notebook whose kernel was killed as completed. Tracked files change only in `publish`.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import re
+import tempfile
+import tokenize
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from asrlib import AsrlibError, files, records
+
+__all__ = [
+    "Notebook",
+    "Outcome",
+    "Parameter",
+    "absolute_paths",
+    "check_parameters",
+    "inputs",
+    "key",
+    "latest_records",
+    "parameters",
+    "publish",
+    "registry",
+    "result",
+    "run_folder",
+    "scoreboard",
+    "select",
+    "stamp",
+]
+
+ROOF = {"cli.py", "course.py", "environment.py", "runner.py"}  # no notebook imports these: a change repeats no run
+LABELS = ("model", "corpus", "language", "split", "window")  # what tells the scoreboard's rows apart
+ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:home|root|Users|tmp|var/folders|mnt|private)/[^\s\"'<>)\]]*|[A-Z]:\\Users\\\S*")
+
+
+# --------------------------------------------------------------------------------------------------------------- registry
+@dataclass(frozen=True)
+class Notebook:
+    """An entry of ``notebooks/notebooks.toml``.
+
+    Attributes:
+        needs: names of the notebooks that must have finished in the same profile.
+        checkpoints: model ids that the ``reference`` profile loads.
+        corpora: (name, language) pairs that it loads.
+        writes: files that a run must leave beside the executed notebook.
+        required_api: names that must occur in the notebook's own code: the method stays in plain sight.
+    """
+
+    name: str
+    path: Path
+    title: str
+    needs: tuple[str, ...]
+    checkpoints: tuple[str, ...]
+    corpora: tuple[tuple[str, str], ...]
+    writes: tuple[str, ...]
+    required_api: tuple[str, ...]
+
+
+def registry(root: Path) -> dict[str, Notebook]:
+    """Return the registered notebooks by name, in the order of their numbers.
+
+    Raises:
+        AsrlibError: an entry lacks a field, has an unknown one, or needs a notebook that is not there.
+    """
+    table = files.read_toml(root / "notebooks" / "notebooks.toml")
+    books: dict[str, Notebook] = {}
+    for name in sorted(table):
+        book = _entry(root, name, table[name])
+        if missing := set(book.needs) - set(books):
+            raise AsrlibError(f"notebooks.toml: {name} needs {', '.join(missing)}, which is not registered before it.")
+        books[name] = book
+    return books
+
+
+def _entry(root: Path, name: str, entry: Mapping[str, Any]) -> Notebook:
+    fields = {"title", "needs", "checkpoints", "corpora", "writes", "required_api"}
+    if set(entry) != fields:
+        wrong = ", ".join(sorted(fields ^ set(entry)))
+        raise AsrlibError(
+            f"notebooks.toml, [{name}]: {wrong} is missing or unknown; the fields are {', '.join(sorted(fields))}."
+        )
+    corpora = tuple((corpus, language) for corpus, _, language in (item.partition("/") for item in entry["corpora"]))
+    rest = {field: tuple(entry[field]) for field in ("needs", "checkpoints", "writes", "required_api")}
+    return Notebook(name, root / "notebooks" / f"{name}.ipynb", entry["title"], corpora=corpora, **rest)
+
+
+def select(root: Path, chosen: Iterable[str] = ()) -> list[Notebook]:
+    """Return the notebooks with the given numbers (``01``) or names, or all of them.
+
+    Raises:
+        AsrlibError: no notebook has this number or name.
+    """
+    books = registry(root)
+    wanted = set()
+    for choice in chosen:
+        found = [name for name in books if name == choice or name.split("_")[0] == choice.zfill(2)]
+        if not found:
+            raise AsrlibError(f"There is no notebook {choice!r}: choose among {', '.join(books)}.")
+        wanted.update(found)
+    return [book for name, book in books.items() if not wanted or name in wanted]
+
+
+def inputs(root: Path, chosen: Iterable[str] = ()) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return the checkpoints, and the (corpus, language) pairs, that the reference profile of these notebooks loads."""
+    books = select(root, chosen)
+    checkpoints = dict.fromkeys(item for book in books for item in book.checkpoints)
+    return list(checkpoints), list(dict.fromkeys(item for book in books for item in book.corpora))
+
+
+# ------------------------------------------------------------------------------------------------------------- parameters
+@dataclass(frozen=True)
+class Parameter:
+    """A line ``NAME: type = literal  # help`` of a notebook's parameter cell."""
+
+    name: str
+    type: str
+    default: Any
+    help: str
+
+
+def parameters(path: Path) -> dict[str, Parameter]:
+    """Return the parameters of a notebook by name.
+
+    Raises:
+        AsrlibError: there is not exactly one cell with the tag ``parameters``, or a line of it has another form.
+    """
+    cells = [cell for cell in _read(path).cells if "parameters" in cell.metadata.get("tags", ())]
+    if len(cells) != 1:
+        raise AsrlibError(f"{path.name} has {len(cells)} cells with the tag 'parameters': it needs exactly one.")
+    source = cells[0].source
+    comments = {
+        token.start[0]: token.string.lstrip("# ")
+        for token in tokenize.generate_tokens(StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    found = {}
+    for line in ast.parse(source).body:
+        try:
+            name, kind, default = line.target.id, ast.unparse(line.annotation), ast.literal_eval(line.value)
+            found[name] = Parameter(name, kind, default, comments[line.end_lineno])
+        except (AttributeError, ValueError, KeyError):
+            form = "NAME: type = literal  # help"
+            raise AsrlibError(f"{path.name}, parameter cell, line {line.lineno}: write it as `{form}`.") from None
+    return found
+
+
+def _read(path: Path) -> Any:
+    import nbformat
+
+    records.notebook_code(path)  # a file that is missing or no notebook is named there
+    return nbformat.read(path, as_version=4)
+
+
+TYPES = {"str": str, "int": int, "float": int | float, "bool": bool}
+
+
+def _fits(value: Any, kind: str) -> bool:
+    if kind.startswith("list["):
+        return isinstance(value, list) and all(_fits(item, kind[5:-1]) for item in value)
+    return kind in TYPES and isinstance(value, TYPES[kind]) and (kind == "bool" or not isinstance(value, bool))
+
+
+def check_parameters(notebook: Notebook, given: Mapping[str, str]) -> dict[str, Any]:
+    """Turn ``NAME=VALUE`` texts into values of the types that the notebook's parameter cell states.
+
+    A text that is no JSON, such as ``ro``, stands for itself.
+
+    Raises:
+        AsrlibError: unknown name, or a value of another type.
+    """
+    known = parameters(notebook.path)
+    values = {}
+    for name, text in given.items():
+        if name == "PROFILE":
+            raise AsrlibError("Choose the profile with --profile, not with -p PROFILE=...")
+        if name not in known:
+            raise AsrlibError(f"{notebook.name} has no parameter {name}: it has {', '.join(known)}.")
+        kind = known[name].type
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        if kind == "str" and not isinstance(value, str):
+            value = text  # -p NAME=12 means the text
+        if not _fits(value, kind):
+            raise AsrlibError(f"{notebook.name}: {name} must be of type {kind}, {text!r} is not ({known[name].help}).")
+        values[name] = value
+    return values
+
+
+# ------------------------------------------------------------------------------------------------------------------- keys
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def stamp(root: Path, notebook: Notebook, profile: str) -> str:
+    """Return the SHA-256 over a notebook's code, its profile's values and the lock: what published outputs came from."""
+    lock = (root / "requirements.lock").read_text(encoding="utf-8")
+    values = records.profile_values(files.read_toml(root / "notebooks" / "profiles.toml"), notebook.name, profile)
+    return _digest(records.notebook_code(notebook.path), profile, values, lock)
+
+
+def key(root: Path, notebook: Notebook, profile: str, values: Mapping[str, Any], needed: Sequence[str] = ()) -> str:
+    """Return the SHA-256 of all that a run's results depend on: a run whose key is unchanged need not be repeated.
+
+    Args:
+        root: the checkout.
+        notebook: what runs.
+        profile: a table of ``profiles.toml``.
+        values: parameters that override it.
+        needed: keys of the runs whose results this one reads.
+    """
+    sources = [path for path in Path(__file__).parent.rglob("*.py") if path.name not in ROOF]
+    tables = [path for path in (root / "data").rglob("*") if path.is_file() and path.suffix != ".md"]
+    foundation = [(path.name, files.sha256(path)) for path in sorted(sources) + sorted(tables)]
+    return _digest(stamp(root, notebook, profile), foundation, dict(values), list(needed))
+
+
+# ---------------------------------------------------------------------------------------------------------------- results
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one notebook; the content of ``result.json``.
+
+    ``status`` is finished, unchanged, failed, kernel died, timed out, interrupted or not run; ``key`` is that of `key`;
+    ``cell`` counts code cells from 1, as Jupyter does when a notebook runs from the top.
+    """
+
+    notebook: str
+    status: str
+    key: str = ""
+    folder: str = ""
+    cell: int | None = None
+    heading: str = ""
+    error: str = ""
+    seconds: float = 0.0
+    peak_rss_mib: float | None = None
+
+    @property
+    def good(self) -> bool:
+        """Say whether the notebook's results are there and belong to its present code."""
+        return self.status in ("finished", "unchanged")
+
+    def __str__(self) -> str:
+        line = f"{self.notebook:24} {self.status}"
+        if self.status == "finished":
+            return line + f" in {self.seconds:.0f} s" + (f", {self.peak_rss_mib:.0f} MiB" if self.peak_rss_mib else "")
+        if self.status == "unchanged":
+            return line
+        place = f" in cell {self.cell} ({self.heading})" if self.cell else ""
+        return f"{line}{place}\n    {self.error}" + (f"\n    See {self.folder}/" if self.folder else "")
+
+
+def run_folder(root: Path, profile: str, name: str) -> Path:
+    """Return where a notebook's run in a profile leaves its files."""
+    return root / "build" / "runs" / profile / name
+
+
+def result(folder: Path) -> Outcome | None:
+    """Return what ``result.json`` says, or None where no run has ended, or by another version of this file."""
+    try:
+        return Outcome(**json.loads((folder / "result.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def latest_records(root: Path, profile: str = "reference") -> dict[str, dict[str, Any]]:
+    """Return the records by notebook: the reader's own run in this profile where there is one, else the published one."""
+    found = {}
+    for name in registry(root):
+        mine = run_folder(root, profile, name)
+        published = root / "results" / name / "record.json"
+        if (outcome := result(mine)) and outcome.good and (mine / "record.json").is_file():
+            found[name] = records.load(mine / "record.json")
+        elif published.is_file():
+            found[name] = records.load(published)
+    return found
+
+
+def scoreboard(found: Iterable[Mapping[str, Any]]) -> str:
+    """Return a table of the plain WERs in records: those told apart by model, corpus, language, split and window alone."""
+    wers = [metric for record in found for metric in record["metrics"] if metric["name"] == "wer_percent"]
+    wers = [metric for metric in wers if {"model", "corpus"} <= set(metric["labels"]) <= set(LABELS)]
+    if not wers:
+        return ""
+    varied = {label for label in LABELS if len({metric["labels"].get(label) for metric in wers}) > 1}
+    columns = [label for label in LABELS if label in varied | {"model", "corpus", "language"}]
+    rows = [[*columns, "WER %", "95 % interval", "clips", "words"]]
+    for metric in wers:
+        labels = [str(metric["labels"].get(column, "")).removeprefix("openai/") for column in columns]
+        interval = "{:.1f} to {:.1f}".format(*metric["interval"]) if metric["interval"] else ""
+        counts = [str(metric.get(count, "")) for count in ("utterances", "words")]
+        rows.append([*labels, f"{metric['value']:.1f}", interval, *counts])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sides = [str.ljust] * len(columns) + [str.rjust] * 4
+    return "\n".join(
+        "  ".join(side(cell, width) for cell, side, width in zip(row, sides, widths, strict=True)) for row in rows
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------- publish
+def absolute_paths(text: str) -> list[str]:
+    """Return the absolute paths of somebody's machine that a text holds."""
+    return [match.group() for match in ABSOLUTE.finditer(text)]
+
+
+def publish(root: Path, outcomes: Sequence[Outcome]) -> None:
+    """Write the outputs of a finished ``reference`` run into ``notebooks/`` and ``results/``.
+
+    All notebooks are checked before the first file is written.
+
+    Raises:
+        AsrlibError: a notebook did not finish, changed while it ran, or its outputs name a path of this machine.
+    """
+    if bad := [outcome.notebook for outcome in outcomes if not outcome.good]:
+        raise AsrlibError(f"Nothing was published, because {', '.join(bad)} did not finish: mend that and run again.")
+    books = registry(root)
+    ready = {outcome.notebook: _published(root, books[outcome.notebook]) for outcome in outcomes}
+    for name, text in ready.items():
+        folder = run_folder(root, "reference", name)
+        for item in books[name].writes:
+            files.write_atomic(root / "results" / name / item, (folder / item).read_bytes())
+        files.write_atomic(books[name].path, text)
+
+
+def _published(root: Path, notebook: Notebook) -> str:
+    """Return the tracked notebook's text with the outputs of its run: nothing else of the executed copy gets in."""
+    import nbformat
+
+    copy = run_folder(root, "reference", notebook.name) / "notebook.ipynb"
+    if records.notebook_code(copy) != records.notebook_code(notebook.path):
+        raise AsrlibError(f"The code of {notebook.name} was changed while it ran: run it again.")
+    tracked = _read(notebook.path)
+    executed = {cell.id: cell for cell in _read(copy).cells}
+    code = [cell for cell in tracked.cells if cell.cell_type == "code"]
+    for number, cell in enumerate(code, 1):
+        cell.execution_count = number
+        cell.outputs = executed[cell.id].outputs
+        for output in cell.outputs:
+            _normalise(output, f"{notebook.name}, cell {number}", root)
+            if "execution_count" in output:
+                output.execution_count = number
+    for noise in ("papermill", "widgets"):
+        tracked.metadata.pop(noise, None)
+    tracked.metadata.get("language_info", {}).pop("version", None)
+    tracked.metadata["asrlib"] = {"profile": "reference", "stamp": stamp(root, notebook, "reference")}
+    return nbformat.writes(tracked) + "\n"
+
+
+def _normalise(output: Any, place: str, root: Path) -> None:
+    """Refuse an output that shows an error, a widget or a path of this machine."""
+    if output.output_type == "error":
+        raise AsrlibError(f"{place} shows an error: outputs with errors are not published.")
+    data = output.get("data", {})
+    if "application/vnd.jupyter.widget-view+json" in data:
+        raise AsrlibError(f"{place} shows a widget, which nobody can see in a saved notebook: show text or a figure.")
+    shown = [str(value) for kind, value in data.items() if not kind.startswith("image/")]
+    text = "\n".join([*shown, output.get("text", "")])
+    own = [path for path in (str(root), str(Path.home()), tempfile.gettempdir()) if path != "/" and path in text]
+    if found := own + absolute_paths(text):
+        raise AsrlibError(f"{place} shows the path {found[0]}, which is this machine's own: print a relative one.")

@@ -1,0 +1,94 @@
+"""What this machine can do: processor features, graphics card, memory, and the precision that pays here."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["best_device", "best_dtype", "cpu_features", "describe", "peak_rss_mib"]
+
+FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+
+
+def _cpuinfo() -> dict[str, str]:
+    """Return the first processor's entries of /proc/cpuinfo, empty where there is none."""
+    try:
+        block = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.split(":", 1) for line in block.splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def cpu_features() -> list[str]:
+    """Return the instruction sets that matter for speed here, among `FEATURES`."""
+    flags = _cpuinfo().get("flags", "")
+    if not flags and sys.platform == "darwin":
+        asked = subprocess.run(
+            ["sysctl", "-n", "machdep.cpu.leaf7_features"], capture_output=True, text=True, check=False
+        )
+        flags = asked.stdout.lower()
+    return [feature for feature in FEATURES if feature in flags.split()]
+
+
+def best_device() -> str:
+    """Return ``"cuda"`` where PyTorch sees a usable GPU, else ``"cpu"``."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def best_dtype(device: str | None = None) -> torch.dtype:
+    """Return the fastest precision that keeps the WER on a device.
+
+    bfloat16 pays on a CPU only with AMX or AVX512-BF16; elsewhere it is emulated and slower than float32. On a GPU older
+    than Ampere (a T4, say) float16 takes its place.
+
+    Args:
+        device: ``"cuda"``, ``"cuda:1"`` or ``"cpu"``; default: `best_device()`.
+    """
+    import torch
+
+    device = device or best_device()
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+    return torch.bfloat16 if {"amx_bf16", "avx512_bf16"} & set(cpu_features()) else torch.float32
+
+
+def describe() -> dict[str, Any]:
+    """Return processor, cores, features, GPU and memory as plain values.
+
+    ``cores`` counts those this process may use (a container's limit counts); memory is in GiB.
+    """
+    import psutil
+    import torch
+
+    cuda = torch.cuda.is_available()
+    affinity = getattr(os, "sched_getaffinity", None)
+    return {
+        "cpu": _cpuinfo().get("model name") or platform.processor() or platform.machine(),
+        "cores": len(affinity(0)) if affinity else os.cpu_count() or 1,
+        "cpu_features": cpu_features(),
+        "gpu": torch.cuda.get_device_name(0) if cuda else "",
+        "gpu_memory_gib": round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1) if cuda else 0.0,
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+    }
+
+
+def peak_rss_mib() -> float:
+    """Return the largest resident memory this process has had, in MiB."""
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 2**20
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

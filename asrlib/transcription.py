@@ -1,0 +1,510 @@
+"""Batched greedy decoding of any number of clips, in order, at constant memory.
+
+Whisper always encodes 30 seconds. Three things make that fast here without changing the words:
+
+- clips of like length share a batch, features are prepared in a thread while the model decodes, and the precision is the one
+  this machine is fast in;
+- the loop below calls the model's own layers and keeps the caches in place, where ``generate`` copies and re-checks;
+- ``window="merged"``, on request: the silence that pads a clip to 30 seconds is represented by few positions, each weighted
+  by the number it stands for (proportional attention, Bolya et al. 2022, arXiv:2210.09461, section 3, applied to padding).
+  That is an approximation: compare it with ``window="full"`` on your own speech, as notebook 01 does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from asrlib import AsrlibError, audio, checkpoints, hardware
+from asrlib.progress import Meter
+from asrlib.text import language_code
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Hypothesis", "encode", "greedy", "load", "rtfx", "transcribe"]
+
+WINDOW_SECONDS = 30.0  # what the encoder was trained on
+TAIL = (
+    8_000  # samples of silence behind a clip that are transformed: more than the 400 that a frame can mix with speech
+)
+SAMPLES_PER_POSITION = 320  # 10 ms hop, convolution of stride 2: 50 encoder positions a second
+MARGIN = 100  # positions of padding kept one by one after the clip: two seconds
+MERGE = 8  # further positions of padding that one position stands for
+WINDOW_CLIPS = 256  # clips sorted by length together, and at most so many ...
+WINDOW_AUDIO = 1200.0  # ... seconds of audio, so that memory does not grow with the corpus
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """What a model heard in one clip.
+
+    Attributes:
+        id: the clip's.
+        text: transcript as the model wrote it, not normalised.
+        language: code the model was told or detected; ``"en"`` for an English-only model.
+        seconds_audio: length of the clip.
+        seconds_compute: this clip's share of the wall time of features, encoding and decoding.
+        segments: (start seconds, end seconds, text); empty for a short clip decoded without timestamps.
+    """
+
+    id: str
+    text: str
+    language: str
+    seconds_audio: float
+    seconds_compute: float
+    segments: tuple[tuple[float, float, str], ...] = ()
+
+
+@dataclass
+class _Clip:
+    index: int
+    id: str
+    samples: np.ndarray
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / audio.SAMPLING_RATE
+
+
+def load(model: str | Path, *, device: str | None = None, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
+    """Load a Whisper checkpoint and its processor.
+
+    Args:
+        model: Hub id such as ``"openai/whisper-base"``, or a local Transformers directory.
+        device: default `hardware.best_device()`.
+        dtype: default `hardware.best_dtype()` of the device.
+
+    Returns:
+        (model in eval mode, processor).
+
+    Raises:
+        AsrlibError: the checkpoint cannot be had, or is not a Whisper model.
+    """
+    from transformers import WhisperForConditionalGeneration, WhisperProcessor
+
+    path = checkpoints.fetch(str(model))
+    device = device or hardware.best_device()
+    try:
+        loaded = WhisperForConditionalGeneration.from_pretrained(path, dtype=dtype or hardware.best_dtype(device))
+        processor = WhisperProcessor.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise AsrlibError(
+            f"{model} is not a complete Whisper checkpoint ({str(error).splitlines()[0]}): fetch or save it again."
+        ) from None
+    return loaded.to(device).eval(), processor
+
+
+def rtfx(hypotheses: Iterable[Hypothesis]) -> float:
+    """Return seconds of audio per second of computing (higher is faster) over features, encoding and decoding."""
+    pairs = [(hypothesis.seconds_audio, hypothesis.seconds_compute) for hypothesis in hypotheses]
+    return sum(length for length, _ in pairs) / sum(spent for _, spent in pairs)
+
+
+def transcribe(
+    model: Any,
+    processor: Any,
+    clips: Iterable[Any],
+    *,
+    language: str | None = None,
+    task: str = "transcribe",
+    batch_size: int = 16,
+    window: str = "full",
+    timestamps: bool = False,
+    label: str = "",
+) -> Iterator[Hypothesis]:
+    """Transcribe clips greedily and yield hypotheses in the clips' order.
+
+    Clips are read ahead in windows of at most `WINDOW_CLIPS`, so an endless iterator is welcome and memory stays flat. Audio
+    of more than 30 s is transcribed whole, window after window, as in the Whisper paper, section 3.8, without its
+    temperature fallback.
+
+    Args:
+        model: a ``WhisperForConditionalGeneration``, or a PEFT model around one, in eval mode; on any device, in any
+            precision.
+        processor: its ``WhisperProcessor``.
+        clips: paths, encoded bytes, arrays of shape (samples,) at 16 kHz, or mappings with ``audio`` and perhaps ``id``, such
+            as the rows of a corpus.
+        language: code or name; None lets a multilingual model detect it, clip by clip. Not for English-only models.
+        task: ``"transcribe"``, or ``"translate"`` to English.
+        batch_size: clips decoded together.
+        window: ``"full"`` encodes all 1,500 positions; ``"merged"`` merges the padding (module docstring).
+        timestamps: find segment times in short clips too; long ones always have them.
+        label: shown in the progress line; none is shown without it.
+
+    Raises:
+        AsrlibError: audio that `audio.load` refuses, an unknown language, task or window.
+    """
+    if window not in ("full", "merged"):
+        raise AsrlibError(f"There is no window {window!r}: choose 'full' or 'merged'.")
+    if task not in ("transcribe", "translate"):
+        raise AsrlibError(f"Whisper has no task {task!r}: choose 'transcribe' or 'translate'.")
+    engine = _Engine(model, processor, language and language_code(language), task, window, timestamps)
+    total = len(clips) if hasattr(clips, "__len__") else 0
+    waiting: dict[int, Hypothesis] = {}
+    following = 0
+    with (
+        contextlib.closing(_ahead(_batches(clips, engine, batch_size))) as batches,
+        Meter(label, total, "clips") if label else contextlib.nullcontext() as meter,
+    ):
+        started = time.perf_counter()
+        for group, features in batches:
+            results = engine.decode(group, features)
+            share = (time.perf_counter() - started) / len(group)
+            for clip, (words, spoken, segments) in zip(group, results, strict=True):
+                waiting[clip.index] = Hypothesis(clip.id, words, spoken, clip.seconds, share, segments)
+            if meter:
+                meter.step(len(group))
+            while following in waiting:
+                yield waiting.pop(following)
+                following += 1
+            started = time.perf_counter()  # what the caller does with a hypothesis is not ours to count
+
+
+def _read(item: Any, index: int) -> _Clip:
+    row = item if isinstance(item, Mapping) and "audio" in item else {"audio": item}
+    name = row.get("id") or (str(item) if isinstance(item, str | Path) else f"clip-{index}")
+    return _Clip(index, str(name), audio.load(row["audio"]))
+
+
+def _batches(clips: Iterable[Any], engine: _Engine, batch_size: int) -> Iterator[tuple[list[_Clip], Any]]:
+    """Yield (clips of like length, their features); each long clip stands alone."""
+    numbered = (_read(item, index) for index, item in enumerate(clips))
+    while True:
+        ahead, seconds = [], 0.0
+        for clip in islice(numbered, WINDOW_CLIPS):
+            ahead.append(clip)
+            seconds += clip.seconds
+            if seconds >= WINDOW_AUDIO:
+                break
+        if not ahead:
+            return
+        ahead.sort(key=lambda clip: clip.seconds)
+        short = [clip for clip in ahead if clip.seconds <= WINDOW_SECONDS and not engine.timestamps]
+        groups = [short[first : first + batch_size] for first in range(0, len(short), batch_size)]
+        groups += [[clip] for clip in ahead[len(short) :]]
+        for group in groups:
+            yield group, engine.features(group)
+
+
+def _ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
+    """Run an iterator in a thread, ``depth`` items ahead of its consumer; errors come out where they belong."""
+    ready: queue.Queue[tuple[bool, Any]] = queue.Queue(maxsize=depth)
+    stop = threading.Event()
+
+    def put(entry: tuple[bool, Any]) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for item in items:
+                put((True, item))
+                if stop.is_set():
+                    return
+            put((False, None))
+        except BaseException as error:
+            put((False, error))
+
+    thread = threading.Thread(target=work, name="asrlib-features", daemon=True)
+    thread.start()
+    try:
+        while True:
+            good, value = ready.get()
+            if good:
+                yield value
+            elif value is None:
+                return
+            else:
+                raise value
+    finally:
+        stop.set()
+        thread.join()
+
+
+class _Engine:
+    """One model, one language setting: features, encoding, decoding of a batch."""
+
+    def __init__(
+        self, model: Any, processor: Any, language: str | None, task: str, window: str, timestamps: bool
+    ) -> None:
+        self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.processor, self.task, self.window, self.timestamps = processor, task, window, timestamps
+        self.generation = self.model.generation_config
+        self.multilingual = bool(getattr(self.generation, "is_multilingual", True))
+        self.language = language
+        if not self.multilingual and (language not in (None, "en") or task != "transcribe"):
+            raise AsrlibError(
+                "An English-only model transcribes English: choose a multilingual one for other languages or translation."
+            )
+
+    def features(self, clips: Sequence[_Clip]) -> torch.Tensor:
+        """Return log-mel features, (clips, mel bins, 3000 frames), or as many frames as one long clip has.
+
+        What follows the clips is silence, whose log-mel is known: the floor that the extractor sets 8 decades of energy
+        below a clip's loudest bin, 2 after its scaling. So only the clips and half a second are transformed.
+        """
+        extractor = self.processor.feature_extractor
+        options = {
+            "sampling_rate": audio.SAMPLING_RATE,
+            "return_tensors": "pt",
+            "padding": "longest",
+            "truncation": False,
+        }
+        if clips[0].seconds > WINDOW_SECONDS:
+            return extractor([clip.samples for clip in clips], **options).input_features
+        whole = extractor.n_samples
+        heard = extractor([np.pad(clip.samples, (0, TAIL))[:whole] for clip in clips], **options).input_features
+        floor = heard.amax(dim=(1, 2), keepdim=True) - 2
+        features = floor.repeat(1, heard.shape[1], extractor.nb_max_frames)
+        features[:, :, : heard.shape[2]] = heard
+        return features
+
+    def decode(self, clips: Sequence[_Clip], features: torch.Tensor) -> list[tuple[str, str, tuple]]:
+        """Return (text, language, segments) of each clip."""
+        features = features.to(self.model.device, self.model.dtype)
+        if self.timestamps or clips[0].seconds > WINDOW_SECONDS:
+            return [self._decode_long(features)]
+        lengths = [len(clip.samples) for clip in clips] if self.window == "merged" else None
+        states, bias = encode(self.model, features, lengths)
+        languages = self._languages(states, bias)
+        prompts = [self._prompt(spoken) for spoken in languages]
+        tokens = greedy(self.model, states, prompts, bias)
+        texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
+        return [(text.strip(), spoken, ()) for text, spoken in zip(texts, languages, strict=True)]
+
+    def _prompt(self, language: str) -> list[int]:
+        generation = self.generation
+        start = [generation.decoder_start_token_id]
+        if self.multilingual:
+            start += [generation.lang_to_id[f"<|{language}|>"], generation.task_to_id[self.task]]
+        return [*start, generation.no_timestamps_token_id]
+
+    def _languages(self, states: torch.Tensor, bias: torch.Tensor | None) -> list[str]:
+        if not self.multilingual or self.language:
+            return [self.language or "en"] * len(states)
+        codes = list(self.generation.lang_to_id.values())
+        start = [[self.generation.decoder_start_token_id]] * len(states)
+        choice = greedy(self.model, states, start, bias, allowed=codes, max_new_tokens=1)
+        names = {token: name.strip("<|>") for name, token in self.generation.lang_to_id.items()}
+        return [names[tokens[0]] for tokens in choice]
+
+    def _decode_long(self, features: torch.Tensor) -> tuple[str, str, tuple]:
+        """Decode one clip with the library's sequential algorithm, which cuts windows at predicted timestamps."""
+        import torch
+
+        first = features[:, :, :3000]
+        first = torch.nn.functional.pad(first, (0, 3000 - first.shape[-1]), value=float(first.min()))
+        language = self._languages(*encode(self.model, first))[0]
+        options = {"language": language, "task": self.task} if self.multilingual else {}
+        out = self.model.generate(
+            features,
+            attention_mask=torch.ones_like(features[:, 0], dtype=torch.long),
+            return_timestamps=True,
+            return_segments=True,
+            **options,
+        )
+        decode = self.processor.tokenizer.decode
+        segments = tuple(
+            (float(part["start"]), float(part["end"]), decode(part["tokens"], skip_special_tokens=True).strip())
+            for part in out["segments"][0]
+        )
+        return " ".join(text for *_, text in segments if text), language, segments
+
+
+def _merge_padding(lengths: Sequence[int], positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return which encoder positions represent each clip, and how many each stands for; both (clips, kept).
+
+    Speech and `MARGIN` positions after it stand for themselves, each further group of `MERGE` for one. Rows are filled up
+    with weight 0. A clip's choice depends on its own length only, so its words do not depend on its batch.
+    """
+    import torch
+
+    rows = []
+    for length in lengths:
+        speech = min(positions, math.ceil(length / SAMPLES_PER_POSITION) + MARGIN)
+        first = torch.arange(speech, positions, MERGE)
+        last = torch.clamp(first + MERGE, max=positions)
+        kept = torch.cat([torch.arange(speech), (first + last) // 2])
+        rows.append((kept, torch.cat([torch.ones(speech), (last - first).float()])))
+    width = max(len(kept) for kept, _ in rows)
+    pad = torch.nn.functional.pad
+    return (
+        torch.stack([pad(kept, (0, width - len(kept))) for kept, _ in rows]),
+        torch.stack([pad(weight, (0, width - len(weight))) for _, weight in rows]),
+    )
+
+
+def _heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """View (batch, time, width) as (batch, heads, time, width / heads)."""
+    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+
+
+def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Attend with few queries to many keys, all (batch, heads, time, width / heads).
+
+    Two plain matrix products: for a single query they are five times faster on a CPU than the fused kernel, which is made
+    for many.
+    """
+    scores = query @ key.transpose(2, 3) * query.shape[3] ** -0.5
+    weights = (scores if bias is None else scores + bias).float().softmax(dim=-1).to(query.dtype)
+    return (weights @ value).transpose(1, 2).flatten(2)
+
+
+def encode(model: Any, features: torch.Tensor, lengths: Sequence[int] | None = None) -> tuple[torch.Tensor, Any]:
+    """Run the encoder.
+
+    Args:
+        model: a ``WhisperForConditionalGeneration``.
+        features: log-mel, (clips, mel bins, 3000), in the model's precision and on its device.
+        lengths: samples of each clip, to merge the padding after it; None keeps all positions.
+
+    Returns:
+        (states, bias): states (clips, positions, width); bias (clips, 1, 1, positions) is added to every attention logit over
+        these positions, the logarithm of how many positions each stands for, or None.
+    """
+    import torch
+    from torch.nn.functional import gelu, scaled_dot_product_attention
+
+    encoder, heads = model.model.encoder, model.config.encoder_attention_heads
+    with torch.inference_mode():
+        states = gelu(encoder.conv2(gelu(encoder.conv1(features)))).transpose(1, 2) + encoder.embed_positions.weight
+        bias = None
+        if lengths is not None:
+            kept, weights = (x.to(states.device) for x in _merge_padding(lengths, states.shape[1]))
+            states = states.gather(1, kept[:, :, None].expand(-1, -1, states.shape[2]))
+            bias = weights.log().to(states.dtype)[:, None, None, :]
+        states = states.contiguous()
+        for layer in encoder.layers:
+            normed, attend = layer.self_attn_layer_norm(states), layer.self_attn
+            query, key, value = (_heads(f(normed), heads) for f in (attend.q_proj, attend.k_proj, attend.v_proj))
+            heard = scaled_dot_product_attention(query, key, value, bias)
+            states = states + attend.out_proj(heard.transpose(1, 2).flatten(2))
+            states = states + layer.fc2(gelu(layer.fc1(layer.final_layer_norm(states))))
+        return encoder.layer_norm(states), bias
+
+
+class _Cache:
+    """Keys and values of a decoder for a batch, (clips, heads, positions, width / heads).
+
+    Those of self-attention grow in place; those of cross-attention are computed once.
+    """
+
+    def __init__(self, model: Any, states: torch.Tensor, room: int) -> None:
+        self.heads = model.config.decoder_attention_heads
+        attends = [layer.encoder_attn for layer in model.model.decoder.layers]
+        pairs = [(attend.k_proj(states), attend.v_proj(states)) for attend in attends]
+        self.cross = [tuple(_heads(x, self.heads).contiguous() for x in pair) for pair in pairs]
+        shape = (states.shape[0], self.heads, room, states.shape[2] // self.heads)
+        self.own = [(states.new_empty(shape), states.new_empty(shape)) for _ in attends]
+
+    def append(self, index: int, at: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Store new keys and values of a layer, (clips, new, width), at a position; return all up to them."""
+        import torch
+
+        end = at + key.shape[1]
+        if end > self.own[index][0].shape[2]:  # double the room: most clips never need it
+            self.own[index] = tuple(torch.cat([x, torch.empty_like(x)], dim=2) for x in self.own[index])
+        for store, new in zip(self.own[index], (key, value), strict=True):
+            store[:, :, at:end] = _heads(new, self.heads)
+        return tuple(store[:, :, :end] for store in self.own[index])
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Drop the clips that are finished."""
+        self.cross = [tuple(x[rows] for x in pair) for pair in self.cross]
+        self.own = [tuple(x[rows] for x in pair) for pair in self.own]
+
+
+def _step(model: Any, tokens: torch.Tensor, at: int, cache: _Cache, bias: torch.Tensor | None) -> torch.Tensor:
+    """Run the decoder on tokens (clips, new) from position ``at`` on; return the last logits, (clips, vocabulary)."""
+    from torch.nn.functional import gelu
+
+    decoder, new = model.model.decoder, tokens.shape[1]
+    states = decoder.embed_tokens(tokens) + decoder.embed_positions.weight[at : at + new]
+    # Only the prompt brings several tokens at once; none may see what follows it.
+    causal = states.new_full((new, new), -float("inf")).triu(1) if new > 1 else None
+    for index, layer in enumerate(decoder.layers):
+        normed, attend = layer.self_attn_layer_norm(states), layer.self_attn
+        key, value = cache.append(index, at, attend.k_proj(normed), attend.v_proj(normed))
+        states = states + attend.out_proj(_attend(_heads(attend.q_proj(normed), cache.heads), key, value, causal))
+        normed, attend = layer.encoder_attn_layer_norm(states), layer.encoder_attn
+        states = states + attend.out_proj(
+            _attend(_heads(attend.q_proj(normed), cache.heads), *cache.cross[index], bias)
+        )
+        states = states + layer.fc2(gelu(layer.fc1(layer.final_layer_norm(states))))
+    return model.proj_out(decoder.layer_norm(states[:, -1]))
+
+
+def greedy(
+    model: Any,
+    states: torch.Tensor,
+    prompts: Sequence[Sequence[int]],
+    bias: torch.Tensor | None = None,
+    *,
+    allowed: Sequence[int] | None = None,
+    max_new_tokens: int | None = None,
+) -> list[list[int]]:
+    """Decode greedily; the tokens are those of ``model.generate`` without beams, sampling and timestamps.
+
+    Clips that have ended leave the batch once they are half of it.
+
+    Args:
+        model: a ``WhisperForConditionalGeneration``.
+        states: encoder states, (clips, positions, width).
+        prompts: start tokens of each clip, all of one length.
+        bias: as `encode` returns it.
+        allowed: only these tokens may be chosen (language detection); default: all but the suppressed ones.
+        max_new_tokens: default: up to the model's 448 positions.
+
+    Returns:
+        New tokens of each clip, without the prompt and the end token.
+    """
+    import torch
+
+    generation, room = model.generation_config, model.config.max_target_positions - len(prompts[0])
+    end = generation.eos_token_id
+    with torch.inference_mode():
+        barred = torch.zeros(model.proj_out.out_features, dtype=torch.bool)
+        barred[list(generation.suppress_tokens or []) if allowed is None else slice(None)] = True
+        barred[list(allowed or [])] = False
+        barred = barred.to(states.device)
+        at_first = torch.tensor(generation.begin_suppress_tokens or [], dtype=torch.long, device=states.device)
+        cache = _Cache(model, states, room=len(prompts[0]) + 60)
+        found: list[list[int]] = [[] for _ in prompts]
+        rows, ended = list(range(len(prompts))), set()
+        tokens, at = torch.tensor(prompts, device=states.device), 0
+        for step in range(min(room, max_new_tokens or room)):
+            logits = _step(model, tokens, at, cache, bias).masked_fill(barred, -torch.inf)
+            at += tokens.shape[1]
+            if step == 0:
+                logits[:, at_first] = -torch.inf
+            chosen = logits.argmax(dim=-1)
+            for row, token in zip(rows, chosen.tolist(), strict=True):
+                if token == end:
+                    ended.add(row)
+                elif row not in ended:
+                    found[row].append(token)
+            if len(ended) == len(found):
+                break
+            alive = [place for place, row in enumerate(rows) if row not in ended]
+            if len(alive) <= len(rows) // 2:
+                places = torch.tensor(alive, device=states.device)
+                cache.keep(places)
+                rows, chosen = [rows[place] for place in alive], chosen[places]
+                bias = bias if bias is None else bias[places]
+            tokens = chosen[:, None]
+    return found

@@ -1,0 +1,111 @@
+"""A course in a temporary folder, with notebooks of a few lines, for the tests of the runner."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PARAMETERS = (
+    'PROFILE: str = ""  # profile\nN_CLIPS: int = 0  # clips\nLANGUAGE: str = "en"  # code\nSEED: int = 1  # seed'
+)
+SETTINGS = """
+from asrlib import records
+settings = records.settings("{name}", PROFILE, SEED=SEED, N_CLIPS=N_CLIPS, LANGUAGE=LANGUAGE)
+record = records.Record(settings)
+print(settings.N_CLIPS, "clips")
+"""
+SAVE = """
+record.add("wer_percent", 8.4, unit="%", interval=(7.1, 9.9), utterances=settings.N_CLIPS, words=512,
+           model="openai/whisper-base", corpus="telephone", language=settings.LANGUAGE)
+record.save([{"id": "a", "hypothesis": "hello"}]).name
+"""
+
+
+class Course:
+    """A checkout of its own: notebooks, profiles, lock, data."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.entries: dict[str, list[str]] = {}
+        (root / "notebooks").mkdir(parents=True)
+        (root / "data").mkdir()
+        (root / "requirements.lock").write_text("torch==2.13.0\n")
+        self.profiles({"smoke": 2, "reference": 4})
+
+    def profiles(self, clips: dict[str, int]) -> None:
+        names = self.entries or {"01_one": []}
+        tables = [f"[{profile}.{name}]\nN_CLIPS = {n}\n" for profile, n in clips.items() for name in names]
+        (self.root / "notebooks" / "profiles.toml").write_text("".join(tables))
+
+    def add(self, name: str, *cells: str, needs: tuple[str, ...] = (), save: bool = True) -> Path:
+        """Write a notebook: title, parameters, settings, the given code cells each under a heading, and the saving."""
+        new = nbformat.v4
+        sources = [PARAMETERS, SETTINGS.format(name=name).strip(), *cells, *([SAVE.strip()] if save else [])]
+        body = [new.new_markdown_cell(f"# {name}")]
+        for number, source in enumerate(sources):
+            body += [new.new_markdown_cell(f"## Part {number}"), new.new_code_cell(source)]
+        body[2].metadata["tags"] = ["parameters"]
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        path = self.root / "notebooks" / f"{name}.ipynb"
+        nbformat.write(new.new_notebook(cells=body, metadata=kernel), path)
+        self.entries[name] = [*needs]
+        self._register(save)
+        self.profiles({"smoke": 2, "reference": 4})
+        return path
+
+    def _register(self, save: bool) -> None:
+        writes = ["record.json", "predictions.jsonl"] if save else []
+        entries = [
+            f'[{name}]\ntitle = "t"\nneeds = {json.dumps(needs)}\ncheckpoints = []\ncorpora = []\n'
+            f'writes = {json.dumps(writes)}\nrequired_api = ["Record"]\n'
+            for name, needs in self.entries.items()
+        ]
+        (self.root / "notebooks" / "notebooks.toml").write_text("".join(entries))
+
+    def folder(self, name: str, profile: str = "smoke") -> Path:
+        return self.root / "build" / "runs" / profile / name
+
+
+@pytest.fixture(scope="session")
+def make_course():
+    """Return the class `Course`, for tests that share one among them."""
+    return Course
+
+
+@pytest.fixture
+def course_folder(tmp_path, monkeypatch):
+    """Return an empty `Course`; the present folder is its root."""
+    made = Course(tmp_path / "a {course} folder")
+    monkeypatch.chdir(made.root)
+    for name in ("ASRLIB_PROFILE", "ASRLIB_OUTPUT"):
+        monkeypatch.delenv(name, raising=False)
+    return made
+
+
+@pytest.fixture
+def start():
+    """Return a function that starts Python code in a process of its own, ended with the test."""
+    started = []
+
+    def go(code: str, *arguments: str, cwd: Path | None = None) -> subprocess.Popen:
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            cwd=cwd,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield go
+    for process in started:
+        process.kill()
+        process.communicate()

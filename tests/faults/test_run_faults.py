@@ -1,0 +1,244 @@
+"""What the runner does when notebooks fail, die, hang, or when the runner itself is stopped."""
+
+import contextlib
+import os
+import select
+import signal
+from types import SimpleNamespace
+
+import nbformat
+import psutil
+import pytest
+
+from asrlib import AsrlibError, course, runner
+
+FAIL = '"before"\n1 / 0'
+HANG = "import threading; threading.Event().wait()"
+GIVEN = {"LANGUAGE": "no"}
+
+
+@pytest.fixture(scope="module")
+def ran(make_course, tmp_path_factory):
+    """A course of notebooks that end in different ways, run once; and the outcomes by notebook."""
+    made = make_course(tmp_path_factory.mktemp("faults") / "a {course} folder")
+    made.add("01_good", '"fine"')
+    made.add("02_fails", FAIL)
+    made.add("03_kernel", "import os; os.kill(os.getpid(), 9)")
+    made.add("04_child", "import os; os.kill(os.getppid(), 9)")
+    path = made.add("05_silent")
+    made.add("06_needs", needs=("02_fails",))
+    silent = nbformat.read(path, 4)
+    silent.cells = silent.cells[:-2]
+    nbformat.write(silent, path)
+    with contextlib.chdir(made.root):
+        outcomes = runner.run(made.root, profile="smoke", given=GIVEN)
+    return made, {outcome.notebook: outcome for outcome in outcomes}
+
+
+def test_a_failure_stops_neither_the_others_nor_hides(ran):
+    statuses = {name: outcome.status for name, outcome in ran[1].items()}
+    assert statuses == {
+        "01_good": "finished",
+        "02_fails": "failed",
+        "03_kernel": "kernel died",
+        "04_child": "failed",
+        "05_silent": "failed",
+        "06_needs": "not run",
+    }
+
+
+def test_the_failing_cell_and_its_heading_and_error_are_named(ran):
+    failed = ran[1]["02_fails"]
+    assert (failed.cell, failed.heading) == (3, "Part 2")
+    assert "ZeroDivisionError: division by zero" in failed.error
+    assert "in cell 3 (Part 2)" in str(failed)
+    assert str(failed).endswith("See build/runs/smoke/02_fails/")
+
+
+def test_a_dead_kernel_names_its_cell(ran):
+    assert (ran[1]["03_kernel"].cell, ran[1]["03_kernel"].heading) == (3, "Part 2")
+
+
+def test_a_child_that_is_killed_is_told_by_its_signal(ran):
+    assert "signal 9" in ran[1]["04_child"].error
+
+
+def test_a_notebook_that_writes_no_record_has_failed(ran):
+    assert "did not write record.json" in ran[1]["05_silent"].error
+
+
+def test_a_notebook_that_needs_a_failed_one_is_not_run(ran):
+    assert "It needs 02_fails" in ran[1]["06_needs"].error
+    assert not ran[0].folder("06_needs").exists()
+
+
+def test_result_json_tells_the_same_and_nothing_else_is_left(ran):
+    made, outcomes = ran
+    for name in ("01_good", "02_fails", "03_kernel"):
+        assert course.result(made.folder(name)) == outcomes[name]
+    left = {path.name for path in made.folder("01_good").iterdir()}
+    assert left == {"notebook.ipynb", "record.json", "predictions.jsonl", "log.txt", "result.json"}
+    assert outcomes["01_good"].peak_rss_mib > 0
+
+
+def test_the_record_of_the_good_run_has_the_given_and_the_profiles_values(ran):
+    record = course.latest_records(ran[0].root, "smoke")["01_good"]
+    assert record["run"]["parameters"] == {"SEED": 1, "N_CLIPS": 2, "LANGUAGE": "no"}
+    assert "whisper-base  telephone  no" in course.scoreboard([record])
+
+
+def test_a_lost_record_or_a_broken_result_makes_it_run_again(ran, monkeypatch):
+    made = ran[0]
+    executed = []
+    monkeypatch.setattr(runner, "_execute", lambda job, *rest: executed.append(job.book.name) or job.outcome("failed"))
+    for name in ("record.json", "result.json"):
+        path = made.folder("01_good") / name
+        content = path.read_text()
+        path.write_text(content[: len(content) // 2])
+        runner.run(made.root, ["1"], profile="smoke", given=GIVEN)
+        path.write_text(content)
+    assert executed == ["01_good", "01_good"]
+    assert runner.run(made.root, ["1"], profile="smoke", given=GIVEN)[0].status == "unchanged"
+
+
+def test_tracked_files_are_not_touched_by_a_run(ran):
+    made = ran[0]
+    notebook = nbformat.read(made.root / "notebooks" / "01_good.ipynb", 4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    assert not (made.root / "results").exists()
+
+
+def test_a_notebook_that_hangs_is_ended(course_folder, monkeypatch):
+    course_folder.add("01_one", HANG)
+    position = course_folder.folder("01_one") / "position.json"
+    below = []
+
+    def clock():
+        """Stand still until the third cell runs; then an hour has passed."""
+        if runner._json(position).get("cell") != 3:
+            return 0.0
+        below.extend(psutil.Process().children(recursive=True))
+        return 4000.0
+
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=clock))
+    outcome = runner.run(course_folder.root, profile="smoke")[0]
+    assert (outcome.status, outcome.cell) == ("timed out", 3)
+    assert "--timeout" in outcome.error
+    assert len(below) >= 2, "child and kernel were running"
+    assert not psutil.wait_procs(below, timeout=60)[1]
+
+
+RUN = """
+import signal, sys
+from pathlib import Path
+from asrlib import cli, files
+files.repository = Path.cwd
+sys.exit(cli.main(["run", "--profile", "smoke"]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "status"),
+    [(signal.SIGTERM, 143, "interrupted"), (signal.SIGINT, 130, "interrupted"), (signal.SIGKILL, -9, None)],
+)
+def test_a_stopped_runner_takes_its_kernel_along(course_folder, start, sent, code, status):
+    fifo = course_folder.root / "fifo"
+    os.mkfifo(fifo)
+    report = f"import os\nwith open({str(fifo)!r}, 'w') as told:\n    told.write(str(os.getpid()))\n{HANG}"
+    course_folder.add("01_one", report)
+    runner = start(RUN, cwd=course_folder.root)
+    kernel = psutil.Process(int(_read(fifo)))
+    runner.send_signal(sent)
+    assert runner.wait(60) == code
+    assert psutil.wait_procs([kernel], timeout=60)[0], "the kernel lives on"
+    found = course.result(course_folder.folder("01_one"))
+    assert (found and found.status) == status
+    if status:
+        assert (found.cell, found.heading) == (3, "Part 2")
+    assert "Traceback" not in runner.stderr.read()
+
+
+def _read(fifo):
+    handle = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    assert select.select([handle], [], [], 120)[0], "the notebook never came to its third cell"
+    text = os.read(handle, 100).decode()
+    os.close(handle)
+    return text
+
+
+# ---------------------------------------------------------------------------------------------------------------- publish
+@pytest.fixture(scope="module")
+def reference(make_course, tmp_path_factory):
+    """A course whose notebook has finished in the reference profile; and the outcome."""
+    made = make_course(tmp_path_factory.mktemp("publish"))
+    made.add("01_clean", '"a value"')
+    with contextlib.chdir(made.root):
+        return made, runner.run(made.root)
+
+
+@contextlib.contextmanager
+def replaced(path, old, new):
+    """Change a file for the time of the block."""
+    content = path.read_text()
+    assert old in content
+    path.write_text(content.replace(old, new))
+    try:
+        yield
+    finally:
+        path.write_text(content)
+
+
+@pytest.mark.parametrize(
+    ("place", "new", "message"),
+    [
+        ("build/runs/reference", "'in /home/ann/x'", "01_clean, cell 3 shows the path /home/ann/x"),
+        ("notebooks", "another value", "code of 01_clean was changed while it ran"),
+    ],
+)
+def test_publish_refuses_a_path_of_a_machine_and_changed_code_and_writes_nothing(reference, place, new, message):
+    made, outcomes = reference
+    tracked = made.root / "notebooks" / "01_clean.ipynb"
+    executed = made.folder("01_clean", "reference") / "notebook.ipynb"
+    path, old = (tracked, "a value") if place == "notebooks" else (executed, "'a value'")
+    with replaced(path, old, new):
+        before = tracked.read_text()
+        with pytest.raises(AsrlibError, match=message):
+            course.publish(made.root, outcomes)
+        assert tracked.read_text() == before
+    assert not (made.root / "results").exists()
+
+
+def test_publish_writes_outputs_results_and_a_stamp_and_the_stamp_notices_a_change(reference):
+    made, outcomes = reference
+    course.publish(made.root, outcomes)
+    path = made.root / "notebooks" / "01_clean.ipynb"
+    notebook = nbformat.read(path, 4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == [1, 2, 3, 4]
+    assert code[2].outputs[0].data["text/plain"] == "'a value'"
+    assert not any({"papermill", "execution"} & set(cell.metadata) for cell in notebook.cells)
+    assert set(notebook.metadata) <= {"kernelspec", "language_info", "asrlib"}
+    assert (made.root / "results" / "01_clean" / "record.json").is_file()
+    book = course.registry(made.root)["01_clean"]
+    assert notebook.metadata.asrlib == {"profile": "reference", "stamp": course.stamp(made.root, book, "reference")}
+    changed = path.read_text().replace("a value", "another value")
+    path.write_text(changed)
+    assert notebook.metadata.asrlib.stamp != course.stamp(made.root, book, "reference")
+
+
+def test_publish_refuses_when_a_notebook_failed(ran):
+    with pytest.raises(AsrlibError, match="02_fails did not finish"):
+        course.publish(ran[0].root, [ran[1]["01_good"], ran[1]["02_fails"]])
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (nbformat.v4.new_output("error", ename="E", evalue="", traceback=[]), "shows an error"),
+        (nbformat.v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}}), "shows a widget"),
+        (nbformat.v4.new_output("stream", text="in /home/ann/x"), "shows the path /home/ann/x"),
+    ],
+)
+def test_an_output_that_must_not_be_published_is_named(tmp_path, output, message):
+    with pytest.raises(AsrlibError, match=f"01, cell 2 {message}"):
+        course._normalise(output, "01, cell 2", tmp_path)

@@ -1,0 +1,22 @@
+"""The outputs of a committed notebook come from its committed code: otherwise its stamp differs."""
+
+import json
+
+import pytest
+
+from asrlib import course, files
+
+ROOT = files.repository()
+BOOKS = course.registry(ROOT)
+
+
+@pytest.mark.parametrize("name", BOOKS)
+def test_the_stamp_is_that_of_the_present_code_profile_and_lock(name):
+    found = json.loads(BOOKS[name].path.read_text())["metadata"].get("asrlib", {})
+    wanted = {"profile": "reference", "stamp": course.stamp(ROOT, BOOKS[name], "reference")}
+    assert found == wanted, f"{name} changed after its outputs were published: asrlib run {name[:2]} --publish"
+
+
+@pytest.mark.parametrize("name", BOOKS)
+def test_the_published_results_are_there(name):
+    assert [item for item in BOOKS[name].writes if not (ROOT / "results" / name / item).is_file()] == []

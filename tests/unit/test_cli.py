@@ -1,0 +1,233 @@
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from asrlib import AsrlibError, checkpoints, cli, files
+from asrlib.transcription import Hypothesis
+
+HEARD = Hypothesis("a.wav", " Hello there. ", "en", 4.0, 1.0, ((0.0, 1.5, " Hello"), (1.5, 3723.0, " there.")))
+
+
+@pytest.fixture
+def tone(tmp_path):
+    """A folder with a readable clip, and in it a file that is no audio."""
+    samples = 0.1 * np.sin(np.arange(16_000) / 20)
+    soundfile.write(tmp_path / "good.wav", samples, 16_000)
+    (tmp_path / "bad.wav").write_bytes(b"RIFF but nothing else")
+    return tmp_path
+
+
+@pytest.fixture
+def echo(monkeypatch):
+    """A model that hears "hello" in every readable clip; and the options that it was called with."""
+    from asrlib import transcription
+
+    seen = {}
+
+    class Model:
+        generation_config = type("Config", (), {"is_multilingual": True})()
+
+    def transcribe(model, processor, clips, **options):
+        seen.update(options)
+        for clip in clips:
+            seconds = len(clip["audio"]) / 16_000
+            yield Hypothesis(clip["id"], "hello", options["language"] or "en", seconds, 0.5, ((0.0, seconds, "hello"),))
+
+    monkeypatch.setattr(transcription, "load", lambda model: (Model, None))
+    monkeypatch.setattr(transcription, "transcribe", transcribe)
+    return seen
+
+
+def asrlib(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "asrlib.cli", *arguments], capture_output=True, text=True, check=False, **options
+    )
+
+
+def test_help_and_import_need_neither_torch_nor_transformers():
+    code = "import sys, asrlib.cli; sys.exit(bool({'torch', 'transformers', 'numpy', 'papermill'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert "transcribe" in asrlib("--help").stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["run", "-p", "NAME"],
+        ["run", "--publish", "--profile", "smoke"],
+        ["run", "--publish", "-p", "A=1"],
+        ["transcribe"],
+        ["transcribe", __file__, cli.__file__, "--format", "srt"],
+        ["transcribe", __file__, "--format", "srt", "--window", "merged"],
+        ["run", "--timeout", "0"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(arguments):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+
+
+def test_a_problem_is_one_line_on_stderr_and_exit_code_1(capsys):
+    assert cli.main(["claims", "XX-99"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == "asrlib: There is no claim XX-99: `asrlib claims` lists all.\n"
+    assert captured.out == ""
+
+
+def test_outside_a_checkout_run_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(files, "repository", lambda: None)
+    assert cli.main(["run"]) == 1
+    assert "checkout" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(errno.ENOSPC, "No space left on device", "x.json"), 1, "x.json cannot be read or written: No space"),
+        (AsrlibError("A sentence."), 1, "asrlib: A sentence."),
+    ],
+)
+def test_interruption_and_a_full_disk_end_without_a_traceback(monkeypatch, capsys, error, code, message):
+    def fail(options):
+        raise error
+
+    monkeypatch.setattr(cli, "_doctor", fail)
+    assert cli.main(["doctor"]) == code
+    assert message in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_early_ends_it_quietly():
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "asrlib.cli", "claims"], stdout=write, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_claims_are_printed_and_as_json(capsys):
+    assert cli.main(["claims", "LS-06"]) == 0
+    assert "arithmetic fails" in capsys.readouterr().out
+    assert cli.main(["claims", "--json", "LS-06", "LS-04"]) == 0
+    shown = {item["id"]: item["verdict"] for item in json.loads(capsys.readouterr().out)}
+    assert shown == {"LS-06": "arithmetic fails", "LS-04": "not run (needs a GPU and the weights of all six sizes)"}
+
+
+def test_one_bad_file_is_named_and_the_others_are_transcribed(tone, echo, capsys):
+    assert cli.main(["transcribe", str(tone)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == f"{tone / 'good.wav'}\thello\n"
+    assert "bad.wav" in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_transcripts_go_to_files_of_the_wanted_format(tone, echo, capsys):
+    (tone / "bad.wav").unlink()
+    (tone / "sub").mkdir()
+    (tone / "sub" / "good.wav").write_bytes((tone / "good.wav").read_bytes())
+    out = tone / "out"
+    assert cli.main(["transcribe", str(tone), "--format", "srt", "--output", str(out), "--language", "en"]) == 0
+    texts = {path.read_text() for path in out.iterdir()}
+    assert len(list(out.iterdir())) == 2
+    assert texts == {"1\n00:00:00,000 --> 00:00:01,000\nhello\n\n"}
+
+
+def test_the_window_and_the_language_reach_the_model(tone, echo, capsys):
+    good = str(tone / "good.wav")
+    assert cli.main(["transcribe", good, "--window", "merged", "--language", "it"]) == 0
+    assert echo == {"language": "it", "window": "merged", "timestamps": False}
+    assert cli.main(["transcribe", good, "--format", "vtt"]) == 0
+    assert echo == {"language": None, "window": "full", "timestamps": True}
+
+
+def test_a_missing_file_is_named_before_the_model_is_loaded(tmp_path, capsys):
+    assert cli.main(["transcribe", str(tmp_path / "x.wav"), "--model", str(tmp_path / "no model")]) == 1
+    assert capsys.readouterr().err == f"asrlib: {tmp_path / 'x.wav'} does not exist: check the path.\n"
+
+
+def test_an_output_folder_that_is_a_file_is_named(tone, echo, capsys):
+    assert cli.main(["transcribe", str(tone / "good.wav"), "--output", str(tone / "bad.wav")]) == 1
+    assert "bad.wav cannot be read or written: File exists" in capsys.readouterr().err
+
+
+def test_a_folder_without_audio_is_one_sentence(tmp_path, capsys):
+    assert cli.main(["transcribe", str(tmp_path)]) == 1
+    assert "holds no audio file" in capsys.readouterr().err
+
+
+def test_formats():
+    assert cli._srt(HEARD).splitlines()[4:7] == ["2", "00:00:01,500 --> 01:02:03,000", "there."]
+    assert cli._vtt(HEARD).startswith("WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nHello\n\n")
+    assert json.loads(cli._json(HEARD))["segments"][1] == {"start": 1.5, "end": 3723.0, "text": " there."}
+    assert cli.FORMATS["txt"](HEARD) == "Hello there.\n"
+
+
+def test_names_of_transcripts_never_meet():
+    paths = [Path("a/x.wav"), Path("a/x.mp3"), Path("b/x.wav"), Path("b/y.wav")]
+    targets = cli._targets(paths, Path("o"), "txt")
+    assert sorted(path.name for path in targets.values()) == ["a_x.wav.txt", "b_x.wav.txt", "x.mp3.txt", "y.txt"]
+
+
+def own_folder(tone, texts=("hello", "hello big world")):
+    samples, rate = soundfile.read(tone / "good.wav")
+    rows = ["file_name,transcription"]
+    for number, text in enumerate(texts):
+        soundfile.write(tone / f"{number}.wav", samples, rate)
+        rows.append(f"{number}.wav,{text}")
+    (tone / "metadata.csv").write_text("\n".join(rows))
+
+
+def test_evaluate_scores_a_folder(tone, echo, capsys):
+    own_folder(tone)
+    assert cli.main(["evaluate", str(tone), "--language", "en", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["wer_percent"], found["deletions"], found["words"], found["utterances"]) == (50, 2, 4, 2)
+    assert found["interval"][0] <= 50 <= found["interval"][1]
+    assert cli.main(["evaluate", str(tone), "--language", "en"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("WER 50.00 % (95 % interval ")
+    assert "1.wav: 2 errors in 3 words\n  said   hello big world\n  heard  hello" in shown
+
+
+def test_evaluate_counts_a_file_that_is_listed_twice_twice(tone, echo, capsys):
+    own_folder(tone)
+    with open(tone / "metadata.csv", "a") as table:
+        table.write("\n0.wav,hello")
+    assert cli.main(["evaluate", str(tone), "--language", "en", "--json"]) == 0
+    assert [clip["id"] for clip in json.loads(capsys.readouterr().out)["clips"]] == ["0.wav", "1.wav", "0.wav"]
+
+
+def test_evaluate_asks_for_the_language_that_decides_the_normaliser(tone, echo, capsys):
+    own_folder(tone)
+    assert cli.main(["evaluate", str(tone)]) == 1
+    assert "--language" in capsys.readouterr().err
+
+
+@pytest.mark.weights
+def test_a_real_model_transcribes_from_the_command_line(tmp_path, capsys):
+    from asrlib import corpora
+
+    model = str(checkpoints.fetch("openai/whisper-tiny.en"))
+    clip = next(row for row in corpora.load("telephone", "en", split="test") if 2 < row["seconds"] < 6)
+    path = tmp_path / "clip.wav"
+    path.write_bytes(clip["audio"]["bytes"] or Path(clip["audio"]["path"]).read_bytes())
+    (tmp_path / "metadata.csv").write_text(f'file_name,transcription\nclip.wav,"{clip["text"]}"\n')
+    assert cli.main(["transcribe", str(path), "--model", model, "--format", "json"]) == 0
+    heard = json.loads(capsys.readouterr().out)
+    assert heard["text"].strip()
+    assert heard["segments"]
+    assert cli.main(["transcribe", str(path), "--model", model, "--language", "fr"]) == 1
+    assert "English-only model" in capsys.readouterr().err
+    assert cli.main(["evaluate", str(tmp_path), "--model", model, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["wer_percent"] <= 100

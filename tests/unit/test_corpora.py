@@ -1,0 +1,557 @@
+import gzip
+import http.server
+import io
+import json
+import tarfile
+import threading
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asrlib import AsrlibError, audio, corpora, curation, files
+from asrlib.text import normalizer
+
+PACKAGED = [(name, language) for name, languages in corpora.names().items() for language in languages]
+
+
+def tone(path: Path, seconds: float = 1.0, rate: int = 16_000) -> Path:
+    """Write a recording of the given length; the format follows from the name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, 0.3 * np.sin(np.linspace(0, 440 * seconds, int(seconds * rate))), rate)
+    return path
+
+
+def encoded(seconds: float) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, 0.3 * np.sin(np.linspace(0, 440, int(seconds * 16_000))), 16_000, format="FLAC")
+    return buffer.getvalue()
+
+
+# --- Curation ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("published", "spoken"),
+    [
+        ("... for ...", "for"),
+        ("dash [-]", "dash"),
+        ("Un ”inukshuk”.", "Un inukshuk."),
+        ("c’è  una\xa0chiamata…", "c'è una chiamata"),
+        ("- Pentru că", "Pentru că"),
+        ("e\u0301te\u0301", "été"),
+        ("Mailbox?", "Mailbox?"),
+        ("Телефон. Алло? Алло?", "Телефон. Алло? Алло?"),
+    ],
+)
+def test_clean_keeps_what_is_spoken(published, spoken):
+    assert curation.clean(published) == (spoken, None)
+
+
+@pytest.mark.parametrize(
+    ("published", "reason"),
+    [
+        (None, "no transcript"),
+        (" ... ", "no transcript"),
+        ("b.", "a single letter"),
+        ("La conferenza ? piena.", "a damaged transcript"),
+        ("il tempo sar? esattamente", "a damaged transcript"),
+        ("perch\ufffd", "a damaged transcript"),
+        ("stato eliminato vm-then-pound: poi premere", "a damaged transcript"),
+        ("[quello] non è un interno", "a remark or a figure in brackets"),
+        ("O monedă ($.05)", "a remark or a figure in brackets"),
+        ("press * to pause", "a symbol that is read aloud"),
+    ],
+)
+def test_clean_refuses_what_is_not_certain(published, reason):
+    assert curation.clean(published)[1] == reason
+
+
+@given(st.text())
+def test_clean_is_stable(text):
+    once, reason = curation.clean(text)
+    if reason is None:
+        assert curation.clean(once) == (once, None)
+
+
+def test_excluded_by_length():
+    assert curation.excluded_by_length("yes", 0.2) == "shorter than 0.3 s"
+    assert curation.excluded_by_length("yes", 30.1) == "longer than 30 s"
+    assert (
+        curation.excluded_by_length("Pluto, der indtil for nylig blev anset som en planet", 0.6)
+        == "more text than is spoken"
+    )
+    assert curation.excluded_by_length("Thank you for calling", 1.2) is None
+
+
+def test_families_join_templates_and_repeats_only():
+    texts = {
+        "a": "The letter A.",
+        "b": "The letter B.",
+        "c": "the letter: c",
+        "dog": "A dog.",
+        "dog2": "The dog!",
+        "cat": "A cat.",
+        "one": "Please enter your agent number followed by pound",
+        "two": "Wrong code; to begin again, enter your agent number followed by star, or hang up and call later",
+    }
+    groups = defaultdict(set)
+    for clip, family in curation.families(texts).items():
+        groups[family].add(clip)
+    assert sorted(map(sorted, groups.values())) == [["a", "b", "c"], ["cat"], ["dog", "dog2"], ["one", "two"]]
+
+
+WORDS = st.sampled_from(["red", "green", "dog", "cat", "house", "a", "the", "five", "runs"])
+TEXTS = st.dictionaries(st.text("abcdef", min_size=1), st.lists(WORDS, min_size=1).map(" ".join), max_size=80)
+
+
+@given(TEXTS)
+def test_related_texts_are_always_in_one_family(texts):
+    family = curation.families(texts)
+    words = {
+        clip: {word for word in text.split() if len(word) > 2} or set(text.split()) for clip, text in texts.items()
+    }
+    for one in texts:
+        for other in texts:
+            if 2 * len(words[one] & words[other]) >= len(words[one] | words[other]):
+                assert family[one] == family[other]
+
+
+@given(TEXTS, st.randoms())
+def test_splits_do_not_depend_on_the_order_and_never_cut_a_family(texts, random):
+    family = curation.families(texts)
+    splits = curation.assign_splits(family)
+    shuffled = list(texts.items())
+    random.shuffle(shuffled)
+    assert curation.assign_splits(curation.families(dict(shuffled))) == splits
+    assert splits.keys() == texts.keys()
+    for one in texts:
+        for other in texts:
+            if texts[one] == texts[other]:
+                assert splits[one] == splits[other]
+
+
+@given(st.lists(st.integers(1, 14), max_size=120))
+def test_split_sizes(sizes):
+    family = {f"{name}-{member}": str(name) for name, size in enumerate(sizes) for member in range(size)}
+    counts = Counter(curation.assign_splits(family).values())
+    assert counts.total() == len(family)
+    if len(family) < curation.MIN_SPLIT:
+        assert counts["train"] == counts["validation"] == 0
+    else:
+        assert counts["test"] <= min(200, 0.3 * len(family))
+        assert counts["validation"] <= min(80, 0.1 * len(family))
+
+
+# --- The committed splits ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "language"), PACKAGED)
+def test_committed_splits(name, language):
+    rows = list(files.read_jsonl(files.data_file(f"splits/{name}-{language}.jsonl")))
+    ids = [row["id"] for row in rows]
+    assert ids == sorted(set(ids)) and all(clip.startswith(f"{name}/{language}/") for clip in ids)
+    assert all(("split" in row) != ("excluded" in row) for row in rows)
+    splits_of = defaultdict(set)
+    for row in rows:
+        if "split" in row:
+            splits_of[row["family"]].add(row["split"])
+    assert max(map(len, splits_of.values())) == 1, "a text family is in two splits"
+    counts = Counter(row["split"] for row in rows if "split" in row)
+    if name == "audiobook":
+        assert counts == {"test": 5}
+    else:  # families are small enough to fill what test and validation may take, but for a few clips
+        assert min(200, 0.3 * counts.total()) - 2 < counts["test"] <= min(200, 0.3 * counts.total())
+        assert min(80, 0.1 * counts.total()) - 2 < counts["validation"] <= min(80, 0.1 * counts.total())
+
+
+def test_no_transcript_is_committed():
+    allowed = {"id", "split", "family", "seconds", "sha256", "text_sha256", "excluded"}
+    for name, language in PACKAGED:
+        for row in files.read_jsonl(files.data_file(f"splits/{name}-{language}.jsonl")):
+            assert row.keys() <= allowed
+
+
+def test_readme_tables_are_those_of_the_splits():
+    readme = files.data_file("README.md").read_text("utf-8")
+    assert f"<!-- tables -->\n{corpora.tables()}\n<!-- end of tables -->" in readme
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize(("name", "language"), PACKAGED)
+def test_committed_splits_are_what_the_rules_give(name, language):
+    corpora.fetch(name, language)
+    assert corpora.curate(name, language) == list(files.read_jsonl(files.data_file(f"splits/{name}-{language}.jsonl")))
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize(("name", "language"), PACKAGED)
+def test_no_normalised_text_is_in_two_splits(name, language):
+    table, normalise = corpora.load(name, language), normalizer(language)
+    splits_of = defaultdict(set)
+    for text, split in zip(table["text"], table["split"], strict=True):
+        splits_of[normalise(text)].add(split)
+    assert max(map(len, splits_of.values())) == 1
+
+
+@pytest.mark.weights
+def test_load_telephone():
+    table = corpora.load("telephone", "it", "test")
+    assert table.column_names == list(corpora.COLUMNS)
+    assert (
+        set(table["language"]) == {"it"}
+        and set(table["split"]) == {"test"}
+        and len(table) == corpora.card("telephone", "it").clips["test"]
+    )
+    row = table[0]
+    assert abs(audio.load(row["audio"]).size / audio.SAMPLING_RATE - row["seconds"]) < 0.01
+    texts = " ".join(corpora.load("telephone", "it")["text"])
+    assert "sarà esattamente" in texts and "più tardi" in texts and "\ufffd" not in texts
+
+
+# --- Cards and errors -------------------------------------------------------------------------------------------------
+
+
+def test_card_shows_licence_counts_and_exclusions():
+    card = corpora.card("telephone", "it")
+    for shown in (str(card), card._repr_markdown_()):
+        assert (
+            "CC-BY-3.0" in shown
+            and "Carlo Flora" in shown
+            and f"test {card.clips['test']}" in shown
+            and "a bare number" in shown
+        )
+    assert corpora.card("fleurs").licence == "CC-BY-4.0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("telefone", "en"), "choose one of telephone"),
+        (("telephone", "xx"), "choose one of en, es, fr, it, ru"),
+        (("telephone",), "choose one of en, es"),
+        (("librispeech", "en", "test"), "choose one of test-clean"),
+        (("fleurs", "xx"), "choose one of af, am"),
+        (("librispeech", "fr"), "English"),
+        (("common_voice", "ro"), "root=the downloaded archive"),
+        (("folder",), "metadata.csv"),
+    ],
+)
+def test_unknown_names_list_the_known_ones(arguments, hint):
+    with pytest.raises(AsrlibError, match=hint):
+        corpora.load(*arguments)
+
+
+# --- A packaged corpus from a folder of ASRLIB_DATA -------------------------------------------------------------------
+
+
+@pytest.fixture
+def prompts(tmp_path, monkeypatch):
+    """Return a package tree with three Italian prompts, listed as the whole corpus."""
+    share = tmp_path / "tree" / "usr" / "share"
+    for number, name in enumerate(("conf-full", "digits/5", "goodbye", "digits/at")):
+        tone(share / "asterisk/sounds/it_IT_m_Carlo" / f"{name}.wav", 1 + number / 10, 8000)
+    lines = "; comment\nconf-full: La conferenza ? piena.\ndigits/5: cinque\ngoodbye: Arrivederci!\nDIGITS/AT: alle\n"
+    notes = share / "doc/asterisk-core-sounds-it/core-sounds-it.txt.gz"
+    notes.parent.mkdir(parents=True)
+    notes.write_bytes(gzip.compress(lines.encode("utf-8-sig")))
+    monkeypatch.setenv("ASRLIB_DATA", str(tmp_path / "tree"))
+    monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
+    rows = corpora.curate("telephone", "it")
+    monkeypatch.setattr(corpora, "_manifest", lambda name, language: rows)
+    return share
+
+
+def test_data_folder_is_read_repaired_and_cleaned(prompts):
+    table = corpora.load("telephone", "it")
+    texts = dict(zip(table["id"], table["text"], strict=True))
+    assert texts == {
+        "telephone/it/conf-full": "La conferenza è piena.",
+        "telephone/it/digits/at": "alle",
+        "telephone/it/goodbye": "Arrivederci!",
+    }
+    assert corpora.card("telephone", "it").excluded == {"a bare number": 1}
+    assert corpora.available("telephone", "it")
+    assert corpora.fetch("telephone", "it") == prompts.parent.parent
+    with pytest.raises(AsrlibError, match="no split 'train': choose one of test"):
+        corpora.load("telephone", "it", "train")
+
+
+def test_damaged_transcripts_are_not_believed(prompts):
+    notes = prompts / "doc/asterisk-core-sounds-it/core-sounds-it.txt.gz"
+    notes.write_bytes(notes.read_bytes()[:-20])
+    assert corpora._verified("telephone", "it", prompts.parent.parent) is None
+
+
+def test_a_changed_clip_is_left_out_with_a_warning(prompts, monkeypatch):
+    monkeypatch.setattr(corpora, "ENOUGH", 0.5)
+    tone(prompts / "asterisk/sounds/it_IT_m_Carlo/goodbye.wav", 2, 8000)
+    with pytest.warns(UserWarning, match="1 of 3 clips"):
+        assert len(corpora.load("telephone", "it")) == 2
+
+
+# --- Sets that the reader brings --------------------------------------------------------------------------------------
+
+
+def test_librispeech_from_disk(tmp_path):
+    folder = tmp_path / "LibriSpeech" / "test-clean" / "61" / "70968"
+    for number in (1, 0):
+        tone(folder / f"61-70968-000{number}.flac", 1 + number)
+    (folder / "61-70968.trans.txt").write_text("61-70968-0000 HE BEGAN\n61-70968-0001 A CONFUSED COMPLAINT\n")
+    for root in (tmp_path, tmp_path / "LibriSpeech"):
+        table = corpora.load("librispeech", split="test-clean", root=root)
+        assert table["id"] == ["61-70968-0000", "61-70968-0001"] and table["text"][1] == "A CONFUSED COMPLAINT"
+        assert table["seconds"] == [1.0, 2.0] and set(table["speaker"]) == {"61"}
+        assert audio.load(table[1]["audio"]).shape == (32_000,)
+    with pytest.raises(AsrlibError, match="none of LibriSpeech's folders dev-clean"):
+        corpora.load("librispeech", split="dev-clean", root=tmp_path)
+
+
+def write_parquet(path: Path, columns: dict) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path)
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "arrow")
+
+
+@pytest.mark.parametrize("name", ["clean/test/0000.parquet", "data/clean/test-00000-of-00001.parquet"])
+def test_librispeech_parquet(tmp_path, hub_cache, name):
+    clips = [{"bytes": encoded(1.5), "path": "6930-75918-0000.flac"}]
+    columns = {
+        "audio": clips,
+        "text": ["CONCORD"],
+        "speaker_id": [6930],
+        "chapter_id": [75918],
+        "id": ["6930-75918-0000"],
+    }
+    write_parquet(tmp_path / "set" / name, columns)
+    write_parquet(tmp_path / "set" / name.replace("test", "train.100"), columns | {"id": ["other"]})
+    table = corpora.load("librispeech", split="test-clean", root=tmp_path / "set")
+    assert table.column_names == list(corpora.COLUMNS)
+    row = table[0]
+    assert (row["id"], row["text"], row["speaker"], row["seconds"], row["split"]) == (
+        "6930-75918-0000",
+        "CONCORD",
+        "6930",
+        1.5,
+        "test-clean",
+    )
+    assert audio.load(row["audio"]).shape == (24_000,)
+
+
+def test_fleurs_parquet(tmp_path, hub_cache):
+    for split, texts in (("test", ["unu", "doi"]), ("train", ["trei"])):
+        clips = [{"bytes": encoded(1), "path": f"{text}.wav"} for text in texts]
+        columns = {
+            "id": list(range(len(texts))),
+            "num_samples": [16_000] * len(texts),
+            "audio": clips,
+            "transcription": texts,
+        }
+        write_parquet(tmp_path / "ro_ro" / split / "0000.parquet", columns)
+    write_parquet(tmp_path / "fr_fr" / "test" / "0000.parquet", {"id": [7], "audio": [None], "transcription": ["un"]})
+    assert corpora.load("fleurs", "ro", "test", root=tmp_path)["text"] == ["unu", "doi"]
+    table = corpora.load("fleurs", "ro", root=tmp_path)
+    assert Counter(table["split"]) == {"test": 2, "train": 1} and set(table["language"]) == {"ro"}
+    with pytest.raises(AsrlibError, match="de_de/test"):
+        corpora.load("fleurs", "de", "test", root=tmp_path)
+
+
+def test_parquet_of_another_set_is_named(tmp_path, hub_cache):
+    write_parquet(tmp_path / "ro_ro" / "test" / "0000.parquet", {"sentence": ["unu"]})
+    with pytest.raises(AsrlibError, match="lack the columns audio, id, transcription"):
+        corpora.load("fleurs", "ro", "test", root=tmp_path)
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the Hub as a data set with two configurations in its parquet branch needs."""
+
+    files: dict[str, bytes]
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        name = self.path.partition(f"/resolve/{'c' * 40}/")[2]
+        if self.path.startswith("/api/datasets/google/fleurs/revision/refs%2Fconvert%2Fparquet"):
+            siblings = [{"rfilename": name} for name in self.files]
+            body = json.dumps({"id": "google/fleurs", "sha": "c" * 40, "siblings": siblings}).encode()
+        elif name in self.files:
+            body = self.files[name]
+        else:
+            return self.send_error(404)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", f'"{hash(body)}"')
+        self.send_header("X-Repo-Commit", "c" * 40)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch, hub_cache):
+    """Serve the parquet branch of FLEURS, with one Romanian and one French clip, from this machine."""
+    from huggingface_hub import constants, file_download
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
+    Hub.files = {}
+    for part, text in {"ro_ro/test": "unu", "fr_fr/test": "un"}.items():
+        columns = {"id": [1], "num_samples": [16_000], "audio": [{"bytes": encoded(1), "path": "a.wav"}]}
+        write_parquet(tmp_path / "written", columns | {"transcription": [text]})
+        Hub.files[f"{part}/0000.parquet"] = (tmp_path / "written").read_bytes()
+    yield server
+    server.shutdown()
+
+
+def test_the_hub_gives_one_configuration_and_then_is_not_asked(hub, tmp_path):
+    assert corpora.load("fleurs", "ro", "test")["text"] == ["unu"]
+    with pytest.raises(AsrlibError, match="has no parquet files ro_ro/train of google/fleurs"):
+        corpora.load("fleurs", "ro", "train")
+    snapshot = tmp_path / "hub"  # names there are links
+    assert corpora.load("fleurs", "ro", "test", root=snapshot)["text"] == ["unu"]
+    Hub.files = {}
+    assert corpora.load("fleurs", "ro", "test")["text"] == ["unu"]
+
+
+def test_unreachable_hub_is_asked_once_and_is_one_sentence(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    from asrlib import hub
+
+    asked = []
+    ask = hub.listing
+    monkeypatch.setattr(hub, "listing", lambda *of: asked.append(of) or ask(*of))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(AsrlibError, match=r"fleurs \(ro_ro/test\) is not on this machine and the Hub cannot") as caught:
+        corpora.load("fleurs", "ro", "test")
+    assert "\n" not in str(caught.value)
+    assert len(asked) == 1
+    assert not list((tmp_path / "cache").rglob("test"))
+
+
+COMMON_VOICE = "cv-corpus-21.0-2025-03-14"
+
+
+def common_voice(folder: Path) -> Path:
+    base = folder / COMMON_VOICE / "ro"
+    tone(base / "clips" / "never_validated.mp3")
+    for split, sentences in {"train": ['Zise "da', "Nu."], "dev": ["Poate."], "test": ["Bună ziua!"]}.items():
+        lines = ["client_id\tpath\tsentence\tlocale"]
+        for number, sentence in enumerate(sentences):
+            clip = tone(base / "clips" / f"{split}_{number}.mp3")
+            lines.append(f"ab12\t{clip.name}\t{sentence}\tro")
+        (base / f"{split}.tsv").write_text("\n".join(lines) + "\n", "utf-8")
+    return base
+
+
+def test_common_voice_folder_and_archive(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
+    base = common_voice(tmp_path / "raw")
+    archive = tmp_path / f"{COMMON_VOICE}-ro.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(tmp_path / "raw" / COMMON_VOICE, COMMON_VOICE)
+    for root in (archive, archive, base, base.parent, base.parent.parent):
+        table = corpora.load("common_voice", "ro", root=root)
+        assert table["text"] == ['Zise "da', "Nu.", "Poate.", "Bună ziua!"]
+        assert table["split"] == ["train", "train", "validation", "test"] and set(table["speaker"]) == {"ab12"}
+        assert audio.load(table[3]["audio"]).size > 10_000
+    unpacked = {path.name for path in (tmp_path / "cache").rglob("*.mp3")}
+    assert unpacked == {"train_0.mp3", "train_1.mp3", "dev_0.mp3", "test_0.mp3"}
+
+
+def test_a_table_of_another_set_is_named(tmp_path):
+    base = common_voice(tmp_path)
+    (base / "test.tsv").write_text("path\ttext\n")
+    with pytest.raises(AsrlibError, match=r"test\.tsv must have the columns client_id and path and sentence"):
+        corpora.load("common_voice", "ro", "test", root=base)
+
+
+def test_truncated_common_voice_archive_is_not_believed(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
+    common_voice(tmp_path / "raw")
+    archive = tmp_path / f"{COMMON_VOICE}-ro.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(tmp_path / "raw" / COMMON_VOICE, COMMON_VOICE)
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(AsrlibError, match="damaged or truncated"):
+        corpora.load("common_voice", "ro", root=archive)
+    archive.write_bytes(whole)
+    assert len(corpora.load("common_voice", "ro", root=archive)) == 4
+
+
+def test_folder(tmp_path):
+    tone(tmp_path / "b.wav", 2, 44_100)
+    tone(tmp_path / "sub" / "a.flac")
+    (tmp_path / "metadata.csv").write_text(
+        '\ufefffile_name,transcription,speaker\nb.wav,"Yes, please.",me\nsub/a.flac,No.,\n', "utf-8"
+    )
+    table = corpora.load("folder", "en", root=tmp_path)
+    assert table["id"] == ["b.wav", "sub/a.flac"] and table["text"] == ["Yes, please.", "No."]
+    assert table["seconds"] == [2.0, 1.0] and table["speaker"] == ["me", ""] and set(table["split"]) == {"test"}
+    with pytest.raises(AsrlibError, match="no split 'train': choose one of test"):
+        corpora.load("folder", root=tmp_path, split="train")
+
+
+@pytest.mark.parametrize(
+    ("table", "problem"),
+    [
+        (None, "does not exist: write one with the columns"),
+        ("file,transcription\na.wav,Yes\n", "must have the columns file_name"),
+        ("file_name,words\na.wav,Yes\n", "must have the columns file_name"),
+        ("file_name,text\nmissing.wav,Yes\n", "missing.wav does not exist"),
+        ("file_name,text\na.wav\n", "line 2, lacks"),
+        ("file_name,text\n", "names no recording"),
+        ("file_name,text\na.wav,é\n".encode("latin-1"), "as a table of UTF-8 text"),
+    ],
+)
+def test_folder_problems_are_named(tmp_path, table, problem):
+    tone(tmp_path / "a.wav")
+    if table:
+        (tmp_path / "metadata.csv").write_bytes(table.encode() if isinstance(table, str) else table)
+    with pytest.raises(AsrlibError, match=problem):
+        corpora.load("folder", root=tmp_path)
+
+
+def test_data_folder_that_does_not_exist_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASRLIB_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(AsrlibError, match=r"ASRLIB_DATA names .*nowhere"):
+        corpora.load("telephone", "en")
+
+
+def test_sets_in_the_data_folder_are_found_without_root(tmp_path, monkeypatch, hub_cache):
+    clip = [{"bytes": encoded(1), "path": "a.wav"}]
+    columns = {"id": [1], "num_samples": [16_000], "audio": clip, "transcription": ["unu"]}
+    write_parquet(tmp_path / "fleurs" / "ro_ro" / "test" / "0000.parquet", columns)
+    monkeypatch.setenv("ASRLIB_DATA", str(tmp_path))
+    assert corpora.load("fleurs", "ro", "test")["text"] == ["unu"]
+
+
+def test_missing_root_is_named(tmp_path):
+    with pytest.raises(AsrlibError, match="nowhere does not exist: give root="):
+        corpora.load("librispeech", split="test-clean", root=tmp_path / "nowhere")

@@ -1,0 +1,176 @@
+import nbformat
+import pytest
+
+from asrlib import AsrlibError, course
+
+PAIR = ("01_one", "02_two")
+
+
+@pytest.fixture
+def two(course_folder):
+    course_folder.add("01_one", "1 + 1")
+    course_folder.add("02_two", "2 + 2", needs=("01_one",))
+    return course_folder
+
+
+def book(folder, name="01_one"):
+    return course.registry(folder.root)[name]
+
+
+def key(folder, needed=(), **values):
+    return course.key(folder.root, book(folder), "smoke", values, needed)
+
+
+def test_the_registry_reads_every_field(two):
+    found = book(two, "02_two")
+    assert (found.needs, found.writes, found.path.name) == (
+        ("01_one",),
+        ("record.json", "predictions.jsonl"),
+        "02_two.ipynb",
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("title", "titel"), "titel, title is missing or unknown"),
+        (('needs = ["01_one"]', 'needs = ["09_nine"]'), "needs 09_nine, which is not registered before"),
+        (('title = "t"', 'title = "t'), "not valid TOML"),
+    ],
+)
+def test_a_wrong_registry_is_one_sentence(two, change, message):
+    path = two.root / "notebooks" / "notebooks.toml"
+    path.write_text(path.read_text().replace(*change))
+    with pytest.raises(AsrlibError, match=message):
+        course.registry(two.root)
+
+
+def test_notebooks_are_chosen_by_number_or_name(two):
+    assert [found.name for found in course.select(two.root)] == [*PAIR]
+    for choice in ("2", "02", "02_two"):
+        assert [found.name for found in course.select(two.root, [choice])] == ["02_two"]
+    with pytest.raises(AsrlibError, match="no notebook '7'"):
+        course.select(two.root, ["7"])
+
+
+def test_inputs_name_each_checkpoint_and_corpus_once(two):
+    path = two.root / "notebooks" / "notebooks.toml"
+    text = path.read_text().replace("checkpoints = []", 'checkpoints = ["a/b"]')
+    path.write_text(text.replace("corpora = []", 'corpora = ["telephone/en", "audiobook"]'))
+    assert course.inputs(two.root) == (["a/b"], [("telephone", "en"), ("audiobook", "")])
+
+
+def test_parameters_have_type_default_and_help(two):
+    found = course.parameters(book(two).path)
+    assert found["N_CLIPS"] == course.Parameter("N_CLIPS", "int", 0, "clips")
+    assert list(found) == ["PROFILE", "N_CLIPS", "LANGUAGE", "SEED"]
+
+
+@pytest.mark.parametrize("line", ["N = 1  # help", "N: int = 1", "N: int = len('a')  # help", "print(1)  # help"])
+def test_a_parameter_line_of_another_form_is_named(two, line):
+    notebook = nbformat.read(book(two).path, 4)
+    notebook.cells[2].source += f"\n{line}"
+    nbformat.write(notebook, book(two).path)
+    with pytest.raises(AsrlibError, match="parameter cell, line 5"):
+        course.parameters(book(two).path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [("N_CLIPS", "12", 12), ("LANGUAGE", "no", "no"), ("LANGUAGE", "007", "007"), ("LANGUAGE", '"fr"', "fr")],
+)
+def test_a_parameter_text_becomes_a_value_of_the_stated_type(two, name, text, value):
+    assert course.check_parameters(book(two), {name: text}) == {name: value}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("N_CLIPS", "many", "must be of type int"),
+        ("N_CLIPS", "1.5", "must be of type int"),
+        ("N_CLIPS", "true", "must be of type int"),
+        ("CLIPS", "1", "has no parameter CLIPS"),
+        ("PROFILE", "smoke", "with --profile"),
+    ],
+)
+def test_a_wrong_parameter_is_one_sentence(two, name, text, message):
+    with pytest.raises(AsrlibError, match=message):
+        course.check_parameters(book(two), {name: text})
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "fits"),
+    [
+        (1, "float", True),
+        (1.5, "int", False),
+        (True, "bool", True),
+        (1, "bool", False),
+        (["a"], "list[str]", True),
+        (["a", 1], "list[str]", False),
+        ("a", "list[str]", False),
+        (1, "unknown", False),
+    ],
+)
+def test_types_of_values(value, kind, fits):
+    assert course._fits(value, kind) is fits
+
+
+CHANGES = {
+    "code": lambda two: two.add("01_one", "1 + 2"),
+    "profile": lambda two: two.profiles({"smoke": 3, "reference": 4}),
+    "lock": lambda two: (two.root / "requirements.lock").write_text("torch==2.14.0\n"),
+    "data": lambda two: (two.root / "data" / "table.toml").write_text("a = 1"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_change_of_what_results_depend_on_changes_the_key(two, change):
+    before = key(two)
+    assert key(two) == before
+    change(two)
+    assert key(two) != before
+
+
+def test_parameters_and_the_needed_runs_change_the_key(two):
+    assert len({key(two), key(two, N_CLIPS=3), key(two, needed=["a"]), key(two, needed=["b"])}) == 4
+
+
+def test_prose_and_another_notebook_do_not_change_the_key(two):
+    before = key(two)
+    notebook = nbformat.read(book(two).path, 4)
+    notebook.cells[0].source = "# Better words"
+    nbformat.write(notebook, book(two).path)
+    two.add("02_two", "2 + 3", needs=("01_one",))
+    (two.root / "data" / "README.md").write_text("prose")
+    assert key(two) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("saved to /home/ann/course/x.json", ["/home/ann/course/x.json"]),
+        ("see /tmp/a.", ["/tmp/a."]),
+        ("C:\\Users\\ann\\x", ["C:\\Users\\ann\\x"]),
+        ("https://example.org/home/page", []),
+        ("build/runs/tmp/x and 3/4 of ../home/x", []),
+    ],
+)
+def test_absolute_paths_are_found(text, found):
+    assert course.absolute_paths(text) == found
+
+
+def wer(value, **labels):
+    counts = {"utterances": 64, "words": 512}
+    return {"name": "wer_percent", "value": value, "interval": [7.1, 9.9], "labels": labels} | counts
+
+
+def test_the_scoreboard_shows_plain_wers_and_only_the_labels_that_tell_them_apart():
+    plain = {"model": "openai/m", "corpus": "telephone", "language": "en", "window": "full"}
+    metrics = [wer(8.43, **plain), wer(99, normalizer="none", **plain), wer(1, **plain) | {"name": "cer_percent"}]
+    rows = course.scoreboard([{"metrics": metrics}]).splitlines()
+    assert [row.split() for row in rows[1:]] == [["m", "telephone", "en", "8.4", "7.1", "to", "9.9", "64", "512"]]
+    merged = wer(10, **plain | {"window": "merged"})
+    rows = course.scoreboard([{"metrics": metrics}, {"metrics": [merged]}]).splitlines()
+    assert [row.split()[3:5] for row in rows] == [["window", "WER"], ["full", "8.4"], ["merged", "10.0"]]
+    assert len({len(row) for row in rows}) == 1
+    assert course.scoreboard([]) == ""

@@ -1,0 +1,44 @@
+import matplotlib.pyplot as plt
+import pytest
+
+from asrlib import AsrlibError, figures
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Collect what would be displayed: (object, metadata)."""
+    import IPython.display
+
+    collected = []
+    monkeypatch.setattr(IPython.display, "display", lambda item, metadata: collected.append((item, metadata)))
+    return collected
+
+
+def drawn(**labels):
+    figure, axes = plt.subplots()
+    axes.plot([1, 2])
+    axes.set(**labels)
+    return figure
+
+
+def test_figure_is_shown_once_with_its_alternative_text(shown):
+    figures.use_style()
+    figures.show(drawn(xlabel="time (s)", ylabel="WER (%)"), "A line that rises.")
+    ((image, metadata),) = shown
+    assert image.data.startswith(b"\x89PNG")
+    assert metadata == {"image/png": {"alt": "A line that rises."}}
+    assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize(
+    ("labels", "alt", "said"),
+    [
+        ({"xlabel": "time (s)"}, "A line.", "lack a label"),
+        ({"xlabel": "time (s)", "ylabel": "WER (%)"}, " ", "text alternative"),
+    ],
+)
+def test_figures_that_somebody_cannot_read_are_refused(shown, labels, alt, said):
+    with pytest.raises(AsrlibError, match=said):
+        figures.show(drawn(**labels), alt)
+    plt.close("all")
+    assert shown == []

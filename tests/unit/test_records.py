@@ -1,0 +1,164 @@
+import copy
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asrlib import AsrlibError, records
+
+NAME = "01_one"
+
+
+@pytest.fixture
+def folder(course_folder, monkeypatch):
+    """Stand in the notebooks' folder, as a kernel does."""
+    monkeypatch.chdir(course_folder.root / "notebooks")
+    return course_folder
+
+
+@pytest.fixture
+def record(folder):
+    return records.Record(records.settings(NAME, "smoke", SEED=7, N_CLIPS=0))
+
+
+def test_a_falsy_parameter_takes_the_profiles_value_and_another_keeps_its_own(folder):
+    assert records.settings(NAME, "smoke", N_CLIPS=0).N_CLIPS == 2
+    assert records.settings(NAME, "smoke", N_CLIPS=9).N_CLIPS == 9
+
+
+def test_seed_zero_and_false_are_values_of_their_own(folder):
+    settings = records.settings(NAME, "smoke", N_CLIPS=0, SEED=0, FAST=False)
+    assert (settings.seed, settings.SEED, settings.FAST) == (0, 0, False)
+
+
+def test_the_profile_comes_from_the_argument_then_the_environment_then_is_reference(folder, monkeypatch):
+    assert records.settings(NAME, N_CLIPS=0).profile == "reference"
+    monkeypatch.setenv("ASRLIB_PROFILE", "smoke")
+    assert records.settings(NAME, N_CLIPS=0).profile == "smoke"
+    assert records.settings(NAME, "reference", N_CLIPS=0).N_CLIPS == 4
+
+
+def test_output_goes_where_the_runner_says_else_below_build(folder, monkeypatch, tmp_path):
+    assert records.settings(NAME, "smoke", N_CLIPS=0).output_dir == folder.root / "build" / "runs" / "smoke" / NAME
+    monkeypatch.setenv("ASRLIB_OUTPUT", str(tmp_path))
+    assert records.settings(NAME, "smoke", N_CLIPS=0).output_dir == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("profile", "parameters", "message"),
+    [
+        ("huge", {"N_CLIPS": 0}, "no profile 'huge'"),
+        ("smoke", {"CLIPS": 0}, "sets N_CLIPS, which 01_one does not take"),
+        ("smoke", {"N_CLIPS": 0, "MODEL": ""}, "no value for MODEL"),
+        ("smoke", {"N_CLIPS": ""}, "N_CLIPS = 2, where the notebook has a str"),
+    ],
+)
+def test_a_wrong_profile_or_parameter_is_one_sentence(folder, profile, parameters, message):
+    with pytest.raises(AsrlibError, match=message):
+        records.settings(NAME, profile, **parameters)
+
+
+def test_settings_show_their_values_and_can_be_copied(folder):
+    settings = records.settings(NAME, "smoke", N_CLIPS=0, LANGUAGES=["en", "fr"])
+    assert "| `LANGUAGES` | en, fr |" in settings._repr_markdown_()
+    assert "N_CLIPS    2" in repr(settings)
+    assert copy.deepcopy(settings) == settings
+    with pytest.raises(AttributeError, match="no parameter WRONG"):
+        settings.WRONG  # noqa: B018
+
+
+def test_a_saved_record_reads_back_with_what_was_added(record):
+    record.add(
+        "wer_percent", np.float64(8.4), unit="%", interval=(np.float32(7), 9.9), utterances=64, words=512, model="m"
+    )
+    record.protocol(normalizer="whisper-en/1", batch_size=np.int64(8))
+    record.input("checkpoint", "openai/whisper-base", sha256="0" * 64)
+    path = record.save({"id": i, "hypothesis": "hello", "words": 1} for i in "ab")
+    content = records.load(path)
+    metric = {"name": "wer_percent", "value": 8.4, "unit": "%", "interval": [7, 9.9], "utterances": 64, "words": 512}
+    assert content["metrics"] == [metric | {"labels": {"model": "m"}}]
+    assert content["protocol"] == {"normalizer": "whisper-en/1", "batch_size": 8}
+    assert content["run"]["parameters"] == {"SEED": 7, "N_CLIPS": 2}
+    assert content["predictions"]["rows"] == 2
+    assert len((path.parent / "predictions.jsonl").read_text().splitlines()) == 2
+    assert content["environment"]["lock_sha256"]
+
+
+@pytest.mark.parametrize("key", sorted(records.FORBIDDEN))
+def test_reference_texts_are_refused_and_nothing_is_written(record, key):
+    with pytest.raises(AsrlibError, match="never saved"):
+        record.save([{"id": "a", "hypothesis": "b", key: "c"}])
+    assert not record.settings.output_dir.exists()
+
+
+def test_a_prediction_without_an_id_is_refused(record):
+    with pytest.raises(AsrlibError, match="'id' and 'hypothesis'"):
+        record.save([{"hypothesis": "b"}])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), np.float32("nan")])
+def test_a_number_that_is_not_finite_is_refused(record, value):
+    with pytest.raises(AsrlibError, match="finite"):
+        record.add("wer_percent", value)
+
+
+def test_a_tensor_or_an_object_is_refused_by_its_type(record):
+    with pytest.raises(AsrlibError, match="is a object"):
+        record.protocol(normalizer=object())
+
+
+def test_an_interval_upside_down_is_refused(record):
+    with pytest.raises(AsrlibError, match="upside down"):
+        record.add("wer_percent", 1, interval=(2, 1))
+
+
+def test_the_same_value_twice_is_refused_but_another_label_is_welcome(record):
+    record.add("wer_percent", 1, model="a")
+    record.add("wer_percent", 1, model="b")
+    with pytest.raises(AsrlibError, match="already"):
+        record.add("wer_percent", 2, model="a")
+
+
+def test_a_record_that_breaks_the_schema_is_named_by_place(record):
+    record.add("WER", 1)
+    with pytest.raises(AsrlibError, match="metrics/0/name"):
+        record.save()
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "not valid JSON"), ("{}", "breaks"), (None, "no record")])
+def test_a_damaged_or_missing_record_is_one_sentence(tmp_path, text, message):
+    path = tmp_path / "record.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(AsrlibError, match=message):
+        records.load(path)
+
+
+def test_the_source_hash_follows_the_code_alone(folder):
+    path = folder.add(NAME, "1 + 1")
+    before = records.source_hash(path)
+    notebook = json.loads(path.read_text())
+    notebook["cells"][0]["source"] = "# Another title"
+    path.write_text(json.dumps(notebook))
+    assert records.source_hash(path) == before
+    folder.add(NAME, "1 + 2")
+    assert records.source_hash(path) != before
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"cells": 3}', "null"])
+def test_a_file_that_is_no_notebook_is_named(tmp_path, content):
+    (tmp_path / "x.ipynb").write_text(content)
+    with pytest.raises(AsrlibError, match=r"x\.ipynb is not a Jupyter notebook"):
+        records.source_hash(tmp_path / "x.ipynb")
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        st.lists,
+    )
+)
+def test_plain_values_survive_json(value):
+    assert json.loads(json.dumps(records._plain(value, "x"))) == value

@@ -1,0 +1,90 @@
+import json
+
+import pytest
+
+from asrlib import AsrlibError, course, files, runner
+
+CLEAN = {"01_one": "finished", "02_two": "finished", "03_three": "finished"}
+
+
+@pytest.fixture
+def three(course_folder):
+    """A course where each notebook needs the one before."""
+    course_folder.add("01_one", save=False)
+    course_folder.add("02_two", needs=("01_one",), save=False)
+    course_folder.add("03_three", needs=("02_two",), save=False)
+    return course_folder
+
+
+@pytest.fixture
+def ends(monkeypatch):
+    """Notebooks that end at once, as this dictionary says; nothing is executed."""
+    statuses = dict(CLEAN)
+
+    def watch(job, deadline, expected):
+        return {"status": statuses[job.book.name]}
+
+    monkeypatch.setattr(runner, "_watch", watch)
+    return statuses
+
+
+def statuses(folder, *chosen, **options):
+    outcomes = runner.run(folder.root, chosen, profile="smoke", **options)
+    return {outcome.notebook: outcome.status for outcome in outcomes}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"profile": "huge"}, "no profile 'huge'"),
+        ({"chosen": ["9"]}, "no notebook '9'"),
+        ({"given": {"N_CLIPS": "many"}}, "must be of type int"),
+    ],
+)
+def test_a_wrong_wish_is_found_before_any_notebook_starts(three, options, message):
+    with pytest.raises(AsrlibError, match=message):
+        runner.run(three.root, **options)
+    assert not (three.root / "build").exists()
+
+
+def test_what_is_finished_and_unchanged_is_skipped_unless_forced(three, ends):
+    assert statuses(three) == CLEAN
+    assert statuses(three) == dict.fromkeys(CLEAN, "unchanged")
+    assert statuses(three, "1", force=True) == {"01_one": "finished"}
+
+
+def test_a_run_is_repeated_when_what_it_needs_gave_other_results(three, ends):
+    statuses(three)
+    assert statuses(three, "1", given={"N_CLIPS": "7"}) == {"01_one": "finished"}
+    assert statuses(three, "2", "3") == {"02_two": "finished", "03_three": "finished"}
+    assert statuses(three, "2", "3") == {"02_two": "unchanged", "03_three": "unchanged"}
+
+
+def test_a_failure_is_run_again_and_stops_all_that_needs_it_old_results_or_not(three, ends):
+    statuses(three)
+    ends["01_one"] = "failed"
+    stopped = {"01_one": "failed", "02_two": "not run", "03_three": "not run"}
+    assert statuses(three, force=True) == stopped
+    assert statuses(three) == stopped
+    ends["01_one"] = "finished"
+    assert statuses(three) == {"01_one": "finished", "02_two": "unchanged", "03_three": "unchanged"}
+
+
+def test_the_progress_line_tells_cells_seconds_rest_and_what_the_cell_reports(three):
+    job = runner._Job(three.root, course.registry(three.root)["01_one"], "smoke", {})
+    files.write_atomic(job.folder / "position.json", json.dumps({"cell": 3, "cells": 8, "heading": "h"}))
+    files.write_atomic(job.folder / "progress.txt", "clips: 5/64")
+    assert runner._progress(job, 10, None) == "01_one: 2/8 cells, 10 s, about 30 s left | clips: 5/64"
+    assert runner._progress(job, 10, 25) == "01_one: 2/8 cells, 10 s, about 15 s left | clips: 5/64"
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "sentence"),
+    [
+        ("AsrlibError", "The corpus is missing: run asrlib fetch.", "The corpus is missing: run asrlib fetch."),
+        ("ValueError", "one\ntwo", "ValueError: one"),
+        ("MemoryError", "", "MemoryError: "),
+    ],
+)
+def test_an_error_of_asrlib_stands_for_itself(name, message, sentence):
+    assert runner._sentence(name, message) == sentence

@@ -1,0 +1,183 @@
+"""The engine against the library's own ``generate``, on a tiny random model and on real weights and speech."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from asrlib import AsrlibError, audio, corpora, scoring, text, transcription
+
+GREEDY = {"do_sample": False, "num_beams": 1}
+
+
+@pytest.fixture(scope="module")
+def speech():
+    """Clips of several lengths: real speech, an eighth of the telephone test set."""
+    return corpora.load("telephone", "en", "test").select(range(0, 96, 4))
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return transcription.load("openai/whisper-tiny.en", device="cpu", dtype=torch.float32)
+
+
+def texts(hypotheses):
+    return [hypothesis.text for hypothesis in hypotheses]
+
+
+@pytest.mark.weights
+def test_same_words_as_the_library_clip_by_clip(exact, speech):
+    model, processor = exact
+    ours = list(transcription.transcribe(model, processor, speech, batch_size=8))
+    assert [hypothesis.id for hypothesis in ours] == speech["id"]
+    for row, hypothesis in zip(speech, ours, strict=True):
+        inputs = processor(
+            audio.load(row["audio"]), sampling_rate=16_000, return_tensors="pt", return_attention_mask=True
+        )
+        tokens = model.generate(**inputs, **GREEDY)
+        assert hypothesis.text == processor.batch_decode(tokens, skip_special_tokens=True)[0].strip()
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("window", ["full", "merged"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_batches_do_not_change_words(speech, window, dtype):
+    model, processor = transcription.load("openai/whisper-tiny.en", device="cpu", dtype=dtype)
+    alone = list(transcription.transcribe(model, processor, speech, batch_size=1, window=window))
+    together = list(transcription.transcribe(model, processor, speech, batch_size=7, window=window))
+    if dtype is torch.float32:
+        assert texts(alone) == texts(together)
+    else:  # matrix products round differently in a batch; a rare near-tie may flip, the words may not drift
+        difference = scoring.score(texts(alone), texts(together), normalizer=text.normalizer("en"))
+        assert difference.wer < 0.03
+
+
+@pytest.mark.weights
+def test_merged_window_hears_the_same(exact, speech):
+    model, processor = exact
+    full = texts(transcription.transcribe(model, processor, speech))
+    merged = texts(transcription.transcribe(model, processor, speech, window="merged"))
+    assert scoring.score(full, merged, normalizer=text.normalizer("en")).wer < 0.1
+
+
+@pytest.mark.weights
+def test_multilingual_model_detects_and_obeys_language(speech):
+    model, processor = transcription.load("openai/whisper-base", device="cpu", dtype=torch.float32)
+    italian = corpora.load("telephone", "it", "test")
+    longest = max(range(len(italian)), key=lambda row: italian[row]["seconds"])
+    rows = [speech[int(np.argmax(speech["seconds"]))], italian[longest]]
+    heard = list(transcription.transcribe(model, processor, rows, window="merged"))
+    assert [hypothesis.language for hypothesis in heard] == ["en", "it"]
+    told = list(transcription.transcribe(model, processor, rows[1:], language="Italian", window="merged"))
+    assert told[0].text == heard[1].text
+
+
+@pytest.mark.weights
+def test_long_recording_is_transcribed_whole(exact, speech):
+    model, processor = exact
+    long = audio.stitch(speech, seconds=75, seed=0)
+    (heard,) = transcription.transcribe(model, processor, [long.audio])
+    assert heard.seconds_audio == pytest.approx(long.seconds)
+    assert heard.segments[-1][1] == pytest.approx(long.seconds, abs=5)
+    assert all(start <= end for start, end, _ in heard.segments)
+    assert scoring.score([long.text], [heard.text], normalizer=text.normalizer("en")).wer < 0.3
+
+
+@pytest.mark.weights
+def test_an_iterator_is_read_ahead_only_a_little(exact, speech, monkeypatch):
+    monkeypatch.setattr(transcription, "WINDOW_CLIPS", 4)
+    model, processor = exact
+    taken = itertools.count()
+    clip = audio.load(min(speech, key=lambda row: row["seconds"])["audio"])
+    endless = ((next(taken), clip)[1] for _ in itertools.repeat(None))
+    hypotheses = transcription.transcribe(model, processor, endless, batch_size=2, window="merged")
+    first = list(itertools.islice(hypotheses, 6))
+    hypotheses.close()
+    assert len(first) == 6
+    assert next(taken) <= 24  # two windows decoded, at most a few more prepared
+
+
+@pytest.mark.weights
+def test_order_ids_and_speed(exact, speech):
+    model, processor = exact
+    rows = [{"id": f"x{number}", "audio": row["audio"]} for number, row in enumerate(speech)][::-1]
+    heard = list(transcription.transcribe(model, processor, rows, window="merged", batch_size=5))
+    assert [hypothesis.id for hypothesis in heard] == [row["id"] for row in rows]
+    assert sum(hypothesis.seconds_audio for hypothesis in heard) == pytest.approx(sum(speech["seconds"]), rel=0.01)
+    assert transcription.rtfx(heard) > 0
+
+
+@pytest.mark.weights
+def test_a_bad_clip_names_itself(exact, speech, tmp_path):
+    model, processor = exact
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"not audio")
+    with pytest.raises(AsrlibError, match=r"bad\.wav"):
+        list(transcription.transcribe(model, processor, [speech[0], bad]))
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"window": "half"}, "no window 'half'"),
+        ({"task": "sing"}, "no task 'sing'"),
+        ({"language": "klingon"}, "no language 'klingon'"),
+        ({"language": "fr"}, "English-only model"),
+        ({"task": "translate"}, "English-only model"),
+    ],
+)
+def test_wrong_options_are_one_sentence(exact, options, said):
+    with pytest.raises(AsrlibError, match=said):
+        next(transcription.transcribe(*exact, [np.ones(16_000, np.float32)], **options))
+
+
+@pytest.mark.weights
+def test_features_are_the_extractors(exact, speech):
+    model, processor = exact
+    engine = transcription._Engine(model, processor, None, "transcribe", "full", False)
+    samples = [audio.load(row["audio"]) for row in speech.select(range(4))] + [
+        np.tile(audio.load(speech[0]["audio"]), 40)[:480_000]
+    ]
+    ours = engine.features([transcription._Clip(0, "x", clip) for clip in samples])
+    theirs = processor(samples, sampling_rate=16_000, return_tensors="pt").input_features
+    assert ours.shape == theirs.shape == (5, 80, 3000)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_merging_keeps_speech_and_counts_every_position_once():
+    kept, weights = transcription._merge_padding([16_000, 16_000 * 12, 16_000 * 30], 1500)
+    assert kept.shape == weights.shape
+    assert weights.sum(dim=1).tolist() == [1500] * 3
+    for row, seconds in zip(range(3), (1, 12, 30), strict=True):
+        speech = min(1500, seconds * 50 + transcription.MARGIN)
+        assert kept[row, :speech].tolist() == list(range(speech))
+    alone, _ = transcription._merge_padding([16_000], 1500)
+    assert kept[0, : alone.shape[1]].tolist() == alone[0].tolist()
+
+
+def test_decoding_an_ended_batch_matches_generate_on_random_weights():
+    """Random weights end at random places: clips leave the batch early, the cache grows, tokens stay those of generate."""
+    from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
+
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        vocab_size=64, d_model=32, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=64, decoder_ffn_dim=64, max_source_positions=100, max_target_positions=120, num_mel_bins=80,
+        pad_token_id=0, bos_token_id=1, eos_token_id=29, decoder_start_token_id=1, init_std=0.6,
+    )  # fmt: skip
+    model = WhisperForConditionalGeneration(config).eval()
+    model.generation_config = GenerationConfig(
+        decoder_start_token_id=1, eos_token_id=29, pad_token_id=29, bos_token_id=1, suppress_tokens=[5, 6],
+        begin_suppress_tokens=[29, 7], is_multilingual=False, no_timestamps_token_id=63, max_length=120, return_timestamps=False,
+    )  # fmt: skip
+    features = torch.randn(9, 80, 200) * 3
+    states, _ = transcription.encode(model, features)
+    assert torch.allclose(states, model.model.encoder(features).last_hidden_state, atol=1e-5)
+    ours = transcription.greedy(model, states, [[1, 63]] * 9)
+    expected = model.generate(features, attention_mask=torch.ones(9, 200), **GREEDY).tolist()
+    expected = [list(itertools.takewhile(lambda token: token != 29, row)) for row in expected]
+    assert ours == expected
+    assert min(map(len, ours)) < 10 < 100 < max(map(len, ours))
+    assert not {5, 6} & set(itertools.chain(*ours))
