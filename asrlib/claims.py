@@ -1,11 +1,13 @@
 """Published claims and their verdicts, computed from records by rule and never typed.
 
-``data/claims.yaml`` names for each claim what was published, where, the record metric that can check it, and the rule:
+``data/claims.yaml`` names for each claim what was published, where, the record metric that can check it (a published
+value may name its own, with its own scale), and the rule:
 
 =================  ====================================================================================================
 equal              our value, rounded to ``digits``, is the published one
 within_interval    the published value lies in our 95 % interval
-at_least_ratio     our value is at least so many times the value of the system it is compared ``against``
+at_least_ratio     our value is at least so many times the value of the system it is compared ``against``; from 1 on,
+                   its interval lies above 1
 direction          our values come in the published order, and neighbours' intervals do not overlap
 arithmetic         an expression over the published values themselves is true
 none               nothing here can check it yet
@@ -134,22 +136,22 @@ def _judge(claim: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -
 
 
 def _part(claim: Mapping[str, Any], item: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> Part:
-    """Return a published number with the value that our record has for it."""
+    """Return a published number with the value that our record has for it; its own metric and scale come first."""
     bare = Part(item["name"], item["value"], item.get("unit", ""))
     evidence = claim.get("evidence")
     if evidence is None or evidence["notebook"] not in records:
         return bare
     where = evidence.get("where", {}) | item.get("where", {})
-    record = records[evidence["notebook"]]
-    found = _find(claim["id"], record, evidence["metric"], where)
+    record, metric = records[evidence["notebook"]], item.get("metric", evidence["metric"])
+    found = _find(claim["id"], record, metric, where)
     if found is None:
         return bare
     if "against" in evidence:
-        base = _find(claim["id"], record, evidence["metric"], where | evidence["against"])
+        base = _find(claim["id"], record, metric, where | evidence["against"])
         if base is None or base["value"] == 0:
             return bare
         found = _ratio(found, base)
-    scale = evidence.get("scale", 1)
+    scale = item.get("scale", evidence.get("scale", 1))
     interval = tuple(end * scale for end in found["interval"]) if found["interval"] else None
     return Part(bare.name, bare.published, bare.unit, found["value"] * scale, interval, found.get("utterances"))
 
@@ -210,11 +212,21 @@ def _at_least_ratio(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[
     if any(part.ours is None for part in parts):
         return _not_run(claim["needs"])
     against = " ".join(map(str, claim["evidence"]["against"].values()))
-    if all(part.ours >= part.published for part in parts):
-        return HOLDS, f"Every ratio to {against} reaches the published one."
-    if all((part.interval[0] if part.interval else part.ours) > 1 for part in parts if part.published > 1):
+    reached = all(part.ours >= part.published for part in parts)
+    if all(_ahead(part) for part in parts):
+        if reached:
+            return HOLDS, f"Every ratio to {against} reaches the published one."
         return DIRECTION, f"Ahead of {against}, by less than published."
+    if reached:
+        return _not_run("more speech: our intervals allow a ratio of 1")
     return FAILS, f"Not ahead of {against}."
+
+
+def _ahead(part: Part) -> bool:
+    """Say whether a ratio is surely above 1, or, where less than 1 was published, whether it reaches that."""
+    if part.published < 1:
+        return part.ours >= part.published
+    return (part.interval[0] if part.interval else part.ours) > 1
 
 
 def _direction(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, str]:

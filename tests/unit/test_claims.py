@@ -56,6 +56,15 @@ A, B = {"model": "a"}, {"model": "b"}
         (claim("at_least_ratio", 3, against=B), [metric(8, [2, 9], **A), metric(3, [2, 4], **B)], "does not hold"),
         (claim("at_least_ratio", 3, against=B), [metric(2, **A), metric(3, **B)], "does not hold"),
         (claim("at_least_ratio", 3, against=B), [metric(2, **A), metric(0, **B)], "not run (needs a GPU)"),
+        (claim("at_least_ratio", 1, against=B), [metric(9, [8, 10], **A), metric(6, [5, 7], **B)], "holds"),
+        (
+            claim("at_least_ratio", 1, against=B),
+            [metric(9, [7, 11], **A), metric(8, [6, 10], **B)],
+            "not run (needs more speech: our intervals allow a ratio of 1)",
+        ),
+        (claim("at_least_ratio", 1, against=B), [metric(5, [4, 6], **A), metric(9, [8, 10], **B)], "does not hold"),
+        (claim("at_least_ratio", 0.7, against=B), [metric(8, **A), metric(10, **B)], "holds"),
+        (claim("at_least_ratio", 0.7, against=B), [metric(6, **A), metric(10, **B)], "does not hold"),
         (claim("direction", 5, 9), [metric(20, [19, 21], **A), metric(30, [28, 33], **B)], "holds in direction"),
         (claim("direction", 5, 9), [metric(30, [28, 33], **A), metric(20, [19, 21], **B)], "does not hold"),
         (
@@ -121,10 +130,112 @@ def test_the_scale_brings_our_value_to_the_published_unit():
     assert verdict(asked, metric(72_593_920, **A)) == "holds"
 
 
+def mixed_claim():
+    """Return a claim on a share in percent and on a size in MB, each with a metric of its own."""
+    asked = claim({"kind": "equal", "digits": 2}, 1.01, 63.1)
+    asked["published"][1] |= {"metric": "adapter_bytes", "scale": 1e-6}
+    asked["evidence"] |= {"metric": "trainable_percent"}
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("share", "size", "expected"),
+    [(1.0089, 63_100_000, "holds"), (1.0089, 63_200_000, "does not hold"), (1.02, 63_100_000, "does not hold")],
+)
+def test_a_published_value_may_name_its_own_metric_and_scale(share, size, expected):
+    metrics = metric(share, name="trainable_percent", **A), metric(size, name="adapter_bytes", **B)
+    assert verdict(mixed_claim(), *metrics) == expected
+
+
+def test_a_value_with_its_own_metric_is_not_judged_by_that_of_the_claim():
+    metrics = metric(1.0089, name="trainable_percent", **A), metric(63.1, name="trainable_percent", **B)
+    assert verdict(mixed_claim(), *metrics) == "not run (needs a GPU)"
+
+
+def test_a_ratio_of_an_own_metric_has_both_its_terms_from_it():
+    asked = claim("at_least_ratio", 2, against=B)
+    asked["published"][0]["metric"] = "rtfx"
+    decoy = metric(1, name="wer_percent", **A), metric(9, name="wer_percent", **B)
+    assert verdict(asked, *decoy, metric(8, name="rtfx", **A), metric(4, name="rtfx", **B)) == "holds"
+    assert verdict(asked, *decoy, metric(7, name="rtfx", **A), metric(4, name="rtfx", **B)) == "holds in direction"
+
+
+LORA = {"model": "openai/whisper-large-v2", "method": "LoRA", "r": 32, "targets": "q_proj v_proj"}
+WORDS = {"model": "openai/whisper-base", "corpus": "picture_words", "language": "ro", "split": "test"}
+HINDI = {"model": "openai/whisper-small", "corpus": "common_voice", "language": "hi"}
+SHARE = [
+    metric(15_728_640, name="trainable_parameters", **LORA),
+    metric(1_559_033_600, name="all_parameters", **LORA),
+    metric(1.00887, name="trainable_percent", **LORA),
+]
+CHECKPOINT = {"model": "openai/whisper-large-v2", "method": "full fine-tuning"}
+NF4 = {"model": "openai/whisper-base", "quantization": "nf4"}
+
+
+@pytest.mark.parametrize(
+    ("name", "metrics", "expected"),
+    [
+        ("FT-02", [metric(33, [32, 34], "validation_wer_percent", step=2000, **HINDI)], "holds"),
+        ("FT-02", [metric(31, [30, 32], "validation_wer_percent", step=2000, **HINDI)], "does not hold"),
+        ("FT-02", [metric(33, [32, 34], "validation_wer_percent", step=1000, **HINDI)], "not run"),
+        (
+            "FT-17",
+            [metric(90, [85, 95], stage="before", **WORDS), metric(50, [45, 55], stage="after", **WORDS)],
+            "holds",
+        ),
+        (
+            "FT-17",
+            [metric(90, [85, 95], stage="before", **WORDS), metric(99, [96, 99], stage="after", **WORDS)],
+            "does not hold",
+        ),
+        ("FT-17", [metric(90, [85, 95], stage="before", **WORDS)], "not run"),
+        ("PF-01", SHARE, "holds"),
+        ("PF-01", [*SHARE[:2], metric(1.02, name="trainable_percent", **LORA)], "does not hold"),
+        ("PF-01", SHARE[:2], "not run"),
+        (
+            "PF-02",
+            [metric(40, [38, 42], method="full", **WORDS), metric(50, [48, 52], method="LoRA on int8", **WORDS)],
+            "holds in direction",
+        ),
+        (
+            "PF-02",
+            [metric(50, [48, 52], method="full", **WORDS), metric(40, [38, 42], method="LoRA on int8", **WORDS)],
+            "does not hold",
+        ),
+        ("PF-05", [metric(62_980_000, name="adapter_bytes", **LORA)], "holds"),
+        ("PF-05", [metric(31_490_000, name="adapter_bytes", **LORA)], "does not hold"),
+        (
+            "PF-08",
+            [metric(7e9, name="checkpoint_bytes", **CHECKPOINT), metric(62_980_000, name="adapter_bytes", **LORA)],
+            "holds",
+        ),
+        ("PF-08", [metric(6_173_219_840, name="checkpoint_bytes", **CHECKPOINT)], "does not hold"),
+        ("PF-11", [metric(16.0001, name="training_bytes_per_parameter", method="full fine-tuning")], "holds"),
+        ("PF-11", [metric(12, name="training_bytes_per_parameter", method="full fine-tuning")], "does not hold"),
+        ("PF-13", [metric(0.373, name="bits_saved_per_parameter", **NF4)], "holds"),
+        ("PF-13", [metric(0.31, name="bits_saved_per_parameter", **NF4)], "does not hold"),
+    ],
+)
+def test_records_of_fine_tuning_and_of_lora_judge_the_claims_of_the_course(name, metrics, expected):
+    asked = next(item for item in claims.load() if item["id"] == name)
+    found = record(*metrics) | {"run": {"notebook": asked["evidence"]["notebook"]}}
+    assert claims.judge([asked], [found])[0].verdict.partition(" (")[0] == expected
+
+
+def test_arithmetic_of_fine_tuning_and_of_lora_is_judged_without_a_run():
+    found = {item.id: item for item in claims.judge(claims.load(), []) if item.verdict.startswith("arithmetic")}
+    holds = {name for name, item in found.items() if item.verdict == "arithmetic holds"}
+    assert {"FT-06", "FT-10", "FT-12", "PF-04"} <= holds
+    assert found["FT-13"].verdict == "arithmetic fails"
+    assert "88.8 %" in found["FT-13"].why
+
+
 def test_the_claims_of_the_course_are_valid_and_all_have_a_verdict():
     known = claims.load()
     verdicts = claims.judge(known, [])
-    assert {item["id"] for item in known} >= {f"LS-{n:02}" for n in (*range(1, 7), *range(10, 26))}
+    wanted = {"LS": (*range(1, 7), *range(10, 26)), "FT": range(1, 19), "PF": range(1, 18)}
+    ids = {item["id"] for item in known}
+    assert ids >= {f"{method}-{n:02}" for method, numbers in wanted.items() for n in numbers}
     kinds = ("holds", "holds in direction", "does not hold", "arithmetic holds", "arithmetic fails")
     assert all(item.verdict in kinds or item.verdict.startswith("not run (needs ") for item in verdicts)
 
@@ -138,6 +249,8 @@ def test_the_claims_of_the_course_are_valid_and_all_have_a_verdict():
         ({"source": "http://example.org"}, "0/source"),
         ({"evidence": None}, "0"),
         ({"colour": "red"}, "0"),
+        ({"published": [{"name": "a", "value": 1, "metric": "WER %"}]}, "0/published/0/metric"),
+        ({"published": [{"name": "a", "value": 1, "scale": 0}]}, "0/published/0/scale"),
     ],
 )
 def test_a_claim_that_breaks_the_schema_is_named_by_place(tmp_path, change, message):
