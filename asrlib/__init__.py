@@ -2,7 +2,7 @@
 
 Modules import only downwards::
 
-    roof    cli, course, environment                        run notebooks, talk to people, keep the lock
+    roof    cli, course, demo, environment                  run notebooks, talk to people, keep the lock
     4       records, claims                                 one record per run; verdicts of published claims
     3       transcription                                   batched decoding
     2       corpora (curation), checkpoints (conversion,    real speech and real weights on disk

@@ -1,4 +1,4 @@
-"""The command ``asrlib``: run, fetch, doctor, claims, transcribe, evaluate.
+"""The command ``asrlib``: run, fetch, doctor, claims, transcribe, evaluate, demo.
 
 Exit codes: 0 all well; 1 something failed, and a sentence on stderr says what; 2 wrong usage; 130 interrupted.
 """
@@ -114,11 +114,22 @@ def _speech_commands(command: Callable[..., Any]) -> None:
     option("--language", help="code or name; default: the column language of metadata.csv")
     option("--json", action="store_true", help="print JSON, with every clip")
 
+    option = command("demo", _demo, "open a local page that transcribes what you record or upload")
+    option("--model", **model)
+    option("--language", help="code or name; default: the model detects it, clip by clip")
+    option("--port", type=_port, default=7860, metavar="N", help="port of 127.0.0.1; default: 7860")
+
 
 def _seconds(text: str) -> float:
     if (value := float(text)) > 0:
         return value
     raise argparse.ArgumentTypeError("must be more than 0")
+
+
+def _port(text: str) -> int:
+    if 0 < (value := int(text)) < 65_536:
+        return value
+    raise argparse.ArgumentTypeError("must be from 1 to 65535")
 
 
 def _root() -> Path:
@@ -394,6 +405,13 @@ def _report(result: dict[str, Any]) -> str:
             lines += [f"\n{clip['id']}: {clip['errors']} errors in {clip['words']} words"]
             lines += [f"  said   {clip['reference']}", f"  heard  {clip['hypothesis'].strip()}"]
     return "\n".join(lines)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from asrlib import demo
+
+    demo.serve(options.model, language=options.language, port=options.port)
+    return 0
 
 
 if __name__ == "__main__":

@@ -24,11 +24,12 @@ from asrlib import AsrlibError, files
 __all__ = ["Finding", "conda_text", "diagnose", "direct_dependencies", "lock_text", "pins"]
 
 PYTHON = "3.11"
-EXTRAS = ("methods", "peers", "notebooks", "dev")
+EXTRAS = ("methods", "peers", "notebooks", "demo", "dev")
 FREE = {"triton", "setuptools", "pip"}  # differ by platform, or belong to Python's own tools: pip chooses them
 HEAD = """\
 # Exact versions of the tested environment, made by `python -m asrlib.environment lock` from pyproject.toml.
 # transformers stays below 4.58 because optimum-onnx 0.1.0, its newest release, asks for that.
+# gradio stays below 6.18, which asks for huggingface_hub 1, which transformers 4.57 refuses; pillow below 13 because of gradio.
 # No hashes: torch's file differs by platform. triton and NVIDIA's packages are left to torch, which knows the platform.
 """
 HUB = "https://huggingface.co/api/models/openai/whisper-base"

@@ -56,6 +56,19 @@ class Settings:
         """Return the run's seed, 0 where the notebook draws nothing."""
         return self.parameters.get("SEED", 0)
 
+    @property
+    def work_dir(self) -> Path:
+        """Return a folder in the cache for what a killed run goes on from: features, checkpoints of a training.
+
+        Other code, parameters or another checkout mean another folder; a notebook deletes it at its end.
+        """
+        path = self.root / "notebooks" / f"{self.notebook}.ipynb"
+        code = source_hash(path) if path.is_file() else ""
+        identity = json.dumps([str(self.root.resolve()), self.profile, self.parameters, code])
+        folder = files.cache_dir() / "work" / f"{self.notebook}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     def __getattr__(self, name: str) -> Any:
         try:
             return self.__dict__["parameters"][name]

@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Hypothesis", "encode", "greedy", "load", "rtfx", "transcribe"]
 
-WINDOW_SECONDS = 30.0  # what the encoder was trained on
 TAIL = (
     8_000  # samples of silence behind a clip that are transformed: more than the 400 that a frame can mix with speech
 )
 SAMPLES_PER_POSITION = 320  # 10 ms hop, convolution of stride 2: 50 encoder positions a second
+WHOLE_CONTEXT = 1500  # positions of a published model: 30 seconds
 MARGIN = 100  # positions of padding kept one by one after the clip: two seconds
 MERGE = 8  # further positions of padding that one position stands for
 WINDOW_CLIPS = 256  # clips sorted by length together, and at most so many ...
@@ -144,7 +144,8 @@ def transcribe(
         label: shown in the progress line; none is shown without it.
 
     Raises:
-        AsrlibError: audio that `audio.load` refuses, an unknown language, task or window.
+        AsrlibError: audio that `audio.load` refuses, an unknown language, task or window; audio longer than the context of a
+            model whose context was cut (`asrlib.training.cut_context`), which was never trained to go from window to window.
     """
     if window not in ("full", "merged"):
         raise AsrlibError(f"There is no window {window!r}: choose 'full' or 'merged'.")
@@ -191,7 +192,7 @@ def _batches(clips: Iterable[Any], engine: _Engine, batch_size: int) -> Iterator
         if not ahead:
             return
         ahead.sort(key=lambda clip: clip.seconds)
-        short = [clip for clip in ahead if clip.seconds <= WINDOW_SECONDS and not engine.timestamps]
+        short = [clip for clip in ahead if engine.fits(clip) and not engine.timestamps]
         groups = [short[first : first + batch_size] for first in range(0, len(short), batch_size)]
         groups += [[clip] for clip in ahead[len(short) :]]
         for group in groups:
@@ -246,14 +247,25 @@ class _Engine:
         self.processor, self.task, self.window, self.timestamps = processor, task, window, timestamps
         self.generation = self.model.generation_config
         self.multilingual = bool(getattr(self.generation, "is_multilingual", True))
+        self.positions = self.model.config.max_source_positions
         self.language = language
         if not self.multilingual and (language not in (None, "en") or task != "transcribe"):
             raise AsrlibError(
                 "An English-only model transcribes English: choose a multilingual one for other languages or translation."
             )
 
+    def fits(self, clip: _Clip) -> bool:
+        """Say whether a clip is heard in one window; refuse it if it is not and the model cannot go on to a second one."""
+        context = self.positions * SAMPLES_PER_POSITION
+        if len(clip.samples) > context and self.positions < WHOLE_CONTEXT:
+            raise AsrlibError(
+                f"{clip.id} lasts {clip.seconds:.1f} s, but this model's encoder context was cut to "
+                f"{context / audio.SAMPLING_RATE:g} s: give it shorter clips, or take a model with the whole context of 30 s."
+            )
+        return len(clip.samples) <= context
+
     def features(self, clips: Sequence[_Clip]) -> torch.Tensor:
-        """Return log-mel features, (clips, mel bins, 3000 frames), or as many frames as one long clip has.
+        """Return log-mel features, (clips, mel bins, frames of the context: 3000), or as many frames as one long clip has.
 
         What follows the clips is silence, whose log-mel is known: the floor that the extractor sets 8 decades of energy
         below a clip's loudest bin, 2 after its scaling. So only the clips and half a second are transformed.
@@ -265,19 +277,19 @@ class _Engine:
             "padding": "longest",
             "truncation": False,
         }
-        if clips[0].seconds > WINDOW_SECONDS:
+        if not self.fits(clips[0]):
             return extractor([clip.samples for clip in clips], **options).input_features
-        whole = extractor.n_samples
+        whole = self.positions * SAMPLES_PER_POSITION
         heard = extractor([np.pad(clip.samples, (0, TAIL))[:whole] for clip in clips], **options).input_features
         floor = heard.amax(dim=(1, 2), keepdim=True) - 2
-        features = floor.repeat(1, heard.shape[1], extractor.nb_max_frames)
+        features = floor.repeat(1, heard.shape[1], 2 * self.positions)
         features[:, :, : heard.shape[2]] = heard
         return features
 
     def decode(self, clips: Sequence[_Clip], features: torch.Tensor) -> list[tuple[str, str, tuple]]:
         """Return (text, language, segments) of each clip."""
         features = features.to(self.model.device, self.model.dtype)
-        if self.timestamps or clips[0].seconds > WINDOW_SECONDS:
+        if self.timestamps or not self.fits(clips[0]):
             return [self._decode_long(features)]
         lengths = [len(clip.samples) for clip in clips] if self.window == "merged" else None
         states, bias = encode(self.model, features, lengths)
@@ -307,8 +319,8 @@ class _Engine:
         """Decode one clip with the library's sequential algorithm, which cuts windows at predicted timestamps."""
         import torch
 
-        first = features[:, :, :3000]
-        first = torch.nn.functional.pad(first, (0, 3000 - first.shape[-1]), value=float(first.min()))
+        first = features[:, :, : 2 * self.positions]
+        first = torch.nn.functional.pad(first, (0, 2 * self.positions - first.shape[-1]), value=float(first.min()))
         language = self._languages(*encode(self.model, first))[0]
         options = {"language": language, "task": self.task} if self.multilingual else {}
         out = self.model.generate(
@@ -370,7 +382,7 @@ def encode(model: Any, features: torch.Tensor, lengths: Sequence[int] | None = N
 
     Args:
         model: a ``WhisperForConditionalGeneration``.
-        features: log-mel, (clips, mel bins, 3000), in the model's precision and on its device.
+        features: log-mel, (clips, mel bins, twice the model's positions: 3000), in the model's precision and on its device.
         lengths: samples of each clip, to merge the padding after it; None keeps all positions.
 
     Returns:

@@ -143,9 +143,8 @@ def test_relative_links_resolve(book, prose):
 
 def test_the_method_is_in_plain_sight(book, code):
     nodes = [node for cell in code for node in ast.walk(ast.parse(python(cell)))]
-    names = {node.id for node in nodes if isinstance(node, ast.Name)} | {
-        node.attr for node in nodes if isinstance(node, ast.Attribute)
-    }
+    kinds = {ast.Name: "id", ast.Attribute: "attr", ast.keyword: "arg"}
+    names = {getattr(node, kinds[type(node)]) for node in nodes if type(node) in kinds}
     assert set(book.required_api) <= names
 
 

@@ -68,6 +68,7 @@ def test_help_and_import_need_neither_torch_nor_transformers():
         ["transcribe", __file__, cli.__file__, "--format", "srt"],
         ["transcribe", __file__, "--format", "srt", "--window", "merged"],
         ["run", "--timeout", "0"],
+        ["demo", "--port", "0"],
     ],
 )
 def test_wrong_usage_is_exit_code_2(arguments):

@@ -1,0 +1,53 @@
+"""Bytes are counted exactly; the peak of memory is seen."""
+
+import numpy as np
+import torch
+
+from asrlib import metering
+
+
+def test_bytes_of_a_training_are_exact():
+    model = torch.nn.Linear(30, 10)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(2, 30)).sum().backward()
+    optimizer.step()
+    steps = 2 * 4  # AdamW keeps a float32 step count for each of two tensors
+    assert metering.training_bytes(model, optimizer) == {
+        "weights": 310 * 4,
+        "gradients": 310 * 4,
+        "optimizer": 2 * 310 * 4 + steps,
+    }
+
+
+def test_shared_weights_count_once():
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8, bias=False), torch.nn.Linear(8, 8, bias=False))
+    model[1].weight = model[0].weight
+    assert metering.weight_bytes(model) == 64 * 4
+
+
+def test_frozen_weights_cost_neither_gradients_nor_optimizer():
+    model = torch.nn.Linear(30, 10)
+    model.weight.requires_grad_(False)
+    optimizer = torch.optim.SGD([model.bias], lr=0.1, momentum=0.9)
+    model(torch.ones(2, 30)).sum().backward()
+    optimizer.step()
+    assert metering.training_bytes(model, optimizer) == {"weights": 1240, "gradients": 40, "optimizer": 40}
+
+
+def test_four_bit_weights_count_with_their_scales():
+    from asrlib import quantization  # noqa: F401 - before bitsandbytes, whose import logs a line
+    import bitsandbytes  # isort: skip
+
+    sizes = {}
+    for double in (False, True):
+        layer = bitsandbytes.nn.Linear4bit(256, 256, bias=False, quant_type="nf4", compress_statistics=double).to("cpu")
+        sizes[double] = metering.weight_bytes(layer)
+    codes = 256 * 256 // 2  # two weights a byte
+    assert sizes[False] == codes + 1024 * 4 + 16 * 4  # a float32 scale for each 64 weights, and the 16 levels
+    assert codes < sizes[True] < sizes[False]
+
+
+def test_the_peak_is_seen_after_it_is_gone():
+    with metering.PeakMemory() as peak:
+        np.ones(200 * 2**20, np.uint8).sum()
+    assert 195 < peak.mib < 260

@@ -1,0 +1,264 @@
+"""Plumbing of fine-tuning: the cut context, resuming, quiet progress, on a tiny random model and on real weights."""
+
+import ast
+import inspect
+import logging
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    TrainerCallback,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+)
+
+from asrlib import AsrlibError, audio, corpora, files, records, training, transcription
+
+SECONDS = 4
+
+
+def tiny_model(seed=0):
+    torch.manual_seed(seed)
+    sizes = dict.fromkeys(("d_model", "encoder_ffn_dim", "decoder_ffn_dim"), 32)
+    layers = dict.fromkeys(
+        ("encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads"), 1
+    )
+    tokens = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 0) | {"decoder_start_token_id": 1}
+    config = WhisperConfig(vocab_size=50, max_source_positions=25, max_target_positions=12, **sizes, **layers, **tokens)
+    return WhisperForConditionalGeneration(config)
+
+
+def trainer(folder, *callbacks, steps=6):
+    """A trainer over 16 random clips of half a second that saves after every step."""
+    generator = torch.Generator().manual_seed(1)
+    rows = [
+        {
+            "input_features": torch.randn(80, 50, generator=generator),
+            "labels": torch.randint(2, 50, (5,), generator=generator),
+        }
+        for _ in range(16)
+    ]
+    arguments = Seq2SeqTrainingArguments(
+        str(folder),
+        per_device_train_batch_size=4,
+        max_steps=steps,
+        learning_rate=1e-2,
+        bf16=True,
+        use_cpu=True,
+        save_steps=1,
+        save_total_limit=2,
+        seed=3,
+        report_to=[],
+        disable_tqdm=True,
+        logging_steps=1,
+        dataloader_pin_memory=False,
+    )
+    made = Seq2SeqTrainer(model=tiny_model(), args=arguments, train_dataset=rows, callbacks=list(callbacks))
+    training.show_progress(made, "tiny")
+    return made
+
+
+class Stop(TrainerCallback):
+    """End the training the hard way, in the middle of a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    made = trainer(tmp_path_factory.mktemp("whole"))
+    made.train()
+    return made
+
+
+@pytest.fixture
+def cut():
+    """whisper-tiny.en with a context of a few seconds."""
+    model, processor = transcription.load("openai/whisper-tiny.en", device="cpu", dtype=torch.float32)
+    training.cut_context(model, processor, SECONDS)
+    return model, processor
+
+
+@pytest.fixture(scope="module")
+def short_clips():
+    rows = corpora.load("telephone", "en", "test")
+    return rows.filter(lambda seconds: seconds <= SECONDS, input_columns="seconds").select(range(4))
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_a_resumed_run_ends_with_the_same_weights(step, tmp_path, uninterrupted):
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, Stop(step)).train()
+    resumed = trainer(tmp_path)
+    resumed.train(resume_from_checkpoint=training.last_checkpoint(tmp_path))
+    assert resumed.state.global_step == 6
+    expected = uninterrupted.model.state_dict()
+    for name, tensor in resumed.model.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+
+    def losses(done):
+        return [entry["loss"] for entry in done.state.log_history if "loss" in entry]
+
+    assert losses(resumed) == losses(uninterrupted)
+
+
+@pytest.mark.parametrize("damage", ["no state", "half a state"])
+def test_a_checkpoint_that_was_cut_off_is_not_believed(damage, tmp_path):
+    trainer(tmp_path, steps=2).train()
+    state = tmp_path / "checkpoint-2" / "trainer_state.json"
+    if damage == "no state":
+        state.unlink()
+    else:
+        state.write_text(state.read_text()[:40])
+    assert training.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
+    assert not (tmp_path / "checkpoint-2").exists()
+
+
+def test_the_newest_checkpoint_counts_by_number(tmp_path):
+    for step in (9, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    assert training.last_checkpoint(tmp_path).endswith("checkpoint-10")
+    assert training.last_checkpoint(tmp_path / "nothing") is None
+
+
+def test_training_prints_nothing(tmp_path, capfd):
+    trainer(tmp_path, steps=1).train()
+    printed = capfd.readouterr()
+    assert printed.out == printed.err == ""
+
+
+def test_progress_is_reported_to_the_runner(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASRLIB_PROGRESS", str(tmp_path / "progress.txt"))
+    seen = []
+
+    class Look(TrainerCallback):
+        def on_step_end(self, *_, **__):
+            seen.append((tmp_path / "progress.txt").read_text())
+
+    trainer(tmp_path / "out", Look(), steps=1).train()
+    assert seen == ["tiny: 0/1 steps"]
+    assert (tmp_path / "progress.txt").read_text() == ""
+
+
+def test_positions_are_truncated_and_the_saved_model_keeps_them(tmp_path):
+    torch.manual_seed(0)
+    config = tiny_model().config
+    config.max_source_positions = 1500
+    model, extractor = WhisperForConditionalGeneration(config), WhisperFeatureExtractor()
+    whole = model.model.encoder.embed_positions.weight.detach().clone()
+    training.cut_context(model, SimpleNamespace(feature_extractor=extractor), SECONDS)
+    model.save_pretrained(tmp_path)
+    extractor.save_pretrained(tmp_path)
+    loaded = WhisperForConditionalGeneration.from_pretrained(tmp_path)
+    assert loaded.config.max_source_positions == SECONDS * 50
+    assert torch.equal(loaded.model.encoder.embed_positions.weight, whole[: SECONDS * 50])
+    again = WhisperFeatureExtractor.from_pretrained(tmp_path)
+    features = again(np.zeros(16_000, np.float32), sampling_rate=16_000, return_tensors="pt").input_features
+    assert features.shape == (1, 80, SECONDS * 100)
+    assert loaded.model.encoder(features).last_hidden_state.shape == (1, SECONDS * 50, 32)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, 31])
+def test_an_impossible_context_is_refused(seconds):
+    model, processor = transcription.load("openai/whisper-tiny.en", device="cpu")
+    with pytest.raises(AsrlibError, match=f"context of {seconds} s is not possible"):
+        training.cut_context(model, processor, seconds)
+
+
+def heard(model, processor, clips, tokens=16):
+    """Return what the engine and ``generate`` write, cut short: an untrained cut model likes to go on for ever."""
+    samples = [audio.load(row["audio"]) for row in clips]
+    inputs = processor(samples, sampling_rate=16_000, return_tensors="pt", return_attention_mask=True)
+    states, _ = transcription.encode(model, inputs.input_features)
+    prompt = [model.generation_config.decoder_start_token_id, model.generation_config.no_timestamps_token_id]
+    ours = transcription.greedy(model, states, [prompt] * len(samples), max_new_tokens=tokens)
+    theirs = model.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=tokens)
+    return [processor.batch_decode(found, skip_special_tokens=True) for found in (ours, theirs)]
+
+
+@pytest.mark.weights
+def test_the_engine_decodes_a_cut_model_as_generate_does(cut, short_clips):
+    ours, theirs = heard(*cut, short_clips)
+    assert ours == theirs
+
+
+@pytest.mark.weights
+def test_a_restored_model_is_the_published_one_again(cut, short_clips):
+    model, processor = cut
+    original, _ = transcription.load("openai/whisper-tiny.en", device="cpu", dtype=torch.float32)
+    training.restore_context(model, processor, original)
+    expected = original.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+    assert model.config.max_source_positions == 1500
+    ours = transcription.transcribe(model, processor, short_clips.select([0]))
+    assert [item.text for item in ours] == [
+        item.text for item in transcription.transcribe(original, processor, short_clips.select([0]))
+    ]
+
+
+@pytest.mark.weights
+def test_a_cut_model_refuses_longer_audio(cut):
+    model, processor = cut
+    clip = {"id": "a talk", "audio": np.ones(16_000 * SECONDS + 1, np.float32)}
+    with pytest.raises(AsrlibError, match=r"a talk lasts 4\.0 s, but this model's encoder context was cut to 4 s"):
+        list(transcription.transcribe(model, processor, [clip]))
+
+
+@pytest.mark.weights
+def test_a_saved_model_generates_without_a_word_in_the_log(cut, short_clips, tmp_path, caplog):
+    model, processor = cut
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    training.clean_generation_config(tmp_path)
+    loaded = WhisperForConditionalGeneration.from_pretrained(tmp_path)
+    inputs = processor(
+        audio.load(short_clips[0]["audio"]), sampling_rate=16_000, return_tensors="pt", return_attention_mask=True
+    )
+    with caplog.at_level(logging.WARNING, logger="transformers"):
+        logging.getLogger("transformers").propagate = True
+        tokens = loaded.generate(**inputs, max_new_tokens=8)
+        logging.getLogger("transformers").propagate = False
+    assert not caplog.records
+    assert torch.equal(tokens, model.generate(**inputs, max_new_tokens=8))
+
+
+@pytest.mark.parametrize("name", ["prepare", "Collator"])
+def test_the_notebook_teaches_what_the_library_does(name):
+    taught = ast.parse(
+        "\n".join(records.notebook_code(files.repository() / "notebooks" / "02_fine_tune_whisper.ipynb"))
+    )
+    trees = [taught, ast.parse(inspect.getsource(training))]
+    bare = []
+    for tree in trees:
+        (found,) = (node for node in tree.body if getattr(node, "name", "") == name)
+        for node in ast.walk(found):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                node.body = [part for part in node.body if not isinstance(getattr(part, "value", None), ast.Constant)]
+            if isinstance(node, ast.FunctionDef):
+                node.returns = None
+            if isinstance(node, ast.arg):
+                node.annotation = None
+        bare.append(ast.unparse(found))
+    assert bare[0] == bare[1]
+
+
+def test_the_collator_drops_the_start_token_and_hides_the_padding():
+    rows = [
+        {"input_features": np.zeros((80, 50), np.float32), "labels": [1, 7, 8, 9]},
+        {"input_features": np.zeros((80, 50), np.float32), "labels": [1, 5]},
+    ]
+    batch = training.Collator(start_token=1)(rows)
+    assert batch["labels"].tolist() == [[7, 8, 9], [5, -100, -100]]
+    assert batch["attention_mask"].shape == (2, 50)
+    assert training.Collator(start_token=2)(rows)["labels"][0].tolist() == [1, 7, 8, 9]
