@@ -17,7 +17,7 @@ def weight_bytes(model: Any) -> int:
     """Return the bytes of a model's parameters and buffers, each shared tensor once, with the scales of quantized ones.
 
     bitsandbytes keeps the scales beside the weights, out of reach of ``model.parameters()`` and ``get_memory_footprint()``:
-    ``quant_state`` of a 4-bit layer, ``state.SCB`` of an 8-bit one after its first forward pass.
+    ``quant_state`` of a 4-bit layer; ``SCB`` of an 8-bit one, of the weight and after the first forward pass of the layer.
     """
     kept = {tensor.data_ptr(): tensor for tensor in [*model.parameters(), *model.buffers()]}
     for layer in model.modules():
@@ -25,8 +25,9 @@ def weight_bytes(model: Any) -> int:
         if state is not None:
             second = [state.offset, state.state2.absmax, state.state2.code] if state.nested else []
             kept |= {tensor.data_ptr(): tensor for tensor in (state.absmax, state.code, *second)}
-        if (scales := getattr(getattr(layer, "state", None), "SCB", None)) is not None:
-            kept[scales.data_ptr()] = scales
+        for holder in (getattr(layer, "state", None), getattr(layer, "weight", None)):
+            if (scales := getattr(holder, "SCB", None)) is not None:
+                kept[scales.data_ptr()] = scales
     return sum(tensor.nbytes for tensor in kept.values())
 
 

@@ -25,7 +25,17 @@ from typing import Any
 
 from asrlib import AsrlibError, __version__, files
 
-__all__ = ["Record", "Settings", "load", "notebook_code", "predictions", "profile_values", "settings", "source_hash"]
+__all__ = [
+    "Record",
+    "Settings",
+    "earlier",
+    "load",
+    "notebook_code",
+    "predictions",
+    "profile_values",
+    "settings",
+    "source_hash",
+]
 
 PACKAGES = ("torch", "transformers", "datasets", "numpy", "jiwer", "soundfile", "soxr", "accelerate", "peft", "bitsandbytes",
             "optimum", "optimum-onnx", "onnxruntime", "ctranslate2", "faster-whisper", "openai-whisper")  # fmt: skip
@@ -392,6 +402,18 @@ def load(path: Path | str) -> dict[str, Any]:
         raise AsrlibError(f"{path} is not valid JSON: delete it and run the notebook again.") from None
     _validate(content, str(path))
     return content
+
+
+def earlier(settings: Settings, notebook: str) -> Path:
+    """Return the folder with record and predictions of another notebook: of the same profile's last run, else as published.
+
+    Raises:
+        AsrlibError: there is neither.
+    """
+    for folder in (settings.output_dir.parent / notebook, settings.root / "results" / notebook):
+        if (folder / "record.json").is_file():
+            return folder
+    raise AsrlibError(f"This notebook needs the results of {notebook}: run that first, `asrlib run {notebook[:2]}`.")
 
 
 @functools.cache

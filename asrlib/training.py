@@ -6,35 +6,51 @@ silence; `cut_context` removes it for good, in a way that the saved model carrie
 
 from __future__ import annotations
 
-import copy
 import json
+import math
 import re
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PrinterCallback, TrainerCallback
 
 import asrlib.quantization  # noqa: F401 - drops the line that importing the Trainer would log, if it comes first
-from asrlib import AsrlibError, audio, files
+from asrlib import AsrlibError, audio, figures, files, metering
 from asrlib.progress import Meter
 
-__all__ = ["Collator", "Progress", "clean_generation_config", "cut_context", "last_checkpoint", "prepare", "restore_context",
-           "show_progress"]  # fmt: skip
+__all__ = [
+    "Collator",
+    "Progress",
+    "StepMeter",
+    "clean_generation_config",
+    "cut_context",
+    "history",
+    "last_checkpoint",
+    "plot_history",
+    "prepare",
+    "restore_context",
+    "show_progress",
+]  # fmt: skip
 
+WINDOW_SECONDS = 30  # of a published model
 POSITIONS_PER_SECOND = 50  # 100 frames of log-mel a second, halved by the second convolution
 
 
 def cut_context(model: Any, processor: Any, seconds: int) -> None:
     """Let model and processor read this many seconds instead of 30, in place.
 
-    The encoder's positions are truncated, not interpolated: position k still means second k / 50. Both configurations
-    follow, so that what ``save_pretrained`` writes loads and decodes with the same context; `asrlib.transcription` refuses
-    longer audio. Without fine-tuning a cut model is worse: it has only heard speech that is followed by silence up to 30 s.
+    The encoder's positions are truncated, not interpolated: position k still means second k / 50. The most tokens that
+    ``generate`` may write shrink in proportion, which ends a loop of repeated text early. All configurations follow, so that
+    what ``save_pretrained`` writes loads and decodes in the same way; `asrlib.transcription` refuses longer audio. Without
+    fine-tuning a cut model is worse: it has only heard speech that is followed by silence up to 30 s.
 
     Args:
         model: a ``WhisperForConditionalGeneration``, before PEFT wraps it.
@@ -44,47 +60,40 @@ def cut_context(model: Any, processor: Any, seconds: int) -> None:
     Raises:
         AsrlibError: a context that is empty or longer than the model's own.
     """
-    encoder, positions = model.model.encoder, seconds * POSITIONS_PER_SECOND
-    old = encoder.embed_positions
-    if not 0 < positions <= old.num_embeddings:
+    old = model.model.encoder.embed_positions.weight
+    longest = len(old) // POSITIONS_PER_SECOND
+    if not 0 < seconds <= longest:
         raise AsrlibError(
-            f"A context of {seconds} s is not possible: this model reads {old.num_embeddings // POSITIONS_PER_SECOND} s, "
-            "choose from 1 to that."
+            f"A context of {seconds} s is not possible: this model reads {longest} s, choose from 1 to that."
         )
-    new = torch.nn.Embedding(positions, old.embedding_dim, device=old.weight.device, dtype=old.weight.dtype)
-    new.weight = torch.nn.Parameter(old.weight.detach()[:positions].clone(), requires_grad=old.weight.requires_grad)
-    encoder.embed_positions = new
-    encoder.max_source_positions = model.config.max_source_positions = (
-        positions  # one configuration, shared by all parts
-    )
-    extractor = processor.feature_extractor
-    extractor.chunk_length, extractor.n_samples = seconds, seconds * audio.SAMPLING_RATE
-    extractor.nb_max_frames = extractor.n_samples // extractor.hop_length
+    _set_context(model, processor, old[: seconds * POSITIONS_PER_SECOND])
 
 
 def restore_context(model: Any, processor: Any, original: Any) -> None:
-    """Give a model whose context was cut its whole context back, in place.
+    """Give a fine-tuned model the whole context of the published one back, in place.
 
-    Whisper's encoder positions are fixed sinusoids that training leaves alone, so the dropped ones are those of the
-    published model. The result is an ordinary Whisper model of 30 s for any program; whether it hears short clips as well
-    as the cut one has to be measured.
+    Encoder positions are fixed sinusoids that training does not move, so the ones that `cut_context` dropped are still those
+    of the published model. The result is an ordinary Whisper model for any program; whether it hears as well as the cut one
+    has to be measured, as notebook 02 does.
 
     Args:
-        model: a ``WhisperForConditionalGeneration`` that `cut_context` cut.
+        model: a ``WhisperForConditionalGeneration`` whose context was cut.
         processor: its ``WhisperProcessor``.
-        original: the published model it was cut from.
+        original: the published model that it was made from.
     """
-    embeddings = original.model.encoder.embed_positions
-    new = copy.deepcopy(embeddings).to(model.device, model.dtype)
-    model.model.encoder.embed_positions = new
-    model.model.encoder.max_source_positions = model.config.max_source_positions = embeddings.num_embeddings
-    _read(processor, embeddings.num_embeddings // POSITIONS_PER_SECOND)
+    _set_context(model, processor, original.model.encoder.embed_positions.weight)
 
 
-def _read(processor: Any, seconds: int) -> None:
-    """Let a feature extractor pad and cut audio to this many seconds."""
+def _set_context(model: Any, processor: Any, positions: torch.Tensor) -> None:
+    """Set the encoder's positions, (positions, width), and all that follows from their number."""
+    encoder, old, count = model.model.encoder, model.model.encoder.embed_positions.weight, len(positions)
+    encoder.embed_positions = torch.nn.Embedding.from_pretrained(positions.detach().to(old).clone(), freeze=True)
+    encoder.max_source_positions = model.config.max_source_positions = count  # one configuration, shared by all parts
+    share = count / (WINDOW_SECONDS * POSITIONS_PER_SECOND)
+    model.generation_config.max_length = math.ceil(model.config.max_target_positions * share)
     extractor = processor.feature_extractor
-    extractor.chunk_length, extractor.n_samples = seconds, seconds * audio.SAMPLING_RATE
+    extractor.chunk_length = count // POSITIONS_PER_SECOND
+    extractor.n_samples = extractor.chunk_length * audio.SAMPLING_RATE
     extractor.nb_max_frames = extractor.n_samples // extractor.hop_length
 
 
@@ -185,3 +194,58 @@ def show_progress(trainer: Any, label: str) -> None:
     """Replace the log that a trainer with ``disable_tqdm=True`` prints, and so leaves in a notebook, by `Progress`."""
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Progress(label))
+
+
+class StepMeter(TrainerCallback):
+    """Time each optimiser step of a ``Trainer``, and count its bytes while gradients exist.
+
+    Attributes:
+        seconds: of each step: forward, backward and update, without fetching the batch and without evaluations.
+        bytes: as `metering.training_bytes` returns them.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.bytes: dict[str, int] = {}
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """Start the clock."""
+        self.started = time.perf_counter()
+
+    def on_optimizer_step(self, *_: Any, model: Any = None, optimizer: Any = None, **__: Any) -> None:
+        """Count what is held now: after the update, before the gradients are dropped."""
+        self.bytes = metering.training_bytes(model, optimizer)
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """Stop the clock."""
+        self.seconds.append(time.perf_counter() - self.started)
+
+
+def history(trainer: Any) -> pd.DataFrame:
+    """Return a trainer's log by step: epoch, train loss, validation loss, and of the validation clips ``wer``, its interval
+    from ``low`` to ``high``, and ``orthographic`` WER, as far as ``compute_metrics`` returns them.
+    """
+    logs = pd.DataFrame(trainer.state.log_history).groupby("step").first().rename(columns={"loss": "train loss"})
+    logs = logs.rename(columns={"eval_loss": "validation loss"}).rename(columns=lambda name: name.removeprefix("eval_"))
+    kept = ("epoch", "train loss", "validation loss", "wer", "low", "high", "orthographic")
+    return logs[[name for name in kept if name in logs]]
+
+
+def plot_history(log: pd.DataFrame, title: str) -> None:
+    """Show losses, and the WER of the validation clips with its interval, against the steps of a training.
+
+    Args:
+        log: as `history` returns it, with ``wer``, ``low`` and ``high`` in percent.
+        title: what was trained.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 3))
+    losses, seen = log["train loss"].dropna(), log[log["wer"].notna()]
+    left.plot(losses.index, losses, label="training")
+    left.plot(seen.index, seen["validation loss"], "s--", label="validation")
+    left.set(xlabel="step", ylabel="cross-entropy (nats per token)", yscale="log", title=title)
+    left.legend()
+    spread = np.abs(seen[["low", "high"]].to_numpy().T - seen["wer"].to_numpy())
+    right.errorbar(seen.index, seen["wer"], yerr=spread, fmt="o-", capsize=3)
+    right.set(xlabel="step", ylabel="validation WER (%)", ylim=(0, None))
+    rates = ", ".join(f"{wer:.0f} % at step {step}" for step, wer in seen["wer"].items())
+    figures.show(figure, f"{title}: losses on the left; on the right validation WER with intervals: {rates}.")

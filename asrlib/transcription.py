@@ -480,15 +480,17 @@ def greedy(
         prompts: start tokens of each clip, all of one length.
         bias: as `encode` returns it.
         allowed: only these tokens may be chosen (language detection); default: all but the suppressed ones.
-        max_new_tokens: default: up to the model's 448 positions.
+        max_new_tokens: default: up to the ``max_length`` of the generation configuration, 448 with the prompt as published.
 
     Returns:
         New tokens of each clip, without the prompt and the end token.
     """
     import torch
 
-    generation, room = model.generation_config, model.config.max_target_positions - len(prompts[0])
+    generation = model.generation_config
+    room = min(model.config.max_target_positions, generation.max_length or math.inf) - len(prompts[0])
     end = generation.eos_token_id
+    ends = set(end) if isinstance(end, list) else {end}  # the Trainer makes a list of it
     with torch.inference_mode():
         barred = torch.zeros(model.proj_out.out_features, dtype=torch.bool)
         barred[list(generation.suppress_tokens or []) if allowed is None else slice(None)] = True
@@ -506,7 +508,7 @@ def greedy(
                 logits[:, at_first] = -torch.inf
             chosen = logits.argmax(dim=-1)
             for row, token in zip(rows, chosen.tolist(), strict=True):
-                if token == end:
+                if token in ends:
                     ended.add(row)
                 elif row not in ended:
                     found[row].append(token)

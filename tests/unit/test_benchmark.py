@@ -7,14 +7,21 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "transcription.py"
+from asrlib import scoring
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.weights
 def test_it_writes_a_record_and_a_plot_with_ratios(monkeypatch, tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location("benchmark_transcription", SCRIPT)
-    bench = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bench)
+    bench = script("transcription")
     silent = ["" for _ in range(3)]
     names = (bench.BASELINE, bench.PEER)
     monkeypatch.setattr(
@@ -32,3 +39,37 @@ def test_it_writes_a_record_and_a_plot_with_ratios(monkeypatch, tmp_path, capsys
     assert first["wer_percent"] == second["wer_percent"] == 100.0
     assert (tmp_path / "build" / "bench" / "transcription.png").read_bytes().startswith(b"\x89PNG")
     assert "x pipeline" in capsys.readouterr().out
+
+
+def test_fine_tuning_is_compared_step_by_step(tmp_path):
+    bench = script("finetune_step")
+
+    def score(*heard):
+        return scoring.score(["a b c d", "e f"], list(heard))
+
+    seconds = {bench.ORIGINAL: [99.0, 20.0, 24.0, 22.0], bench.OURS: [1.0, 2.0, 2.0, 2.0]}
+    scores = {
+        bench.ORIGINAL: {2: score("x x x x", "e f"), 4: score("a b x x", "e f")},
+        bench.OURS: {2: score("a b x x", "e f"), 4: score("a b c x", "e f")},
+    }
+    result = bench.summary(seconds, scores)
+    assert result["times_faster_per_step"] == 11.0  # the median of 10, 12 and 11: the first step warms up
+    assert result["steps_to_goal"] == {bench.ORIGINAL: 4, bench.OURS: 2}
+    assert result["goal_wer_percent"] == pytest.approx(100 * 2 / 6)
+    bench.plot(result, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.weights
+def test_a_recipe_learns_from_real_clips():
+    bench = script("finetune_step")
+    batches, validation = bench.speech(batch_size=2)
+    assert max(validation["seconds"]) <= bench.CONTEXT
+    recipe = bench.Recipe(bench.CONTEXT, fast=True)
+    batch = recipe.batch(next(batches))
+    prompt = recipe.processor.tokenizer.convert_ids_to_tokens(batch["labels"][0, :3].tolist())
+    assert prompt == ["<|ro|>", "<|transcribe|>", "<|notimestamps|>"]
+    assert batch["input_features"].shape == (2, 80, 100 * bench.CONTEXT)
+    before = recipe.model.proj_out.weight.clone()
+    assert recipe.step(batch) > 0
+    assert not before.equal(recipe.model.proj_out.weight)

@@ -181,3 +181,17 @@ def test_decoding_an_ended_batch_matches_generate_on_random_weights():
     assert ours == expected
     assert min(map(len, ours)) < 10 < 100 < max(map(len, ours))
     assert not {5, 6} & set(itertools.chain(*ours))
+
+
+@pytest.mark.weights
+def test_several_end_tokens_end_a_transcript(speech):
+    model, _ = exact = transcription.load("openai/whisper-tiny.en", device="cpu", dtype=torch.float32)
+    single = list(transcription.transcribe(*exact, speech.select([0])))
+    model.generation_config.eos_token_id = [model.generation_config.eos_token_id]  # as the library's Trainer leaves it
+    features = transcription._Engine(*exact, "en", "transcribe", "full", False).features(
+        [transcription._read(speech[0], 0)]
+    )
+    states, _ = transcription.encode(model, features)
+    prompt = [model.generation_config.decoder_start_token_id, model.generation_config.no_timestamps_token_id]
+    assert len(transcription.greedy(model, states, [prompt])[0]) < 40
+    assert texts(transcription.transcribe(*exact, speech.select([0]))) == texts(single)
