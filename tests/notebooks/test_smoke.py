@@ -51,8 +51,9 @@ def test_its_numbers_are_sane(record):
         if metric["interval"]:
             assert metric["interval"][0] <= metric["value"] <= metric["interval"][1], metric
         if metric["name"] == "wer_percent":
-            assert metric["value"] <= 200, metric
             assert metric["words"] > 0, metric
+            if metric["labels"].get("context") != "cut":  # an untrained model without its silence invents text
+                assert metric["value"] <= 200, metric
 
 
 @pytest.mark.parametrize("record", RECORDED, indirect=True)
