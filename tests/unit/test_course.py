@@ -148,7 +148,10 @@ def test_prose_and_another_notebook_do_not_change_the_key(two):
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("saved to /home/ann/course/x.json", ["/home/ann/course/x.json"]),
+        *(
+            (f"saved to /{top}/ann/x.json", [f"/{top}/ann/x.json"])
+            for top in ("home", "root", "Users", "mnt", "private")
+        ),
         ("see /tmp/a.", ["/tmp/a."]),
         ("C:\\Users\\ann\\x", ["C:\\Users\\ann\\x"]),
         ("https://example.org/home/page", []),
