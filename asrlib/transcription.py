@@ -82,9 +82,9 @@ def load(model: str | Path, *, device: str | None = None, dtype: torch.dtype | N
     """Load a Whisper checkpoint and its processor.
 
     Args:
-        model: Hub id such as ``"openai/whisper-base"``, or a local Transformers directory.
-        device: default `hardware.best_device()`.
-        dtype: default `hardware.best_dtype()` of the device.
+        model: Hub id such as ``"openai/whisper-base"``, or a local directory: of Transformers, or exported to ONNX by Optimum.
+        device: default `hardware.best_device()`; an exported model runs on the CPU.
+        dtype: default `hardware.best_dtype()` of the device; an exported model keeps the precision of its files.
 
     Returns:
         (model in eval mode, processor).
@@ -97,13 +97,38 @@ def load(model: str | Path, *, device: str | None = None, dtype: torch.dtype | N
     path = checkpoints.fetch(str(model))
     device = device or hardware.best_device()
     try:
-        loaded = WhisperForConditionalGeneration.from_pretrained(path, dtype=dtype or hardware.best_dtype(device))
         processor = WhisperProcessor.from_pretrained(path)
+        if checkpoints.exported(path):
+            return _load_exported(path), processor
+        loaded = WhisperForConditionalGeneration.from_pretrained(path, dtype=dtype or hardware.best_dtype(device))
     except (OSError, ValueError, KeyError) as error:
         raise AsrlibError(
             f"{model} is not a complete Whisper checkpoint ({str(error).splitlines()[0]}): fetch or save it again."
         ) from None
     return loaded.to(device).eval(), processor
+
+
+def _load_exported(path: Path) -> Any:
+    """Load the ONNX graphs of a folder on the CPU."""
+    try:
+        from onnxruntime import SessionOptions
+        from onnxruntime.capi import onnxruntime_pybind11_state as errors
+        from optimum.onnxruntime import ORTModelForSpeechSeq2Seq
+    except ImportError:
+        raise AsrlibError(
+            f"{path} holds ONNX graphs, which optimum-onnx runs: pip install 'asrlib[methods]' first."
+        ) from None
+    options = SessionOptions()
+    options.log_severity_level = 3  # errors; what it warns of are choices of its own optimiser
+    try:
+        model = ORTModelForSpeechSeq2Seq.from_pretrained(path, session_options=options)
+    except (errors.InvalidProtobuf, errors.InvalidGraph, errors.Fail, errors.NoSuchFile) as error:
+        raise AsrlibError(
+            f"{path} holds a damaged or incomplete ONNX graph ({str(error).splitlines()[0]}): copy or export it again."
+        ) from None
+    if not model.generation_config.to_diff_dict().get("no_timestamps_token_id"):
+        raise AsrlibError(f"{path} lacks generation_config.json: copy it from the model that was exported.")
+    return model
 
 
 def rtfx(hypotheses: Iterable[Hypothesis]) -> float:
@@ -132,7 +157,7 @@ def transcribe(
 
     Args:
         model: a ``WhisperForConditionalGeneration``, or a PEFT model around one, in eval mode; on any device, in any
-            precision.
+            precision. Or Optimum's ``ORTModelForSpeechSeq2Seq``, whose graphs only ``generate`` can drive: slower, same words.
         processor: its ``WhisperProcessor``.
         clips: paths, encoded bytes, arrays of shape (samples,) at 16 kHz, or mappings with ``audio`` and perhaps ``id``, such
             as the rows of a corpus.
@@ -144,8 +169,8 @@ def transcribe(
         label: shown in the progress line; none is shown without it.
 
     Raises:
-        AsrlibError: audio that `audio.load` refuses, an unknown language, task or window; audio longer than the context of a
-            model whose context was cut (`asrlib.training.cut_context`), which was never trained to go from window to window.
+        AsrlibError: audio that `audio.load` refuses, an unknown language, task or window; the merged window of an exported
+            model; audio longer than the context of a model whose context was cut (`asrlib.training.cut_context`), which was never trained to go from window to window.
     """
     if window not in ("full", "merged"):
         raise AsrlibError(f"There is no window {window!r}: choose 'full' or 'merged'.")
@@ -249,6 +274,9 @@ class _Engine:
         self.multilingual = bool(getattr(self.generation, "is_multilingual", True))
         self.positions = self.model.config.max_source_positions
         self.language = language
+        self.exported = not hasattr(self.model, "proj_out")  # ONNX graphs have no layers to call
+        if self.exported and window == "merged":
+            raise AsrlibError("An exported model always encodes 30 seconds: choose the window 'full' for it.")
         if not self.multilingual and (language not in (None, "en") or task != "transcribe"):
             raise AsrlibError(
                 "An English-only model transcribes English: choose a multilingual one for other languages or translation."
@@ -291,6 +319,8 @@ class _Engine:
         features = features.to(self.model.device, self.model.dtype)
         if self.timestamps or not self.fits(clips[0]):
             return [self._decode_long(features)]
+        if self.exported:
+            return self._generate(features)
         lengths = [len(clip.samples) for clip in clips] if self.window == "merged" else None
         states, bias = encode(self.model, features, lengths)
         languages = self._languages(states, bias)
@@ -315,13 +345,33 @@ class _Engine:
         names = {token: name.strip("<|>") for name, token in self.generation.lang_to_id.items()}
         return [names[tokens[0]] for tokens in choice]
 
+    def _spoken(self, features: torch.Tensor) -> list[str]:
+        """Return the language of each clip, told or detected, where ``generate`` does the decoding."""
+        if self.language or not self.multilingual:
+            return [self.language or "en"] * len(features)
+        if not self.exported:
+            return self._languages(*encode(self.model, features))
+        names = {token: name.strip("<|>") for name, token in self.generation.lang_to_id.items()}
+        return [names[token] for token in self.model.detect_language(input_features=features).tolist()]
+
+    def _generate(self, features: torch.Tensor) -> list[tuple[str, str, tuple]]:
+        """Decode clips of one window with the library's ``generate``."""
+        import torch
+
+        languages = self._spoken(features)
+        options = {"language": languages, "task": self.task} if self.multilingual else {}
+        mask = torch.ones_like(features[:, 0], dtype=torch.long)
+        tokens = self.model.generate(features, attention_mask=mask, return_timestamps=False, **options)
+        texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
+        return [(text.strip(), spoken, ()) for text, spoken in zip(texts, languages, strict=True)]
+
     def _decode_long(self, features: torch.Tensor) -> tuple[str, str, tuple]:
         """Decode one clip with the library's sequential algorithm, which cuts windows at predicted timestamps."""
         import torch
 
         first = features[:, :, : 2 * self.positions]
         first = torch.nn.functional.pad(first, (0, 2 * self.positions - first.shape[-1]), value=float(first.min()))
-        language = self._languages(*encode(self.model, first))[0]
+        language = self._spoken(first)[0]
         options = {"language": language, "task": self.task} if self.multilingual else {}
         out = self.model.generate(
             features,

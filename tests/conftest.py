@@ -19,6 +19,12 @@ settings = records.settings("{name}", PROFILE, SEED=SEED, N_CLIPS=N_CLIPS, LANGU
 record = records.Record(settings)
 print(settings.N_CLIPS, "clips")
 """
+PROJECT = """
+[project]
+name = "made"
+dependencies = ["torch>=2"]
+optional-dependencies = {methods = ["peft>=0.1"], demo = ["gradio"], runtimes = ["openvino"]}
+"""
 SAVE = """
 record.add("wer_percent", 8.4, unit="%", interval=(7.1, 9.9), utterances=settings.N_CLIPS, words=512,
            model="openai/whisper-base", corpus="telephone", language=settings.LANGUAGE)
@@ -34,7 +40,8 @@ class Course:
         self.entries: dict[str, list[str]] = {}
         (root / "notebooks").mkdir(parents=True)
         (root / "data").mkdir()
-        (root / "requirements.lock").write_text("torch==2.13.0\n")
+        (root / "requirements.lock").write_text("gradio==6.17.3\nopenvino==2026.1\npeft==0.17.0\ntorch==2.13.0\n")
+        (root / "pyproject.toml").write_text(PROJECT)
         self.profiles({"smoke": 2, "reference": 4})
 
     def profiles(self, clips: dict[str, int]) -> None:

@@ -11,7 +11,7 @@ BOOKS = course.registry(ROOT)
 
 
 @pytest.mark.parametrize("name", BOOKS)
-def test_the_stamp_is_that_of_the_present_code_profile_and_lock(name):
+def test_the_stamp_is_that_of_the_present_code_profile_and_versions(name):
     found = json.loads(BOOKS[name].path.read_text())["metadata"].get("asrlib", {})
     wanted = {"profile": "reference", "stamp": course.stamp(ROOT, BOOKS[name], "reference")}
     assert found == wanted, f"{name} changed after its outputs were published: asrlib run {name[:2]} --publish"

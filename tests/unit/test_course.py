@@ -115,10 +115,15 @@ def test_types_of_values(value, kind, fits):
     assert course._fits(value, kind) is fits
 
 
+def lock(two, old, new):
+    path = two.root / "requirements.lock"
+    path.write_text(path.read_text().replace(old, new))
+
+
 CHANGES = {
     "code": lambda two: two.add("01_one", "1 + 2"),
     "profile": lambda two: two.profiles({"smoke": 3, "reference": 4}),
-    "lock": lambda two: (two.root / "requirements.lock").write_text("torch==2.14.0\n"),
+    "lock": lambda two: lock(two, "torch==2.13.0", "torch==2.14.0"),
     "data": lambda two: (two.root / "data" / "table.toml").write_text("a = 1"),
 }
 
@@ -143,6 +148,16 @@ def test_prose_and_another_notebook_do_not_change_the_key(two):
     two.add("02_two", "2 + 3", needs=("01_one",))
     (two.root / "data" / "README.md").write_text("prose")
     assert key(two) == before
+
+
+def test_only_versions_that_make_numbers_count(two):
+    assert course.versions(two.root, book(two)) == {"torch": "2.13.0", "peft": "0.17.0"}
+    before = key(two)
+    lock(two, "gradio==6.17.3", "gradio==6.18.0")
+    lock(two, "openvino==2026.1", "openvino==2026.2")
+    assert key(two) == before
+    two.add("01_one", "def f():\n    from openvino import Core", "import gradio.themes")
+    assert set(course.versions(two.root, book(two))) == {"gradio", "openvino", "peft", "torch"}
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """Bytes are counted exactly; the peak of memory is seen."""
 
+import os
+
 import numpy as np
+import pytest
 import torch
 
-from asrlib import metering
+from asrlib import AsrlibError, metering
 
 
 def test_bytes_of_a_training_are_exact():
@@ -47,7 +50,46 @@ def test_four_bit_weights_count_with_their_scales():
     assert codes < sizes[True] < sizes[False]
 
 
+def test_quantos_wrapped_weights_count_with_their_scales():
+    from optimum.quanto import freeze, qint8, quantize
+
+    model = torch.nn.Sequential(torch.nn.Linear(64, 32))
+    quantize(model, weights=qint8)
+    freeze(model)
+    buffers = sum(buffer.nbytes for buffer in model.buffers())  # scales of activations, of which there are none
+    assert metering.weight_bytes(model) == 64 * 32 + 4 * 32 + 4 * 32 + buffers
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_packed_dynamic_weights_count():
+    model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.Linear(32, 8, bias=False))
+    model = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+    assert metering.weight_bytes(model) == (64 * 32 + 16 + 4 * 32) + (32 * 8 + 16)
+
+
 def test_the_peak_is_seen_after_it_is_gone():
     with metering.PeakMemory() as peak:
         np.ones(200 * 2**20, np.uint8).sum()
     assert 195 < peak.mib < 260
+
+
+def _allocate(mib):
+    return int(np.ones(mib * 2**20, np.uint8).sum())
+
+
+def test_a_fresh_process_returns_the_result_and_its_own_peak():
+    keep = np.ones(300 * 2**20, np.uint8)  # what this process holds does not count
+    result, mib = metering.in_fresh_process(_allocate, 150)
+    assert result == 150 * 2**20 < len(keep)
+    assert 145 < mib < 210
+
+
+def test_a_function_of_a_notebook_reaches_the_fresh_process():
+    space = {"__name__": "__main__", "factor": 3}
+    exec("def scaled(x):\n    return factor * x", space)
+    assert metering.in_fresh_process(space["scaled"], 5)[0] == 15
+
+
+def test_a_process_that_dies_is_one_sentence():
+    with pytest.raises(AsrlibError, match=r"ran _exit died: free some memory"):
+        metering.in_fresh_process(os._exit, 9)
