@@ -28,7 +28,7 @@ from typing import Any
 
 from asrlib import AsrlibError, files
 
-__all__ = ["Part", "Verdict", "arithmetic", "count", "judge", "load", "markdown"]
+__all__ = ["Part", "Verdict", "arithmetic", "count", "frame", "judge", "load", "markdown"]
 
 HOLDS, DIRECTION, FAILS = "holds", "holds in direction", "does not hold"
 
@@ -324,6 +324,19 @@ def count(verdicts: Iterable[Verdict]) -> dict[str, int]:
     """Return how many claims got each verdict, most first; all that were not run count as one kind."""
     kinds = Counter("not run" if item.verdict.startswith("not run") else item.verdict for item in verdicts)
     return dict(kinds.most_common())
+
+
+def frame(verdicts: Iterable[Verdict]) -> Any:
+    """Return the verdicts that were reached, as a data frame for a notebook's last section."""
+    import pandas as pd
+
+    columns = ["claim", "published", "here", "verdict", "why"]
+    rows = [
+        (item.id, item.published, item.ours or "-", item.verdict, item.why)
+        for item in verdicts
+        if not item.verdict.startswith("not run")
+    ]
+    return pd.DataFrame(rows, columns=columns).set_index("claim")
 
 
 def markdown(verdicts: Iterable[Verdict]) -> str:

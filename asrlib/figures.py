@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from asrlib import AsrlibError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["BLUE", "GREY", "ORANGE", "show", "use_style"]
@@ -50,7 +51,7 @@ def show(figure: Figure, alt: str) -> None:
     from IPython.display import Image, display
 
     for axes in figure.axes:
-        if axes.axison and axes.get_label() != "<colorbar>" and not (axes.get_xlabel() and axes.get_ylabel()):
+        if axes.axison and axes.get_label() != "<colorbar>" and not _labelled(axes):
             raise AsrlibError(f"The axes {axes.get_title()!r} lack a label: say what they show, with the unit.")
     if not alt.strip():
         raise AsrlibError("A figure needs a text alternative: say in a sentence what it shows.")
@@ -60,3 +61,9 @@ def show(figure: Figure, alt: str) -> None:
     # A palette of 128 colours looks the same and keeps a committed spectrogram at a third of its size.
     PIL.Image.open(drawn).convert("RGB").quantize(128).save(small, format="PNG", optimize=True)
     display(Image(small.getvalue(), alt=alt), metadata={"image/png": {"alt": alt}})
+
+
+def _labelled(axes: Axes) -> bool:
+    """Say whether both axes have a label, their own or that of a panel which they share the scale with."""
+    beside, above = axes.get_shared_y_axes().get_siblings(axes), axes.get_shared_x_axes().get_siblings(axes)
+    return any(panel.get_ylabel() for panel in beside) and any(panel.get_xlabel() for panel in above)

@@ -233,6 +233,18 @@ class Record:
         self.add("wer_percent", 100 * result.wer, unit="%", interval=interval, **counts, **labels)
         self.add("cer_percent", 100 * result.cer, unit="%", **counts, **labels)
 
+    def difference(self, result: Any, score: Any, **labels: str | float) -> None:
+        """Add a paired difference in WER, in percentage points, with its interval.
+
+        Args:
+            result: the `asrlib.scoring.Difference`.
+            score: the `asrlib.scoring.Score` of one of its sides, for the counts.
+            labels: which system differs; that which it differs from belongs into the protocol.
+        """
+        counts = {"utterances": score.utterances, "words": score.words}
+        interval = tuple(100 * bound for bound in result.interval)
+        self.add("wer_difference_points", 100 * result.delta, unit="points", interval=interval, **counts, **labels)
+
     def protocol(self, **values: Any) -> None:
         """Add how it was measured: normaliser, decoding, batch size, warm-up, repeats ..."""
         self.protocol_values |= {key: _plain(value, f"protocol {key}") for key, value in values.items()}

@@ -42,3 +42,13 @@ def test_figures_that_somebody_cannot_read_are_refused(shown, labels, alt, said)
         figures.show(drawn(**labels), alt)
     plt.close("all")
     assert shown == []
+
+
+def test_panels_that_share_a_scale_share_its_label(shown):
+    figure, (left, right) = plt.subplots(1, 2, sharey=True)
+    left.set(xlabel="weights (MB)", ylabel="method")
+    with pytest.raises(AsrlibError, match="lack a label"):
+        figures.show(figure, "Two panels.")
+    right.set(xlabel="WER (%)")
+    figures.show(figure, "Two panels.")
+    assert len(shown) == 1

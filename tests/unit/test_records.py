@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asrlib import AsrlibError, records
+from asrlib import AsrlibError, records, scoring
 
 NAME = "01_one"
 
@@ -38,6 +38,17 @@ def test_the_profile_comes_from_the_argument_then_the_environment_then_is_refere
     monkeypatch.setenv("ASRLIB_PROFILE", "smoke")
     assert records.settings(NAME, N_CLIPS=0).profile == "smoke"
     assert records.settings(NAME, "reference", N_CLIPS=0).N_CLIPS == 4
+
+
+def test_a_paired_difference_is_kept_in_points_with_its_interval_and_counts(record):
+    references = ["a b c d", "e f", "g h i"]
+    better, worse = (scoring.score(references, heard) for heard in (references, ["a b x d", "e", "g h i"]))
+    found = scoring.compare(worse, better)
+    record.difference(found, better, method="int8")
+    (metric,) = record.metrics
+    assert metric["value"] == pytest.approx(100 * 2 / 9)
+    assert metric["interval"] == pytest.approx([100 * end for end in found.interval])
+    assert (metric["utterances"], metric["words"], metric["labels"]) == (3, 9, {"method": "int8"})
 
 
 def test_output_goes_where_the_runner_says_else_below_build(folder, monkeypatch, tmp_path):
