@@ -170,7 +170,8 @@ def transcribe(
 
     Raises:
         AsrlibError: audio that `audio.load` refuses, an unknown language, task or window; the merged window of an exported
-            model; audio longer than the context of a model whose context was cut (`asrlib.training.cut_context`), which was never trained to go from window to window.
+            model; audio longer than the context of a model whose context was cut (`asrlib.training.cut_context`), which was
+            never trained to go from window to window.
     """
     if window not in ("full", "merged"):
         raise AsrlibError(f"There is no window {window!r}: choose 'full' or 'merged'.")

@@ -53,6 +53,16 @@ def test_same_words_and_languages(both, clips, language):
     assert len({item.text for item in heard}) > 1  # the random model does tell clips apart
 
 
+def test_long_recordings_and_segment_times_are_the_same(both, clips):
+    plain, folder = both
+    long = np.concatenate([clips[1]] * 11)  # 34 seconds: two windows
+    for options in ({}, {"timestamps": True}):
+        expected = list(transcription.transcribe(*plain, [long, clips[0]], **options))
+        heard = list(transcription.transcribe(*transcription.load(folder), [long, clips[0]], **options))
+        assert [(item.text, item.segments) for item in heard] == [(item.text, item.segments) for item in expected]
+        assert heard[0].segments
+
+
 def test_a_merged_window_is_refused(both, clips):
     model, processor = transcription.load(both[1])
     with pytest.raises(AsrlibError, match="exported model always encodes 30 seconds"):
