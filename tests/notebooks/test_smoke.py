@@ -18,7 +18,7 @@ def ran(tmp_path_factory):
     """Run all notebooks in a copy of the course, so that this checkout keeps its own runs; return root and outcomes."""
     root = tmp_path_factory.mktemp("course")
     shutil.copytree(ROOT / "notebooks", root / "notebooks")
-    for name in ("data", "requirements.lock"):
+    for name in ("data", "pyproject.toml", "requirements.lock"):
         (root / name).symlink_to(ROOT / name)
     with contextlib.chdir(root):
         outcomes = runner.run(root, profile="smoke", timeout=600)
