@@ -4,7 +4,8 @@ Modules import only downwards::
 
     roof    cli, course, demo, environment                  run notebooks, talk to people, keep the lock
     4       records, claims                                 one record per run; verdicts of published claims
-    3       transcription, training, quantization, metering batched decoding; what training needs besides visible calls
+    3       transcription, training, distillation,          batched decoding; what training needs besides visible calls
+            quantization, metering
     2       corpora (curation), checkpoints (conversion,    real speech and real weights on disk
             architectures)
     ground  audio, text, scoring, hardware, figures, files, hub, progress

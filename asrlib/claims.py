@@ -28,9 +28,10 @@ from typing import Any
 
 from asrlib import AsrlibError, files
 
-__all__ = ["Part", "Verdict", "arithmetic", "count", "frame", "judge", "load", "markdown"]
+__all__ = ["Part", "Verdict", "arithmetic", "count", "frame", "judge", "kind", "load", "markdown"]
 
 HOLDS, DIRECTION, FAILS = "holds", "holds in direction", "does not hold"
+KINDS = (HOLDS, DIRECTION, FAILS, "arithmetic holds", "arithmetic fails", "not run")
 
 
 @dataclass(frozen=True)
@@ -322,8 +323,12 @@ def arithmetic(expression: str, values: Mapping[str, float]) -> bool:
 # ------------------------------------------------------------------------------------------------------------------- show
 def count(verdicts: Iterable[Verdict]) -> dict[str, int]:
     """Return how many claims got each verdict, most first; all that were not run count as one kind."""
-    kinds = Counter("not run" if item.verdict.startswith("not run") else item.verdict for item in verdicts)
-    return dict(kinds.most_common())
+    return dict(Counter(kind(item) for item in verdicts).most_common())
+
+
+def kind(verdict: Verdict) -> str:
+    """Return the verdict without what a run would need."""
+    return "not run" if verdict.verdict.startswith("not run") else verdict.verdict
 
 
 def frame(verdicts: Iterable[Verdict]) -> Any:
@@ -334,7 +339,7 @@ def frame(verdicts: Iterable[Verdict]) -> Any:
     rows = [
         (item.id, item.published, item.ours or "-", item.verdict, item.why)
         for item in verdicts
-        if not item.verdict.startswith("not run")
+        if kind(item) != "not run"
     ]
     return pd.DataFrame(rows, columns=columns).set_index("claim")
 

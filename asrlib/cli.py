@@ -1,4 +1,4 @@
-"""The command ``asrlib``: run, fetch, doctor, claims, transcribe, evaluate, demo.
+"""The command ``asrlib``: run, fetch, doctor, claims, transcribe, evaluate, demo, distil.
 
 Exit codes: 0 all well; 1 something failed, and a sentence on stderr says what; 2 wrong usage; 130 interrupted.
 """
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asrlib import AsrlibError, __version__, files
+from asrlib import AsrlibError, __version__, claims, files
 
 if TYPE_CHECKING:
     from asrlib.claims import Verdict
@@ -83,7 +83,7 @@ def _course_commands(command: Callable[..., Any]) -> None:
     option("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE", help="override a parameter")
     option("--force", action="store_true", help="run also what is finished and unchanged")
     option("--publish", action="store_true", help="write outputs back into notebooks/ and results/ (maintainers)")
-    option("--timeout", type=_seconds, default=3600, metavar="S", help="seconds for each notebook; default: 3600")
+    option("--timeout", type=_positive, default=3600, metavar="S", help="seconds for each notebook; default: 3600")
 
     option = command("fetch", _fetch, "fetch the speech and weights that the reference profile needs")
     option("notebooks", **notebooks)
@@ -92,6 +92,8 @@ def _course_commands(command: Callable[..., Any]) -> None:
 
     option = command("claims", _claims, "judge the published claims by the records at hand")
     option("ids", nargs="*", metavar="ID", help="such as LS-02; default: all")
+    option("--method", metavar="TEXT", help="only methods with this in their name, such as distil")
+    option("--verdict", choices=claims.KINDS, help="only claims with this verdict")
     option("--profile", **profile)
     option("--json", action="store_true", help="print JSON, with every number of a claim")
 
@@ -119,11 +121,30 @@ def _speech_commands(command: Callable[..., Any]) -> None:
     option("--language", help="code or name; default: the model detects it, clip by clip")
     option("--port", type=_port, default=7860, metavar="N", help="port of 127.0.0.1; default: 7860")
 
+    option = command("distil", _distil, "distil a model to a smaller one; in N processes: torchrun ... asrlib distil")
+    option("corpus", metavar="CORPUS/LANGUAGE/SPLIT", help="such as telephone/en/train; its transcripts are the filter")
+    option("--output", type=Path, required=True, metavar="FOLDER", help="for the student; a killed run goes on there")
+    option("--root", type=Path, metavar="FOLDER", help="where a corpus lies that is not packaged")
+    option("--model", **model)
+    option("--clips", type=_count, metavar="N", help="default: all of at most 30 s")
+    option("--layers", type=_count, default=2, metavar="N", help="of the student's decoder; default: 2")
+    option("--threshold", type=float, default=10, metavar="WER", help="%% beyond which a label is dropped; default: 10")
+    option("--steps", type=_count, default=240, metavar="N", help="default: 240")
+    option("--batch-size", type=_count, default=12, metavar="N", help="clips in a step, of all processes; default: 12")
+    option("--learning-rate", type=_positive, default=1e-4, metavar="X", help="its highest value; default: 1e-4")
+    option("--seed", type=int, default=0, metavar="N", help="of the choice of clips and their order; default: 0")
 
-def _seconds(text: str) -> float:
+
+def _positive(text: str) -> float:
     if (value := float(text)) > 0:
         return value
     raise argparse.ArgumentTypeError("must be more than 0")
+
+
+def _count(text: str) -> int:
+    if (value := int(text)) > 0:
+        return value
+    raise argparse.ArgumentTypeError("must be 1 or more")
 
 
 def _port(text: str) -> int:
@@ -159,7 +180,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _summary(profile: str, good: Sequence[str]) -> None:
     """Print the WERs of the notebooks that ran, where to read them, and how the published claims stand."""
-    from asrlib import claims, course
+    from asrlib import course
 
     found = course.latest_records(_root(), profile)
     if board := course.scoreboard(found[name] for name in good if name in found):
@@ -170,8 +191,6 @@ def _summary(profile: str, good: Sequence[str]) -> None:
 
 
 def _counts(verdicts: Sequence[Verdict]) -> str:
-    from asrlib import claims
-
     return ", ".join(f"{number} {verdict}" for verdict, number in claims.count(verdicts).items())
 
 
@@ -200,14 +219,20 @@ def _doctor(options: argparse.Namespace) -> int:
 def _claims(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from asrlib import claims, course
+    from asrlib import course
 
     known = claims.load()
     if unknown := set(options.ids) - {claim["id"] for claim in known}:
         raise AsrlibError(f"There is no claim {', '.join(sorted(unknown))}: `asrlib claims` lists all.")
     found = course.latest_records(_root(), options.profile)
     chosen = [claim for claim in known if not options.ids or claim["id"] in options.ids]
+    methods = sorted({claim["method"] for claim in known})
+    if options.method and not any(options.method.lower() in method.lower() for method in methods):
+        raise AsrlibError(f"No method has {options.method!r} in its name: there are {'; '.join(methods)}.")
+    chosen = [claim for claim in chosen if (options.method or "").lower() in claim["method"].lower()]
     verdicts = claims.judge(chosen, found.values())
+    if options.verdict:
+        verdicts = [item for item in verdicts if claims.kind(item) == options.verdict]
     if options.json:
         print(json.dumps([asdict(verdict) for verdict in verdicts], indent=1, ensure_ascii=False))
         return 0
@@ -222,7 +247,7 @@ def _shown(verdict: Verdict) -> str:
     published = f"published: {verdict.published}" if verdict.published else ""
     here = f"here: {verdict.ours}" if verdict.ours else ""
     if verdict.interval:
-        here += f" (95 % interval {verdict.interval}; {verdict.n} clips)"
+        here += f" (95 % interval {verdict.interval}{verdict.n and f'; {verdict.n} clips'})"
     lines = [f"{verdict.id}  {verdict.verdict}", verdict.statement, published, here, verdict.why]
     width = min(shutil.get_terminal_size().columns, 100)
     return "\n".join(
@@ -411,6 +436,21 @@ def _demo(options: argparse.Namespace) -> int:
     from asrlib import demo
 
     demo.serve(options.model, language=options.language, port=options.port)
+    return 0
+
+
+def _distil(options: argparse.Namespace) -> int:
+    from asrlib import distillation
+
+    if options.corpus.count("/") != 2:
+        options.usage(f"{options.corpus}: write it as CORPUS/LANGUAGE/SPLIT, such as telephone/en/train")
+    names = ("root", "model", "clips", "layers", "threshold", "steps", "batch_size", "learning_rate", "seed")
+    given = {name: getattr(options, name) for name in names}
+    if done := distillation.distil(options.corpus, options.output, **given):
+        print(
+            f"{done['clips']} clips, {done['kept']} labels within {options.threshold:g} % WER, {options.steps} steps: "
+            f"cross-entropy {done['cross_entropy']:.3f}, KL {done['kl']:.3f}; the student lies in {options.output / 'student'}."
+        )
     return 0
 
 

@@ -32,7 +32,7 @@ from asrlib.text import language_code
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Hypothesis", "encode", "greedy", "load", "rtfx", "transcribe"]
+__all__ = ["Hypothesis", "encode", "greedy", "load", "merge_padding", "rtfx", "transcribe"]
 
 TAIL = (
     8_000  # samples of silence behind a clip that are transformed: more than the 400 that a frame can mix with speech
@@ -389,7 +389,7 @@ class _Engine:
         return " ".join(text for *_, text in segments if text), language, segments
 
 
-def _merge_padding(lengths: Sequence[int], positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+def merge_padding(lengths: Sequence[int], positions: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return which encoder positions represent each clip, and how many each stands for; both (clips, kept).
 
     Speech and `MARGIN` positions after it stand for themselves, each further group of `MERGE` for one. Rows are filled up
@@ -448,7 +448,7 @@ def encode(model: Any, features: torch.Tensor, lengths: Sequence[int] | None = N
         states = gelu(encoder.conv2(gelu(encoder.conv1(features)))).transpose(1, 2) + encoder.embed_positions.weight
         bias = None
         if lengths is not None:
-            kept, weights = (x.to(states.device) for x in _merge_padding(lengths, states.shape[1]))
+            kept, weights = (x.to(states.device) for x in merge_padding(lengths, states.shape[1]))
             states = states.gather(1, kept[:, :, None].expand(-1, -1, states.shape[2]))
             bias = weights.log().to(states.dtype)[:, None, None, :]
         states = states.contiguous()

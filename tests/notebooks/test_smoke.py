@@ -52,8 +52,13 @@ def test_its_numbers_are_sane(record):
             assert metric["interval"][0] <= metric["value"] <= metric["interval"][1], metric
         if metric["name"] == "wer_percent":
             assert metric["words"] > 0, metric
-            if metric["labels"].get("context") != "cut":  # an untrained model without its silence invents text
+            if not untrained(metric["labels"]):  # such a model may invent text without end
                 assert metric["value"] <= 200, metric
+
+
+def untrained(labels):
+    """Tell a model that two steps have not taught to hear: with a cut context, or a student without most of its layers."""
+    return labels.get("context") == "cut" or "student" in labels.values() or "experiment" in labels
 
 
 @pytest.mark.parametrize("record", RECORDED, indirect=True)

@@ -69,6 +69,9 @@ def test_help_and_import_need_neither_torch_nor_transformers():
         ["transcribe", __file__, "--format", "srt", "--window", "merged"],
         ["run", "--timeout", "0"],
         ["demo", "--port", "0"],
+        ["distil", "telephone/en/train"],
+        ["distil", "telephone/en", "--output", "out"],
+        ["distil", "telephone/en/train", "--output", "out", "--steps", "0"],
     ],
 )
 def test_wrong_usage_is_exit_code_2(arguments):
@@ -123,6 +126,16 @@ def test_claims_are_printed_and_as_json(capsys):
     assert cli.main(["claims", "--json", "LS-06", "LS-04"]) == 0
     shown = {item["id"]: item["verdict"] for item in json.loads(capsys.readouterr().out)}
     assert shown == {"LS-06": "arithmetic fails", "LS-04": "not run (needs a GPU and the weights of all six sizes)"}
+
+
+def test_claims_are_chosen_by_method_and_verdict(capsys):
+    assert cli.main(["claims", "--json", "--method", "librispeech", "--verdict", "arithmetic fails"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert "LS-06" in {item["id"] for item in shown}
+    assert {item["verdict"] for item in shown} == {"arithmetic fails"}
+    assert {item["method"] for item in shown} == {"openai LibriSpeech notebook"}
+    assert cli.main(["claims", "--method", "telepathy"]) == 1
+    assert "No method has 'telepathy' in its name" in capsys.readouterr().err
 
 
 def test_one_bad_file_is_named_and_the_others_are_transcribed(tone, echo, capsys):

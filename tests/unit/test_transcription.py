@@ -147,13 +147,13 @@ def test_features_are_the_extractors(exact, speech):
 
 
 def test_merging_keeps_speech_and_counts_every_position_once():
-    kept, weights = transcription._merge_padding([16_000, 16_000 * 12, 16_000 * 30], 1500)
+    kept, weights = transcription.merge_padding([16_000, 16_000 * 12, 16_000 * 30], 1500)
     assert kept.shape == weights.shape
     assert weights.sum(dim=1).tolist() == [1500] * 3
     for row, seconds in zip(range(3), (1, 12, 30), strict=True):
         speech = min(1500, seconds * 50 + transcription.MARGIN)
         assert kept[row, :speech].tolist() == list(range(speech))
-    alone, _ = transcription._merge_padding([16_000], 1500)
+    alone, _ = transcription.merge_padding([16_000], 1500)
     assert kept[0, : alone.shape[1]].tolist() == alone[0].tolist()
 
 
