@@ -1,6 +1,6 @@
 # course: fetch, run every notebook, show the results    test: everything that CI runs     lab: open the notebooks
 # fetch:  speech and weights only                        bench: measure against the peers  lint: format and check
-# clean:  remove .venv and all that was built here; fetched speech and weights stay in the cache
+# site:   build the pages in build/site             clean: remove .venv and all that was built here, but not the cache
 
 CHECK  := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 PYTHON := $(shell for p in python3.11 python3; do $$p $(CHECK) 2>/dev/null && echo $$p && break; done)
@@ -10,11 +10,11 @@ NBVAL  := --nbval-lax --nbval-current-env --nbval-cell-timeout 600 --nbval-sanit
 # tqdm would put a warning into every notebook: it misses ipywidgets, whose state would bloat the outputs.
 export PYTHONWARNINGS := ignore:IProgress not found
 
-.PHONY: course test lab fetch lint bench clean
+.PHONY: course test lab fetch lint bench site clean
 
 course: $(READY)
 	@.venv/bin/asrlib fetch
-	@.venv/bin/asrlib run
+	@.venv/bin/asrlib run; code=$$?; $(MAKE) --no-print-directory site && exit $$code
 
 test: $(READY)
 	.venv/bin/ruff check --quiet .
@@ -37,13 +37,17 @@ bench: $(READY)
 	@.venv/bin/python benchmarks/transcription.py
 	@.venv/bin/python benchmarks/finetune_step.py
 
+site: $(READY)
+	@.venv/bin/python -m asrlib.site
+	@rm -rf build/site; .venv/bin/sphinx-build -E -W --keep-going -q -d build/doctrees docs build/site && echo "Open build/site/index.html"
+
 clean:
-	rm -rf .venv build .ruff_cache .hypothesis
+	rm -rf .venv build docs/_generated .ruff_cache .hypothesis
 
 # The stamp is written last, so that a killed or failed installation is taken up again the next time.
 $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it and run make again." >&2; exit 1; }
 	@echo "Setting up .venv with the tested packages: some minutes the first time."
 	@$(PYTHON) -m venv .venv
-	@.venv/bin/python -m pip install -qq --disable-pip-version-check -r requirements.lock -e ".[methods,toolkits,peers,notebooks,demo,dev]"
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check -r requirements.lock -e ".[methods,toolkits,peers,notebooks,demo,site,dev]"
 	@touch $@

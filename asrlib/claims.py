@@ -28,7 +28,7 @@ from typing import Any
 
 from asrlib import AsrlibError, files
 
-__all__ = ["Part", "Verdict", "arithmetic", "count", "frame", "judge", "kind", "load", "markdown"]
+__all__ = ["Part", "Verdict", "arithmetic", "count", "find", "frame", "judge", "kind", "load", "markdown"]
 
 HOLDS, DIRECTION, FAILS = "holds", "holds in direction", "does not hold"
 KINDS = (HOLDS, DIRECTION, FAILS, "arithmetic holds", "arithmetic fails", "not run")
@@ -143,27 +143,42 @@ def _part(claim: Mapping[str, Any], item: Mapping[str, Any], records: Mapping[st
     if evidence is None or evidence["notebook"] not in records:
         return bare
     where = evidence.get("where", {}) | item.get("where", {})
-    record, metric = records[evidence["notebook"]], item.get("metric", evidence["metric"])
-    found = _find(claim["id"], record, metric, where)
+    metric = item.get("metric", evidence["metric"])
+    found = find(claim["id"], records[evidence["notebook"]], metric, where, evidence.get("against"))
     if found is None:
         return bare
-    if "against" in evidence:
-        base = _find(claim["id"], record, metric, where | evidence["against"])
-        if base is None or base["value"] == 0:
-            return bare
-        found = _ratio(found, base)
     scale = item.get("scale", evidence.get("scale", 1))
     interval = tuple(end * scale for end in found["interval"]) if found["interval"] else None
     return Part(bare.name, bare.published, bare.unit, found["value"] * scale, interval, found.get("utterances"))
 
 
-def _find(claim: str, record: Mapping[str, Any], metric: str, where: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return the metric of this name with all the wanted labels; of several, the plainest: the one with fewest others."""
+def find(
+    asker: str,
+    record: Mapping[str, Any],
+    metric: str,
+    where: Mapping[str, Any],
+    against: Mapping[str, Any] | None = None,
+) -> Mapping[str, Any] | None:
+    """Return the metric of this name with all the wanted labels; of several, the plainest: the one with fewest others.
+
+    Args:
+        asker: the claim or table that asks, for the message.
+        record: content of a ``record.json``.
+        metric: its name.
+        where: labels that it must have.
+        against: labels that differ in the system it is compared with: then the ratio to that one's value is returned.
+
+    Raises:
+        AsrlibError: several values fit equally well.
+    """
+    if against:
+        above, below = find(asker, record, metric, where), find(asker, record, metric, where | against)
+        return _ratio(above, below) if above and below and below["value"] else None
     found = [item for item in record["metrics"] if item["name"] == metric and where.items() <= item["labels"].items()]
     found.sort(key=lambda item: len(item["labels"]))
     if len(found) > 1 and len(found[0]["labels"]) == len(found[1]["labels"]):
         named = ", ".join(f"{key} {value}" for key, value in where.items())
-        raise AsrlibError(f"{claim} fits several values of {metric} ({named}): add a label to it in data/claims.yaml.")
+        raise AsrlibError(f"{asker} fits several values of {metric} ({named}): add a label to it.")
     return found[0] if found else None
 
 

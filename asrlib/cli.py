@@ -1,4 +1,4 @@
-"""The command ``asrlib``: run, fetch, doctor, claims, transcribe, evaluate, demo, distil.
+"""The command ``asrlib``: run, fetch, doctor, claims, compare, transcribe, evaluate, distil, demo.
 
 Exit codes: 0 all well; 1 something failed, and a sentence on stderr says what; 2 wrong usage; 130 interrupted.
 """
@@ -97,6 +97,9 @@ def _course_commands(command: Callable[..., Any]) -> None:
     option("--profile", **profile)
     option("--json", action="store_true", help="print JSON, with every number of a claim")
 
+    option = command("compare", _compare, "say which values of a run differ from those of an earlier one")
+    option("runs", nargs=2, type=Path, metavar="RUN", help="a folder with record.json, the earlier first")
+
 
 def _speech_commands(command: Callable[..., Any]) -> None:
     model = {"default": MODEL, "help": f"Hub id, or folder of a checkpoint; default: {MODEL}"}
@@ -161,7 +164,7 @@ def _root() -> Path:
 
 # ------------------------------------------------------------------------------------------------------------- the course
 def _run(options: argparse.Namespace) -> int:
-    from asrlib import course, runner
+    from asrlib import course, readme, runner
 
     if options.publish and (options.profile != "reference" or options.parameters):
         options.usage("--publish goes with the reference profile and without -p")
@@ -173,6 +176,7 @@ def _run(options: argparse.Namespace) -> int:
     )
     if options.publish:
         course.publish(_root(), outcomes)
+        readme.write(_root())
     if good := [outcome.notebook for outcome in outcomes if outcome.good]:
         _summary(options.profile, good)
     return 0 if len(good) == len(outcomes) else 1
@@ -254,6 +258,13 @@ def _shown(verdict: Verdict) -> str:
         textwrap.fill(line, width, initial_indent=" " * 7 * (number > 0), subsequent_indent=" " * 7)
         for number, line in enumerate(filter(None, lines))
     )
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from asrlib import comparison
+
+    print(comparison.describe(comparison.compare(*map(comparison.read, options.runs))))
+    return 0
 
 
 # ------------------------------------------------------------------------------------------------------------- own speech

@@ -30,6 +30,7 @@ __all__ = [
     "inputs",
     "key",
     "latest_records",
+    "minutes",
     "parameters",
     "publish",
     "registry",
@@ -38,11 +39,14 @@ __all__ = [
     "scoreboard",
     "select",
     "stamp",
+    "took",
     "versions",
 ]
 
-ROOF = {"cli.py", "course.py", "environment.py", "runner.py"}  # no notebook imports these: a change repeats no run
+# No notebook imports these: a change repeats no run.
+ROOF = {"cli.py", "comparison.py", "course.py", "demo.py", "environment.py", "readme.py", "runner.py", "site.py"}
 LABELS = ("model", "corpus", "language", "split", "window")  # what tells the scoreboard's rows apart
+TOOK = re.compile(r"^\| took \|.*\|$", re.MULTILINE)  # in a notebook's first cell: the line that publishing fills in
 ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:home|root|Users|tmp|var/folders|mnt|private)/[^\s\"'<>)\]]*|[A-Z]:\\Users\\\S*")
 
 
@@ -56,6 +60,9 @@ class Notebook:
         checkpoints: model ids that the ``reference`` profile loads.
         corpora: (name, language) pairs that it loads.
         writes: files that a run must leave beside the executed notebook.
+        extras: of pyproject.toml, whose packages it imports.
+        headlines: values of its record that README.md shows: ``says`` in words, ``metric``, ``where`` the labels, and, for a
+            ratio, ``against`` the labels that differ in the other system.
         required_api: names that must occur in the notebook's own code: the method stays in plain sight.
     """
 
@@ -67,6 +74,8 @@ class Notebook:
     corpora: tuple[tuple[str, str], ...]
     writes: tuple[str, ...]
     required_api: tuple[str, ...]
+    extras: tuple[str, ...]
+    headlines: tuple[Mapping[str, Any], ...]
 
 
 def registry(root: Path) -> dict[str, Notebook]:
@@ -86,14 +95,15 @@ def registry(root: Path) -> dict[str, Notebook]:
 
 
 def _entry(root: Path, name: str, entry: Mapping[str, Any]) -> Notebook:
-    fields = {"title", "needs", "checkpoints", "corpora", "writes", "required_api"}
+    lists = ("needs", "checkpoints", "writes", "required_api", "extras", "headlines")
+    fields = {"title", "corpora", *lists}
     if set(entry) != fields:
         wrong = ", ".join(sorted(fields ^ set(entry)))
         raise AsrlibError(
             f"notebooks.toml, [{name}]: {wrong} is missing or unknown; the fields are {', '.join(sorted(fields))}."
         )
     corpora = tuple((corpus, language) for corpus, _, language in (item.partition("/") for item in entry["corpora"]))
-    rest = {field: tuple(entry[field]) for field in ("needs", "checkpoints", "writes", "required_api")}
+    rest = {field: tuple(entry[field]) for field in lists}
     return Notebook(name, root / "notebooks" / f"{name}.ipynb", entry["title"], corpora=corpora, **rest)
 
 
@@ -344,9 +354,23 @@ def publish(root: Path, outcomes: Sequence[Outcome]) -> None:
     ready = {outcome.notebook: _published(root, books[outcome.notebook]) for outcome in outcomes}
     for name, text in ready.items():
         folder = run_folder(root, "reference", name)
-        for item in books[name].writes:
+        for item in (*books[name].writes, "result.json"):  # the last has the memory of the run
             files.write_atomic(root / "results" / name / item, (folder / item).read_bytes())
         files.write_atomic(books[name].path, text)
+
+
+def took(folder: Path) -> str:
+    """Return the time and memory of a finished run, from its record and result: ``8 minutes, 1.5 GiB, on 2 cores of ...``."""
+    record, outcome = records.load(folder / "record.json"), result(folder)
+    hardware = record["environment"]["hardware"]
+    memory = f", {outcome.peak_rss_mib / 1024:.1f} GiB at most" if outcome and outcome.peak_rss_mib else ""
+    return f"{minutes(record)}{memory}, on {hardware['cores']} cores of {hardware['cpu']}"
+
+
+def minutes(record: Mapping[str, Any]) -> str:
+    """Return the time of a record's run in words."""
+    seconds = record["run"]["seconds"]
+    return f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
 
 
 def _published(root: Path, notebook: Notebook) -> str:
@@ -366,6 +390,9 @@ def _published(root: Path, notebook: Notebook) -> str:
             _normalise(output, f"{notebook.name}, cell {number}", root)
             if "execution_count" in output:
                 output.execution_count = number
+    if "record.json" in notebook.writes:
+        row = f"| took | {took(copy.parent)} |"
+        tracked.cells[0].source = TOOK.sub(lambda _: row, tracked.cells[0].source)
     for noise in ("papermill", "widgets"):
         tracked.metadata.pop(noise, None)
     tracked.metadata.get("language_info", {}).pop("version", None)

@@ -24,7 +24,7 @@ from asrlib import AsrlibError, files
 __all__ = ["Finding", "conda_text", "diagnose", "direct_dependencies", "lock_text", "pins"]
 
 PYTHON = "3.11"
-EXTRAS = ("methods", "toolkits", "peers", "notebooks", "demo", "dev")
+EXTRAS = ("methods", "toolkits", "peers", "notebooks", "demo", "site", "dev")
 FREE = {"triton", "setuptools", "pip"}  # differ by platform, or belong to Python's own tools: pip chooses them
 HEAD = """\
 # Exact versions of the tested environment, made by `python -m asrlib.environment lock` from pyproject.toml.

@@ -377,7 +377,7 @@ def _commit(root: Path) -> tuple[str | None, bool | None]:
 
 
 def notebook_code(path: Path) -> list[str]:
-    """Return the sources of a notebook's code cells, without a cell that papermill injected.
+    """Return the sources of a notebook's code cells, without what papermill injected and what only Colab executes.
 
     Raises:
         AsrlibError: the file is missing or no notebook.
@@ -386,7 +386,8 @@ def notebook_code(path: Path) -> list[str]:
         return [
             "".join(cell["source"])
             for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
-            if cell["cell_type"] == "code" and "injected-parameters" not in cell["metadata"].get("tags", ())
+            if cell["cell_type"] == "code"
+            and not {"injected-parameters", "colab"} & set(cell["metadata"].get("tags", ()))
         ]
     except FileNotFoundError:
         raise AsrlibError(f"{path} is missing: restore it, or take it out of notebooks.toml.") from None

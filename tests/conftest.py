@@ -69,7 +69,7 @@ class Course:
         writes = ["record.json", "predictions.jsonl"] if save else []
         entries = [
             f'[{name}]\ntitle = "t"\nneeds = {json.dumps(needs)}\ncheckpoints = []\ncorpora = []\n'
-            f'writes = {json.dumps(writes)}\nrequired_api = ["Record"]\n'
+            f'writes = {json.dumps(writes)}\nrequired_api = ["Record"]\nextras = []\nheadlines = []\n'
             for name, needs in self.entries.items()
         ]
         (self.root / "notebooks" / "notebooks.toml").write_text("".join(entries))

@@ -1,0 +1,98 @@
+// The ledger's filter, search and sort, and the review's comments. Without this file every page can still be read whole.
+"use strict";
+
+function ledger(table, tools) {
+  const claims = [...table.tBodies].map((body) => ({ body, text: body.textContent.toLowerCase() }));
+
+  function filter() {
+    const { method, verdict, words } = tools.elements;
+    const wanted = words.value.toLowerCase().split(/\s+/);
+    let shown = 0;
+    for (const { body, text } of claims) {
+      const { dataset } = body;
+      const fits = (!method.value || dataset.method === method.value) && (!verdict.value || dataset.verdict === verdict.value);
+      body.hidden = !fits || !wanted.every((word) => text.includes(word));
+      shown += !body.hidden;
+    }
+    tools.querySelector("output").textContent = `${shown} of ${claims.length} claims`;
+  }
+
+  function sort(button) {
+    const up = !button.classList.contains("up");
+    const key = (claim) => claim.body.dataset[button.dataset.sort] ?? "";
+    const order = (a, b) => (a === "") - (b === "") || (up ? 1 : -1) * a.localeCompare(b, "en", { numeric: true });
+    const numbers = (a, b) => (a === "") - (b === "") || (up ? a - b : b - a);
+    const compare = claims.every((claim) => !isNaN(key(claim))) ? numbers : order;
+    claims.sort((a, b) => compare(key(a), key(b)));
+    table.append(...claims.map((claim) => claim.body));
+    table.querySelectorAll("th button").forEach((other) => other.classList.remove("up", "down"));
+    table.querySelectorAll("th[aria-sort]").forEach((other) => other.removeAttribute("aria-sort"));
+    button.classList.add(up ? "up" : "down");
+    button.closest("th").setAttribute("aria-sort", up ? "ascending" : "descending");
+  }
+
+  function follow() { // #method=...&verdict=... is how the scoreboard points here
+    if (!location.hash.includes("=")) return;
+    const chosen = new URLSearchParams(location.hash.slice(1));
+    for (const name of ["method", "verdict", "words"]) tools.elements[name].value = chosen.get(name) ?? "";
+    filter();
+  }
+
+  for (const name of table.querySelectorAll("span[data-sort]")) {
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: name.textContent });
+    button.dataset.sort = name.dataset.sort;
+    button.addEventListener("click", () => sort(button));
+    name.replaceWith(button);
+  }
+  tools.addEventListener("input", filter);
+  tools.addEventListener("submit", (event) => event.preventDefault());
+  window.addEventListener("hashchange", follow);
+  tools.hidden = false;
+  filter();
+  follow();
+}
+
+function review(tools) {
+  const forms = [...document.querySelectorAll("form.checklist")];
+  const fields = forms.flatMap((form) => [...form.elements]);
+  const store = { // a browser may forbid it to pages from disk: then comments last as long as the page
+    get: (key) => { try { return localStorage.getItem("review " + key); } catch { return null; } },
+    set: (key, value) => { try { localStorage.setItem("review " + key, value); } catch { /* see above */ } },
+  };
+  for (const field of fields) {
+    const kept = store.get(field.name);
+    if (field.type === "checkbox") field.checked = kept === "yes";
+    else field.value = kept ?? "";
+    field.addEventListener("input", () => store.set(field.name, field.type === "checkbox" ? (field.checked ? "yes" : "") : field.value));
+  }
+
+  function text() {
+    return forms.map((form) => {
+      const lines = [...form.querySelectorAll("li")].map((item) => {
+        const [box, comment] = item.querySelectorAll("input");
+        return `[${box.checked ? "x" : " "}] ${item.querySelector("span").textContent}` + (comment.value && `\n    ${comment.value}`);
+      });
+      return [form.dataset.title, ...lines, form.querySelector("textarea").value].filter(Boolean).join("\n");
+    }).join("\n\n") + "\n";
+  }
+
+  tools.addEventListener("click", ({ target }) => {
+    if (target.value === "print") window.print();
+    if (target.value !== "save") return;
+    const url = URL.createObjectURL(new Blob([text()], { type: "text/plain" }));
+    Object.assign(document.createElement("a"), { href: url, download: "review.txt" }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 1000);
+  });
+  tools.hidden = false;
+}
+
+function unfold() { // a link to a folded record opens it
+  const target = document.getElementById(location.hash.slice(1));
+  if (target?.tagName === "DETAILS") target.open = true;
+}
+
+const tools = document.getElementById("ledger-tools");
+if (tools) ledger(document.querySelector("table.ledger"), tools);
+if (document.getElementById("review-tools")) review(document.getElementById("review-tools"));
+window.addEventListener("hashchange", unfold);
+unfold();
