@@ -363,7 +363,10 @@ def _version(package: str) -> str:
 
 
 def _commit(root: Path) -> tuple[str | None, bool | None]:
-    """Return the checkout's commit, and whether tracked files differ from it; None where there is no git."""
+    """Return the checkout's commit, and whether library, tables or lock differ from it; None where there is no git.
+
+    The notebook itself may differ: its code is told by ``source_sha256``, its parameters are in the record.
+    """
 
     def git(*arguments: str) -> str:
         return subprocess.run(
@@ -371,7 +374,8 @@ def _commit(root: Path) -> tuple[str | None, bool | None]:
         ).stdout
 
     try:
-        return git("rev-parse", "HEAD").strip(), bool(git("status", "--porcelain", "--untracked-files=no").strip())
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "asrlib", "data", "requirements.lock")
+        return git("rev-parse", "HEAD").strip(), bool(changed.strip())
     except (OSError, subprocess.SubprocessError):
         return None, None
 

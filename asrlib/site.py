@@ -103,7 +103,7 @@ class Chapter:
             "The parameters are not those of the published run.": other,
             "The notebook's code has changed since this run.": run["source_sha256"]
             != records.source_hash(self.book.path),
-            "The checkout of this run had changes that were not committed.": run["dirty"],
+            "The library or the tables of this run had changes that were not committed.": run["dirty"],
             "The transcripts are not those that this run wrote.": files.sha256(predictions)
             != self.record["predictions"]["sha256"],
         }

@@ -7,7 +7,7 @@ import statistics
 import nbformat
 import pytest
 
-from asrlib import course, files, records
+from asrlib import course, environment, files, records
 
 ROOT = files.repository()
 BOOKS = course.registry(ROOT)
@@ -92,6 +92,44 @@ def test_sections_begin_with_the_setup_and_end_with_published_exercises_referenc
     sections = [title.strip() for text in prose for title in re.findall(r"^## (.+)$", text, re.MULTILINE)]
     assert sections[0] == "Setup"
     assert sections[-3:] == ENDING
+
+
+def numbered(text):
+    """Return the numbers of the items of a list that is not inside another one."""
+    return [int(number) for number in re.findall(r"^(\d+)\. ", text, re.MULTILINE)]
+
+
+def test_what_you_learned_answers_what_you_will_learn(prose):
+    promised = prose[0].partition("You will learn to")[2]
+    kept = "\n".join(prose).partition("**What you learned.**")[2].partition("\n## ")[0].partition("**Limits.**")[0]
+    assert numbered(promised) == numbered(kept) == list(range(1, len(numbered(promised)) + 1))
+
+
+def test_every_exercise_has_an_answer_to_unfold(prose):
+    exercises = "\n".join(prose).partition("## Exercises")[2].partition("\n## ")[0]
+    items = re.split(r"^\d+\. ", exercises, flags=re.MULTILINE)[1:]
+    assert 3 <= len(items) <= 5
+    assert [item for item in items if "<details><summary>Answer</summary>" not in item] == []
+
+
+def test_a_checkpoint_question_is_followed_by_its_cell_and_its_reason(notebook):
+    asked = [number for number, cell in enumerate(notebook.cells) if "**Checkpoint.**" in cell.source]
+    assert asked
+    for number in asked:
+        cell, reason = notebook.cells[number + 1 : number + 3]
+        assert re.match(r"answer = None  # your answer: \w+", cell.source)
+        assert "exercises.check(answer, " in cell.source
+        assert reason.source.startswith("<details><summary>Why</summary>")
+
+
+def test_the_first_cell_tells_what_the_published_run_took(book, notebook):
+    row = f"| took | {course.took(ROOT / 'results' / book.name)} |"
+    assert row in notebook.cells[0].source.splitlines()
+
+
+def test_the_colab_cell_is_the_generated_one(book, code):
+    assert code[0].metadata.tags == ["colab"]
+    assert code[0].source == environment.colab_text(ROOT, book.extras)
 
 
 def test_parameters_are_literals_with_type_and_help(book):
