@@ -27,6 +27,7 @@ __all__ = [
     "Parameter",
     "absolute_paths",
     "check_parameters",
+    "count",
     "inputs",
     "key",
     "latest_records",
@@ -384,12 +385,10 @@ def _published(root: Path, notebook: Notebook) -> str:
     executed = {cell.id: cell for cell in _read(copy).cells}
     code = [cell for cell in tracked.cells if cell.cell_type == "code"]
     for number, cell in enumerate(code, 1):
-        cell.execution_count = number
         cell.outputs = executed[cell.id].outputs
         for output in cell.outputs:
             _normalise(output, f"{notebook.name}, cell {number}", root)
-            if "execution_count" in output:
-                output.execution_count = number
+    count(tracked)
     if "record.json" in notebook.writes:
         row = f"| took | {took(copy.parent)} |"
         tracked.cells[0].source = TOOK.sub(lambda _: row, tracked.cells[0].source)
@@ -398,6 +397,16 @@ def _published(root: Path, notebook: Notebook) -> str:
     tracked.metadata.get("language_info", {}).pop("version", None)
     tracked.metadata["asrlib"] = {"profile": "reference", "stamp": stamp(root, notebook, "reference")}
     return nbformat.writes(tracked) + "\n"
+
+
+def count(notebook: Any) -> None:
+    """Number a notebook's code cells, and the results below them, from 1."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for number, cell in enumerate(code, 1):
+        cell.execution_count = number
+        for output in cell.outputs:
+            if "execution_count" in output:
+                output.execution_count = number
 
 
 def _normalise(output: Any, place: str, root: Path) -> None:

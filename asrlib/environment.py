@@ -4,6 +4,7 @@ The maintainer's commands, in a virtual environment that holds what pyproject.to
 
     python -m asrlib.environment lock    # writes requirements.lock: the exact versions found here
     python -m asrlib.environment conda   # writes environment.yml from the lock
+    python -m asrlib.environment colab   # writes the first code cell of every notebook
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ import shutil
 import sys
 import tomllib
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from asrlib import AsrlibError, files
+from asrlib import AsrlibError, __version__, files
 
-__all__ = ["Finding", "conda_text", "diagnose", "direct_dependencies", "lock_text", "pins"]
+__all__ = ["Finding", "colab_text", "conda_text", "diagnose", "direct_dependencies", "lock_text", "pins"]
 
 PYTHON = "3.11"
 EXTRAS = ("methods", "toolkits", "peers", "notebooks", "demo", "site", "dev")
+COLAB_KEEPS = ("torch", "torchvision", "torchaudio", "numpy", "pandas", "pillow")
 FREE = {"triton", "setuptools", "pip"}  # differ by platform, or belong to Python's own tools: pip chooses them
 HEAD = """\
 # Exact versions of the tested environment, made by `python -m asrlib.environment lock` from pyproject.toml.
@@ -111,6 +113,45 @@ def conda_text() -> str:
         "      - -r requirements.lock\n"
         f"      - -e .[{','.join(EXTRAS)}]\n"
     )
+
+
+# ------------------------------------------------------------------------------------------------------------------ Colab
+def colab_text(root: Path, extras: Sequence[str]) -> str:
+    """Return a notebook's Colab cell, which installs this release with these extras; elsewhere the cell does nothing.
+
+    What Colab's kernel has imported already, or has built for its GPUs, is left as it is: a constraints file names it.
+    The repository's address is that of pyproject.toml, ``[project.urls]``; without one the cell says so.
+    """
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    address = project.get("urls", {}).get("Repository", "").removesuffix("/")
+    wanted = f"asrlib[{','.join(extras)}]" if extras else "asrlib"
+    if address:
+        kept = "|".join(COLAB_KEEPS)
+        lines = [
+            f"!pip freeze | grep -E '^({kept})==' > kept.txt",
+            f'%pip install -q -c kept.txt "{wanted} @ git+{address}@v{__version__}"',
+            'print("This machine is set up.")',
+        ]
+    else:
+        lines = ['raise SystemExit("This copy of the course has no public address: run it on your own machine.")']
+    guard = 'if "google.colab" in sys.modules:  # sets up Colab\'s machine; elsewhere nothing happens'
+    return "\n".join(["import sys", "", guard, *(f"    {line}" for line in lines)])
+
+
+def write_colab(root: Path) -> None:
+    """Make the generated Colab cell the first code cell of every notebook: outputs stay, cells are counted anew."""
+    import nbformat
+
+    from asrlib import course
+
+    for book in course.registry(root).values():
+        notebook = nbformat.read(book.path, as_version=4)
+        cells = [cell for cell in notebook.cells if "colab" not in cell.metadata.get("tags", ())]
+        new = nbformat.v4.new_code_cell(colab_text(root, book.extras), metadata={"tags": ["colab"]}, id="colab")
+        first = next(place for place, cell in enumerate(cells) if cell.cell_type == "code")
+        notebook.cells = [*cells[:first], new, *cells[first:]]
+        course.count(notebook)
+        files.write_atomic(book.path, nbformat.writes(notebook) + "\n")
 
 
 # ----------------------------------------------------------------------------------------------------------------- doctor
@@ -229,14 +270,17 @@ def _hub() -> Finding:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the lock or the conda file of the checkout; the maintainer's command."""
+    """Write the lock, the conda file or the Colab cells of the checkout; the maintainer's command."""
     root = files.repository()
-    makers = {"lock": ("requirements.lock", lambda: lock_text(root)), "conda": ("environment.yml", conda_text)}
-    if root is None or len(arguments) != 1 or arguments[0] not in makers:
-        print("usage, in a checkout: python -m asrlib.environment lock|conda", file=sys.stderr)
+    writers = {
+        "lock": lambda: files.write_atomic(root / "requirements.lock", lock_text(root)),
+        "conda": lambda: files.write_atomic(root / "environment.yml", conda_text()),
+        "colab": lambda: write_colab(root),
+    }
+    if root is None or len(arguments) != 1 or arguments[0] not in writers:
+        print(f"usage, in a checkout: python -m asrlib.environment {'|'.join(writers)}", file=sys.stderr)
         return 2
-    name, make = makers[arguments[0]]
-    files.write_atomic(root / name, make())
+    writers[arguments[0]]()
     return 0
 
 

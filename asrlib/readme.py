@@ -56,7 +56,10 @@ def _value(name: str, record: Mapping[str, Any], headline: Mapping[str, Any]) ->
     metric = claims.find(name, record, headline["metric"], headline["where"], against)
     if metric is None:
         raise AsrlibError(f"notebooks.toml, {name}: no value of the record fits the headline {headline['says']!r}.")
-    shown = f"{metric['value']:.2f}" if against else f"{metric['value']:.1f} {metric['unit']}"
+    if against:
+        shown = f"{metric['value']:.2f}"
+    else:
+        shown = f"{metric['value']:.1f} {metric['unit']}" if metric["unit"] else f"{metric['value']:,.0f}"
     interval = " [{:.1f}, {:.1f}]".format(*metric["interval"]) if metric["interval"] else ""
     counts = [f"{metric[count]:,} {word}" for count, word in COUNTS.items() if metric.get(count)]
     return shown + interval + "".join(f", {count}" for count in counts)

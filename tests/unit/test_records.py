@@ -1,12 +1,13 @@
 import copy
 import json
+import subprocess
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asrlib import AsrlibError, records, scoring
+from asrlib import AsrlibError, files, records, scoring
 
 NAME = "01_one"
 
@@ -173,3 +174,21 @@ def test_a_file_that_is_no_notebook_is_named(tmp_path, content):
 )
 def test_plain_values_survive_json(value):
     assert json.loads(json.dumps(records._plain(value, "x"))) == value
+
+
+def test_a_run_is_dirty_where_library_tables_or_lock_differ_and_not_where_a_notebook_does(tmp_path):
+    def git(*arguments):
+        own = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+        subprocess.run(["git", "-C", tmp_path, *own, *arguments], check=True, capture_output=True)
+
+    for name in ("asrlib/a.py", "data/a.toml", "notebooks/a.ipynb", "requirements.lock"):
+        files.write_atomic(tmp_path / name, "")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    files.write_atomic(tmp_path / "notebooks" / "a.ipynb", "changed")
+    assert records._commit(tmp_path)[1] is False
+    for name in ("asrlib/a.py", "data/a.toml", "requirements.lock"):
+        files.write_atomic(tmp_path / name, "changed")
+        assert records._commit(tmp_path)[1] is True
+        git("checkout", name)
