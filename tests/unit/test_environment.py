@@ -1,10 +1,11 @@
 import sys
 
+import nbformat
 import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from asrlib import AsrlibError, corpora, environment, files
+from asrlib import AsrlibError, corpora, environment, files, records
 
 ROOT = files.repository()
 
@@ -110,3 +111,54 @@ def test_a_hub_that_does_not_answer_is_a_note(monkeypatch):
     found = environment._hub()
     assert found.state == "NOTE"
     assert "only profile paper needs it" in found.what
+
+
+def colab_cell(root, address, extras=()):
+    urls = f'urls = {{Repository = "{address}"}}\n' if address else ""
+    (root / "pyproject.toml").write_text(f'[project]\nname = "asrlib"\n{urls}')
+    return environment.colab_text(root, extras)
+
+
+def colab(source, monkeypatch, on_colab):
+    """Run a Colab cell in IPython, and return the commands that it would have given to the system."""
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell, given = InteractiveShell(), []
+    monkeypatch.setattr(shell, "system", given.append)
+    monkeypatch.setattr(shell, "run_line_magic", lambda name, line, **_: given.append(f"{name} {line}"))
+    monkeypatch.setitem(sys.modules, "google.colab", sys) if on_colab else None
+    shell.user_global_ns["get_ipython"] = lambda: shell
+    outcome = shell.run_cell(source)
+    return given, outcome.error_in_exec or outcome.error_before_exec
+
+
+def test_the_colab_cell_installs_this_release_with_the_notebooks_extras_and_leaves_torch_alone(tmp_path, monkeypatch):
+    cell = colab_cell(tmp_path, "https://github.com/OWNER/NAME", ["methods", "peers"])
+    given, error = colab(cell, monkeypatch, on_colab=True)
+    assert error is None
+    assert given[0].startswith("pip freeze | grep -E '^(torch|torchvision|torchaudio|numpy|")
+    release = f'"asrlib[methods,peers] @ git+https://github.com/OWNER/NAME@v{environment.__version__}"'
+    assert given[1:] == [f"pip install -q -c kept.txt {release}"]
+
+
+@pytest.mark.parametrize("address", ["", "https://github.com/OWNER/NAME"])
+def test_elsewhere_the_colab_cell_does_nothing(tmp_path, monkeypatch, address):
+    assert colab(colab_cell(tmp_path, address), monkeypatch, on_colab=False) == ([], None)
+
+
+def test_without_an_address_the_colab_cell_says_so(tmp_path, monkeypatch):
+    given, error = colab(colab_cell(tmp_path, ""), monkeypatch, on_colab=True)
+    assert given == []
+    assert "no public address" in str(error)
+
+
+def test_writing_colab_cells_twice_changes_nothing_and_keeps_code_and_outputs(course_folder):
+    path = course_folder.add("01_one", "1 + 1")
+    before = records.notebook_code(path)
+    environment.write_colab(course_folder.root)
+    once = path.read_text()
+    environment.write_colab(course_folder.root)
+    assert path.read_text() == once
+    assert records.notebook_code(path) == before
+    first = next(cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code")
+    assert (first.metadata.tags, first.execution_count) == (["colab"], 1)
