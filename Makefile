@@ -19,8 +19,8 @@ course: $(READY)
 test: $(READY)
 	.venv/bin/ruff check --quiet .
 	.venv/bin/ruff format --check --quiet .
-	.venv/bin/pytest --ignore tests/notebooks/test_smoke.py tests/unit tests/notebooks tests/faults
-	.venv/bin/pytest tests/notebooks/test_smoke.py
+	.venv/bin/pytest --ignore-glob '*/test_smoke.py' --ignore-glob '*/test_jupyterlab.py' tests/unit tests/notebooks tests/faults
+	.venv/bin/pytest tests/notebooks/test_smoke.py tests/notebooks/test_jupyterlab.py
 	ASRLIB_PROFILE=smoke ASRLIB_HEADLESS=1 .venv/bin/pytest $(NBVAL) notebooks/*.ipynb
 
 lab: $(READY)
