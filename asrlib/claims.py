@@ -4,7 +4,7 @@
 value may name its own, with its own scale), and the rule:
 
 =================  ====================================================================================================
-equal              our value, rounded to ``digits``, is the published one
+equal              our value, rounded to ``digits`` (which a value may name itself), is the published one
 within_interval    the published value lies in our 95 % interval
 at_least_ratio     our value is at least so many times the value of the system it is compared ``against``; from 1 on,
                    its interval lies above 1
@@ -212,9 +212,13 @@ def _each(
 
 
 def _equal(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, str]:
-    digits = claim["rule"]["digits"]
-    test = f"Our value, rounded to {digits} decimals, is the published one"
-    return _each(claim, parts, lambda part: round(part.ours, digits) == round(part.published, digits), test)
+    digits = {item["name"]: item.get("digits", claim["rule"]["digits"]) for item in claim["published"]}
+
+    def fits(part: Part) -> bool:
+        return round(part.ours, digits[part.name]) == round(part.published, digits[part.name])
+
+    shown = " or ".join(map(str, sorted(set(digits.values()))))
+    return _each(claim, parts, fits, f"Our value, rounded to {shown} decimals, is the published one")
 
 
 def _within_interval(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, str]:

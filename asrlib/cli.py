@@ -1,4 +1,4 @@
-"""The command ``asrlib``: run, fetch, doctor, claims, compare, transcribe, evaluate, distil, demo.
+"""The command ``asrlib``: run, fetch, doctor, claims, compare, transcribe, evaluate, prepare, distil, demo.
 
 Exit codes: 0 all well; 1 something failed, and a sentence on stderr says what; 2 wrong usage; 130 interrupted.
 """
@@ -15,6 +15,7 @@ import sys
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +111,7 @@ def _speech_commands(command: Callable[..., Any]) -> None:
     option("--language", help="code or name; default: the model detects it, clip by clip")
     option("--format", choices=tuple(FORMATS), default="txt", help="default: txt; the others have segment times")
     option("--output", type=Path, metavar="FOLDER", help="write a file for each transcript there; default: print them")
+    option("--words", action="store_true", help="times of words: srt and vtt get short lines, json single words")
     option("--window", choices=("full", "merged"), default="full",
            help="merged: faster with short clips, by an approximation, and without segment times; default: full")  # fmt: skip
 
@@ -118,6 +120,13 @@ def _speech_commands(command: Callable[..., Any]) -> None:
     option("--model", **model)
     option("--language", help="code or name; default: the column language of metadata.csv")
     option("--json", action="store_true", help="print JSON, with every clip")
+
+    option = command("prepare", _prepare, "make a data set with pseudo-labels of long recordings, or folders of them")
+    option("audio", nargs="+", type=Path, metavar="FILE|FOLDER")
+    option("--output", type=Path, required=True, metavar="FOLDER", help="for the data set; a killed run goes on there")
+    option("--model", **model)
+    option("--second", metavar="MODEL", help="for a second hearing; default: the same, of faster sound")
+    option("--language", help="code or name; default: the model detects it, for each recording")
 
     option = command("demo", _demo, "open a local page that transcribes what you record or upload")
     option("--model", **model)
@@ -271,18 +280,30 @@ def _compare(options: argparse.Namespace) -> int:
 class _Listener:
     """A model that transcribes clips one by one, names those that cannot be read, and goes on."""
 
-    def __init__(self, model: str) -> None:
-        from asrlib import transcription
+    def __init__(self, model: str, engine: str | None = None) -> None:
+        from asrlib import engines, transcription
 
-        self.model, self.processor = transcription.load(model)
-        self.english_only = not getattr(self.model.generation_config, "is_multilingual", True)
         self.failures = 0
+        self.runtime = engines.load(engine, model) if engine else None
+        if self.runtime is None:
+            self.model, self.processor = transcription.load(model)
+            self.english_only = not getattr(self.model.generation_config, "is_multilingual", True)
 
     def hear(self, clips: Iterable[tuple[str, Any]], **options: Any) -> Iterator[Hypothesis]:
         """Yield a hypothesis for each readable (id, audio source), in order; options are those of `transcribe`."""
         from asrlib import transcription
 
-        yield from transcription.transcribe(self.model, self.processor, self._readable(clips), **options)
+        if self.runtime is None:
+            yield from transcription.transcribe(self.model, self.processor, self._readable(clips), **options)
+        else:
+            yield from self.runtime.transcribe(self._readable(clips), **options)
+
+    def timed(self, heard: Hypothesis, lines: bool) -> Hypothesis:
+        """Return the transcript of a file with words, or lines of subtitles made of them, in the place of its segments."""
+        from asrlib import audio, words
+
+        found = words.times(self.model, self.processor, audio.load(heard.id), heard)
+        return replace(heard, segments=tuple(words.cues(found) if lines else found))
 
     def _readable(self, clips: Iterable[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
         from asrlib import audio
@@ -303,16 +324,22 @@ def _transcribe(options: argparse.Namespace) -> int:
     times = options.format != "txt"
     if times and options.window == "merged":
         options.usage("--window merged finds no segment times: it goes with --format txt")
+    if options.words and not times:
+        options.usage("--words goes with --format srt, vtt or json")
+    if options.engine and (options.words or options.window == "merged"):
+        options.usage("--engine goes without --words and --window merged, which only the course's own loop has")
     paths = _audio_files(options.audio)
     if options.format in ("srt", "vtt") and len(paths) > 1 and not options.output:
         options.usage(f"several files as {options.format} need --output FOLDER")
     targets = _targets(paths, options.output, options.format)
-    listener = _Listener(options.model)
+    listener = _Listener(options.model, options.engine)
     clips = [(str(path), path) for path in paths]
-    hypotheses = listener.hear(clips, language=options.language, window=options.window, timestamps=times)
+    window = {} if options.engine else {"window": options.window}
+    hypotheses = listener.hear(clips, language=options.language, timestamps=times, **window)
     if not sys.stdout.isatty():  # where the transcripts are not seen as they come
         hypotheses = track(hypotheses, "clips transcribed", len(clips))
     for heard in hypotheses:
+        heard = listener.timed(heard, options.format != "json") if options.words else heard
         text = FORMATS[options.format](heard)
         if options.output:
             print(files.write_atomic(targets[heard.id], text), flush=True)
@@ -441,6 +468,17 @@ def _report(result: dict[str, Any]) -> str:
             lines += [f"\n{clip['id']}: {clip['errors']} errors in {clip['words']} words"]
             lines += [f"  said   {clip['reference']}", f"  heard  {clip['hypothesis'].strip()}"]
     return "\n".join(lines)
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from asrlib import preparation
+
+    chosen = {"model": options.model, "second": options.second, "language": options.language}
+    made = preparation.prepare(_audio_files(options.audio), options.output, **chosen)
+    minutes = f"{made.kept_seconds / 60:.1f} of {made.seconds / 60:.1f} minutes"
+    dropped = "".join(f"; {count} dropped: {reason}" for reason, count in made.dropped.items())
+    print(f"{made.kept} of {made.pieces} pieces kept, {minutes}, in {options.output}{dropped}.")
+    return 0
 
 
 def _demo(options: argparse.Namespace) -> int:

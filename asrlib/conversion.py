@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asrlib import AsrlibError, architectures, files
+from asrlib import AsrlibError, architectures, files, hardware
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from transformers import WhisperConfig
 
-__all__ = ["read_model_bin", "renamed", "to_ctranslate2", "to_openai", "to_transformers"]
+__all__ = ["openai_name", "read_model_bin", "renamed", "to_ctranslate2", "to_onnx", "to_openai", "to_transformers"]
 
 
 MODEL_BIN_VERSION = 6
@@ -254,6 +254,13 @@ def to_ctranslate2(source: Path, folder: Path) -> None:
     shutil.copyfile(source / "preprocessor_config.json", folder / "preprocessor_config.json")
 
 
+def openai_name(name: str) -> str:
+    """Return what openai-whisper calls a tensor of transformers."""
+    for old, new in OPENAI_NAMES:
+        name = name.replace(old, new)
+    return name
+
+
 def to_openai(source: Path, folder: Path) -> None:
     """Write the one file that ``whisper.load_model(path)`` opens; it holds tensors and numbers only."""
     import torch
@@ -264,9 +271,7 @@ def to_openai(source: Path, folder: Path) -> None:
     tensors: dict[str, torch.Tensor] = {}
     for path in sorted(source.glob("*.safetensors")):
         for name, tensor in load_file(path).items():
-            for old, new in OPENAI_NAMES:
-                name = name.replace(old, new)
-            tensors[name] = tensor
+            tensors[openai_name(name)] = tensor
     tensors.pop("proj_out.weight", None)  # tied to the embeddings
     dims = {
         "n_mels": config.num_mel_bins,
@@ -282,3 +287,56 @@ def to_openai(source: Path, folder: Path) -> None:
     }
     with open(folder / "model.pt", "wb") as stream:  # of a path, torch would not say that the disk is full
         torch.save({"dims": dims, "model_state_dict": tensors}, stream)
+
+
+def to_onnx(source: Path, folder: Path, precision: str) -> None:
+    """Export to ONNX with Optimum, encoder and merged decoder, as notebook 05 does step by step.
+
+    Args:
+        source: folder of a transformers checkpoint with its processor.
+        folder: where to write.
+        precision: ``float32``; or ``int8``, quantized dynamically with the operators that also shrink the embedding.
+    """
+    import warnings
+
+    import torch
+    from transformers import WhisperProcessor
+    from transformers.utils import logging
+
+    try:
+        from optimum.onnxruntime import ORTModelForSpeechSeq2Seq, ORTQuantizer
+        from optimum.utils.logging import set_verbosity, set_verbosity_error
+    except ImportError:
+        raise AsrlibError("An export to ONNX needs optimum-onnx: pip install 'asrlib[methods]' first.") from None
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # of settings that the export makes itself
+    set_verbosity_error()
+    plain = folder / "float32" if precision == "int8" else folder
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        model = ORTModelForSpeechSeq2Seq.from_pretrained(source, export=True, use_cache=True, use_merged=True)
+    model.save_pretrained(plain)
+    for file in sorted(plain.glob("*.onnx")) if precision == "int8" else ():
+        quantizer = ORTQuantizer.from_pretrained(plain, file_name=file.name)
+        large = file.with_name(f"{file.name}_data").exists()  # beyond 2 GB weights lie beside the graph
+        quantizer.quantize(_int8(), save_dir=folder, file_suffix="", use_external_data_format=large)
+    if precision == "int8":
+        shutil.rmtree(plain)
+    WhisperProcessor.from_pretrained(source).save_pretrained(folder)
+    shutil.copyfile(source / "generation_config.json", folder / "generation_config.json")
+    logging.set_verbosity(before)
+    set_verbosity(before)
+
+
+def _int8() -> Any:
+    """Return Optimum's settings for this processor; without VNNI, sums of 8-bit products would saturate at full range."""
+    import platform
+
+    from optimum.onnxruntime import AutoQuantizationConfig as Presets
+
+    options = {"is_static": False, "per_channel": False, "operators_to_quantize": ["MatMul", "Gather", "Transpose"]}
+    if platform.machine() in ("arm64", "aarch64"):
+        return Presets.arm64(**options)
+    if "avx512_vnni" in hardware.cpu_features():
+        return Presets.avx512_vnni(**options)
+    return Presets.avx2(**options, reduce_range=True)

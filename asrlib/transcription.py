@@ -26,13 +26,26 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from asrlib import AsrlibError, audio, checkpoints, hardware
+from asrlib.kernels import linear
 from asrlib.progress import Meter
 from asrlib.text import language_code
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Hypothesis", "encode", "greedy", "load", "merge_padding", "rtfx", "transcribe"]
+__all__ = [
+    "Clip",
+    "Engine",
+    "Hypothesis",
+    "encode",
+    "greedy",
+    "hear",
+    "load",
+    "log_mel",
+    "merge_padding",
+    "rtfx",
+    "transcribe",
+]
 
 TAIL = (
     8_000  # samples of silence behind a clip that are transformed: more than the 400 that a frame can mix with speech
@@ -68,13 +81,16 @@ class Hypothesis:
 
 
 @dataclass
-class _Clip:
+class Clip:
+    """One clip on its way through an engine: its place in the input, its name, its samples at 16 kHz."""
+
     index: int
     id: str
     samples: np.ndarray
 
     @property
     def seconds(self) -> float:
+        """Return its length."""
         return len(self.samples) / audio.SAMPLING_RATE
 
 
@@ -177,7 +193,19 @@ def transcribe(
         raise AsrlibError(f"There is no window {window!r}: choose 'full' or 'merged'.")
     if task not in ("transcribe", "translate"):
         raise AsrlibError(f"Whisper has no task {task!r}: choose 'transcribe' or 'translate'.")
-    engine = _Engine(model, processor, language and language_code(language), task, window, timestamps)
+    engine = Engine(model, processor, language and language_code(language), task, window, timestamps)
+    return hear(engine, clips, batch_size=batch_size, label=label)
+
+
+def hear(engine: Any, clips: Iterable[Any], *, batch_size: int = 16, label: str = "") -> Iterator[Hypothesis]:
+    """Let any engine transcribe clips; yield hypotheses in the clips' order, at constant memory.
+
+    Args:
+        engine: what has the methods ``fits``, ``features`` and ``decode`` of `Engine`, and its attribute ``timestamps``; such
+            as the runtimes of `asrlib.engines`.
+        clips, batch_size, label: as in `transcribe`. Clips of like length share a batch; one that is longer than the engine's
+            window, or whose times are wanted, stands alone.
+    """
     total = len(clips) if hasattr(clips, "__len__") else 0
     waiting: dict[int, Hypothesis] = {}
     following = 0
@@ -199,13 +227,13 @@ def transcribe(
             started = time.perf_counter()  # what the caller does with a hypothesis is not ours to count
 
 
-def _read(item: Any, index: int) -> _Clip:
+def _read(item: Any, index: int) -> Clip:
     row = item if isinstance(item, Mapping) and "audio" in item else {"audio": item}
     name = row.get("id") or (str(item) if isinstance(item, str | Path) else f"clip-{index}")
-    return _Clip(index, str(name), audio.load(row["audio"]))
+    return Clip(index, str(name), audio.load(row["audio"]))
 
 
-def _batches(clips: Iterable[Any], engine: _Engine, batch_size: int) -> Iterator[tuple[list[_Clip], Any]]:
+def _batches(clips: Iterable[Any], engine: Engine, batch_size: int) -> Iterator[tuple[list[Clip], Any]]:
     """Yield (clips of like length, their features); each long clip stands alone."""
     numbered = (_read(item, index) for index, item in enumerate(clips))
     while True:
@@ -263,7 +291,7 @@ def _ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
         thread.join()
 
 
-class _Engine:
+class Engine:
     """One model, one language setting: features, encoding, decoding of a batch."""
 
     def __init__(
@@ -283,7 +311,7 @@ class _Engine:
                 "An English-only model transcribes English: choose a multilingual one for other languages or translation."
             )
 
-    def fits(self, clip: _Clip) -> bool:
+    def fits(self, clip: Clip) -> bool:
         """Say whether a clip is heard in one window; refuse it if it is not and the model cannot go on to a second one."""
         context = self.positions * SAMPLES_PER_POSITION
         if len(clip.samples) > context and self.positions < WHOLE_CONTEXT:
@@ -293,29 +321,12 @@ class _Engine:
             )
         return len(clip.samples) <= context
 
-    def features(self, clips: Sequence[_Clip]) -> torch.Tensor:
-        """Return log-mel features, (clips, mel bins, frames of the context: 3000), or as many frames as one long clip has.
+    def features(self, clips: Sequence[Clip]) -> torch.Tensor:
+        """Return log-mel features, (clips, mel bins, frames of the context: 3000), or as many frames as one long clip has."""
+        whole = self.positions if self.fits(clips[0]) else None
+        return log_mel(self.processor, [clip.samples for clip in clips], whole)
 
-        What follows the clips is silence, whose log-mel is known: the floor that the extractor sets 8 decades of energy
-        below a clip's loudest bin, 2 after its scaling. So only the clips and half a second are transformed.
-        """
-        extractor = self.processor.feature_extractor
-        options = {
-            "sampling_rate": audio.SAMPLING_RATE,
-            "return_tensors": "pt",
-            "padding": "longest",
-            "truncation": False,
-        }
-        if not self.fits(clips[0]):
-            return extractor([clip.samples for clip in clips], **options).input_features
-        whole = self.positions * SAMPLES_PER_POSITION
-        heard = extractor([np.pad(clip.samples, (0, TAIL))[:whole] for clip in clips], **options).input_features
-        floor = heard.amax(dim=(1, 2), keepdim=True) - 2
-        features = floor.repeat(1, heard.shape[1], 2 * self.positions)
-        features[:, :, : heard.shape[2]] = heard
-        return features
-
-    def decode(self, clips: Sequence[_Clip], features: torch.Tensor) -> list[tuple[str, str, tuple]]:
+    def decode(self, clips: Sequence[Clip], features: torch.Tensor) -> list[tuple[str, str, tuple]]:
         """Return (text, language, segments) of each clip."""
         features = features.to(self.model.device, self.model.dtype)
         if self.timestamps or not self.fits(clips[0]):
@@ -323,12 +334,16 @@ class _Engine:
         if self.exported:
             return self._generate(features)
         lengths = [len(clip.samples) for clip in clips] if self.window == "merged" else None
-        states, bias = encode(self.model, features, lengths)
+        states, bias = self.encode(features, lengths)
         languages = self._languages(states, bias)
         prompts = [self._prompt(spoken) for spoken in languages]
         tokens = greedy(self.model, states, prompts, bias)
         texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
         return [(text.strip(), spoken, ()) for text, spoken in zip(texts, languages, strict=True)]
+
+    def encode(self, features: torch.Tensor, lengths: Sequence[int] | None = None) -> tuple[torch.Tensor, Any]:
+        """Return the encoder's states and the bias over them, as the function `encode` does."""
+        return encode(self.model, features, lengths)
 
     def _prompt(self, language: str) -> list[int]:
         generation = self.generation
@@ -351,7 +366,7 @@ class _Engine:
         if self.language or not self.multilingual:
             return [self.language or "en"] * len(features)
         if not self.exported:
-            return self._languages(*encode(self.model, features))
+            return self._languages(*self.encode(features))
         names = {token: name.strip("<|>") for name, token in self.generation.lang_to_id.items()}
         return [names[token] for token in self.model.detect_language(input_features=features).tolist()]
 
@@ -387,6 +402,31 @@ class _Engine:
             for part in out["segments"][0]
         )
         return " ".join(text for *_, text in segments if text), language, segments
+
+
+def log_mel(processor: Any, samples: Sequence[np.ndarray], positions: int | None = WHOLE_CONTEXT) -> torch.Tensor:
+    """Return Whisper's features of clips, those of its feature extractor.
+
+    What follows a clip in its window is silence, whose log-mel is known: the floor that the extractor sets 8 decades of energy
+    below a clip's loudest bin, 2 after its scaling. So only the clips and half a second are transformed.
+
+    Args:
+        processor: a ``WhisperProcessor``.
+        samples: clips at 16 kHz.
+        positions: encoder positions of the window, half of its frames; None for the whole length of the longest clip.
+
+    Returns:
+        (clips, mel bins, frames).
+    """
+    options = {"sampling_rate": audio.SAMPLING_RATE, "return_tensors": "pt", "padding": "longest", "truncation": False}
+    if positions is None:
+        return processor.feature_extractor(list(samples), **options).input_features
+    whole = positions * SAMPLES_PER_POSITION
+    heard = processor.feature_extractor([np.pad(clip, (0, TAIL))[:whole] for clip in samples], **options).input_features
+    floor = heard.amax(dim=(1, 2), keepdim=True) - 2
+    features = floor.repeat(1, heard.shape[1], 2 * positions)
+    features[:, :, : heard.shape[2]] = heard
+    return features
 
 
 def merge_padding(lengths: Sequence[int], positions: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -454,10 +494,11 @@ def encode(model: Any, features: torch.Tensor, lengths: Sequence[int] | None = N
         states = states.contiguous()
         for layer in encoder.layers:
             normed, attend = layer.self_attn_layer_norm(states), layer.self_attn
-            query, key, value = (_heads(f(normed), heads) for f in (attend.q_proj, attend.k_proj, attend.v_proj))
+            parts = (attend.q_proj, attend.k_proj, attend.v_proj)
+            query, key, value = (_heads(linear(part, normed), heads) for part in parts)
             heard = scaled_dot_product_attention(query, key, value, bias)
-            states = states + attend.out_proj(heard.transpose(1, 2).flatten(2))
-            states = states + layer.fc2(gelu(layer.fc1(layer.final_layer_norm(states))))
+            states = states + linear(attend.out_proj, heard.transpose(1, 2).flatten(2))
+            states = states + linear(layer.fc2, linear(layer.fc1, layer.final_layer_norm(states), "gelu"))
         return encoder.layer_norm(states), bias
 
 
@@ -470,7 +511,7 @@ class _Cache:
     def __init__(self, model: Any, states: torch.Tensor, room: int) -> None:
         self.heads = model.config.decoder_attention_heads
         attends = [layer.encoder_attn for layer in model.model.decoder.layers]
-        pairs = [(attend.k_proj(states), attend.v_proj(states)) for attend in attends]
+        pairs = [(linear(attend.k_proj, states), linear(attend.v_proj, states)) for attend in attends]
         self.cross = [tuple(_heads(x, self.heads).contiguous() for x in pair) for pair in pairs]
         shape = (states.shape[0], self.heads, room, states.shape[2] // self.heads)
         self.own = [(states.new_empty(shape), states.new_empty(shape)) for _ in attends]
@@ -494,22 +535,20 @@ class _Cache:
 
 def _step(model: Any, tokens: torch.Tensor, at: int, cache: _Cache, bias: torch.Tensor | None) -> torch.Tensor:
     """Run the decoder on tokens (clips, new) from position ``at`` on; return the last logits, (clips, vocabulary)."""
-    from torch.nn.functional import gelu
-
     decoder, new = model.model.decoder, tokens.shape[1]
     states = decoder.embed_tokens(tokens) + decoder.embed_positions.weight[at : at + new]
     # Only the prompt brings several tokens at once; none may see what follows it.
     causal = states.new_full((new, new), -float("inf")).triu(1) if new > 1 else None
     for index, layer in enumerate(decoder.layers):
         normed, attend = layer.self_attn_layer_norm(states), layer.self_attn
-        key, value = cache.append(index, at, attend.k_proj(normed), attend.v_proj(normed))
-        states = states + attend.out_proj(_attend(_heads(attend.q_proj(normed), cache.heads), key, value, causal))
+        key, value = cache.append(index, at, linear(attend.k_proj, normed), linear(attend.v_proj, normed))
+        query = _heads(linear(attend.q_proj, normed), cache.heads)
+        states = states + linear(attend.out_proj, _attend(query, key, value, causal))
         normed, attend = layer.encoder_attn_layer_norm(states), layer.encoder_attn
-        states = states + attend.out_proj(
-            _attend(_heads(attend.q_proj(normed), cache.heads), *cache.cross[index], bias)
-        )
-        states = states + layer.fc2(gelu(layer.fc1(layer.final_layer_norm(states))))
-    return model.proj_out(decoder.layer_norm(states[:, -1]))
+        query = _heads(linear(attend.q_proj, normed), cache.heads)
+        states = states + linear(attend.out_proj, _attend(query, *cache.cross[index], bias))
+        states = states + linear(layer.fc2, linear(layer.fc1, layer.final_layer_norm(states), "gelu"))
+    return linear(model.proj_out, decoder.layer_norm(states[:, -1]))
 
 
 def greedy(

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import statistics
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from asrlib import audio, checkpoints, corpora, figures, files, hardware, scoring, text, transcription
+from asrlib import audio, corpora, engines, figures, files, hardware, kernels, scoring, text, transcription
 
 MODEL = "openai/whisper-base"
 BASELINE = "transformers pipeline, float32, batch 1"
@@ -29,45 +28,59 @@ PEER = "faster-whisper int8, greedy"
 
 def systems() -> dict[str, Callable[[list], list[str]]]:
     """Return name to function from clips (arrays) to transcripts; each has its model loaded."""
-    from faster_whisper import WhisperModel
-    from transformers import pipeline
-
-    cores = hardware.describe()["cores"]
-    exact, processor = transcription.load(MODEL, device="cpu", dtype=torch.float32)
-    fast, _ = transcription.load(MODEL, device="cpu")
-    options = {"language": "en", "task": "transcribe"}
-    plain = pipeline(
-        "automatic-speech-recognition",
-        model=exact,
-        tokenizer=processor.tokenizer,
-        feature_extractor=processor.feature_extractor,
-    )
-    folder = str(checkpoints.fetch(MODEL, format="ctranslate2"))
-    peer = WhisperModel(folder, device="cpu", compute_type="int8", cpu_threads=cores)
-
-    def pipeline_one(clips: list) -> list[str]:
-        return [plain({"raw": clip, "sampling_rate": 16_000}, generate_kwargs=options)["text"] for clip in clips]
-
-    def faster_whisper(clips: list) -> list[str]:
-        settings = {"beam_size": 1, "temperature": 0.0, "without_timestamps": True, "condition_on_previous_text": False}
-        heard = (peer.transcribe(clip, language="en", **settings)[0] for clip in clips)
-        return [" ".join(segment.text.strip() for segment in segments) for segments in heard]
-
-    def ours(model: object, window: str) -> Callable[[list], list[str]]:
-        def run(clips: list) -> list[str]:
-            heard = transcription.transcribe(model, processor, clips, language="en", window=window)
-            return [hypothesis.text for hypothesis in heard]
-
-        return run
-
-    precision = str(fast.dtype).removeprefix("torch.")
-    return {
-        BASELINE: pipeline_one,
-        PEER: faster_whisper,
-        "asrlib float32, full window": ours(exact, "full"),
-        f"asrlib {precision}, full window": ours(fast, "full"),
-        f"asrlib {precision}, merged window": ours(fast, "merged"),
+    precision = str(hardware.best_dtype("cpu")).removeprefix("torch.")
+    loaded = {
+        BASELINE: engines.load("transformers", MODEL),
+        PEER: engines.load("faster-whisper", MODEL),
+        "openai-whisper float32": engines.load("openai-whisper", MODEL),
+        "whisper.cpp float16": engines.load("whisper.cpp", MODEL),
+        "CTranslate2 int8, batch 8": engines.load("ctranslate2", MODEL),
+        "ONNX Runtime int8, batch 8": engines.load("onnxruntime", MODEL),
+        "asrlib float32, full window": engines.load("asrlib", MODEL, precision="float32"),
+        f"asrlib {precision}, full window": engines.load("asrlib", MODEL),
     }
+
+    def run(engine: engines.Runtime) -> Callable[[list], list[str]]:
+        return lambda clips: [heard.text for heard in engine.transcribe(clips, language="en")]
+
+    model, processor = transcription.load(MODEL, device="cpu")
+
+    def merged(clips: list) -> list[str]:
+        return [
+            heard.text for heard in transcription.transcribe(model, processor, clips, language="en", window="merged")
+        ]
+
+    return {name: run(engine) for name, engine in loaded.items()} | {f"asrlib {precision}, merged window": merged}
+
+
+def encoder_share(rounds: int = 5) -> dict[str, float]:
+    """Return the encoder's rate of arithmetic beside that of one large matrix product, in the fastest precision, in TFLOP/s."""
+    model, _ = transcription.load(MODEL, device="cpu")
+    config, positions = model.config, model.config.max_source_positions
+    width, batch = config.d_model, 8
+    layer = 4 * width**2 + 2 * width * config.encoder_ffn_dim + 2 * positions * width  # multiply-adds for each position
+    stem = 3 * width * (2 * config.num_mel_bins + width)
+    flops = 2 * batch * positions * (config.encoder_layers * layer + stem)
+    features = torch.randn(batch, config.num_mel_bins, 2 * positions).to(model.dtype)
+    square = torch.nn.Linear(2048, 2048).to(model.dtype)
+    x = torch.randn(4096, 2048).to(model.dtype)
+    taken: dict[str, list[float]] = {"encoder": [], "matrix product": []}
+    work = {
+        "encoder": lambda: transcription.encode(model, features),
+        "matrix product": lambda: kernels.linear(square, x),
+    }
+    with torch.inference_mode():
+        for _ in range(rounds + 1):
+            for name, run in work.items():
+                started = time.perf_counter()
+                run()
+                taken[name].append(time.perf_counter() - started)
+    best = {name: min(times[1:]) for name, times in taken.items()}
+    rates = {
+        "encoder": flops / best["encoder"] / 1e12,
+        "matrix product": 2 * 4096 * 2048**2 / best["matrix product"] / 1e12,
+    }
+    return rates | {"share": rates["encoder"] / rates["matrix product"]}
 
 
 def measure(clips: list, rounds: int) -> tuple[dict[str, list[str]], dict[str, list[float]]]:
@@ -113,7 +126,7 @@ def plot(rows: list[dict], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figures.use_style()
-    figure, axes = plt.subplots(figsize=(7, 3))
+    figure, axes = plt.subplots(figsize=(7, 3.6))
     axes.barh([row["system"] for row in rows][::-1], [row["rtfx"] for row in rows][::-1], color=figures.BLUE)
     axes.set(xlabel="RTFx (seconds of speech per second of computing)", ylabel="system")
     figure.savefig(path)
@@ -126,7 +139,6 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    logging.getLogger("faster_whisper").setLevel(logging.ERROR)
     rows = corpora.load("telephone", "en", "test")
     step = max(1, len(rows) // arguments.clips)
     rows = rows.select(range(0, len(rows), step)[: arguments.clips])
@@ -141,7 +153,15 @@ def main() -> None:
             f"{row['system']:42}{rate:>20}{row['rtfx']:7.1f}{row['times_pipeline']:12.2f}{row['times_faster_whisper']:18.2f}"
         )
     folder = (files.repository() or Path.cwd()) / "build" / "bench"
-    record = {"machine": machine, "clips": list(rows["id"]), "rounds": arguments.rounds, "systems": results}
+    rates = encoder_share()
+    print(f"\nencoder {rates['encoder']:.2f} of {rates['matrix product']:.2f} TFLOP/s: {100 * rates['share']:.0f} %")
+    record = {
+        "machine": machine,
+        "clips": list(rows["id"]),
+        "rounds": arguments.rounds,
+        "systems": results,
+        "rates": rates,
+    }
     files.write_atomic(folder / "transcription.json", json.dumps(record, indent=1) + "\n")
     plot(results, folder / "transcription.png")
     print(f"\nrecord and plot: {folder}")

@@ -29,6 +29,7 @@ def test_it_writes_a_record_and_a_plot_with_ratios(monkeypatch, tmp_path, capsys
         "measure",
         lambda clips, rounds: (dict.fromkeys(names, silent), {names[0]: [6.0, 8.0], names[1]: [3.0, 2.0]}),
     )
+    monkeypatch.setattr(bench, "encoder_share", lambda: {"encoder": 0.2, "matrix product": 0.5, "share": 0.4})
     monkeypatch.setattr(bench.files, "repository", lambda: tmp_path)
     monkeypatch.setattr(sys, "argv", ["transcription.py", "--clips", "3", "--rounds", "2"])
     bench.main()
@@ -38,7 +39,30 @@ def test_it_writes_a_record_and_a_plot_with_ratios(monkeypatch, tmp_path, capsys
     assert (first["times_pipeline"], second["times_pipeline"]) == (1.0, 3.0)  # the median of 6/3 and 8/2
     assert first["wer_percent"] == second["wer_percent"] == 100.0
     assert (tmp_path / "build" / "bench" / "transcription.png").read_bytes().startswith(b"\x89PNG")
-    assert "x pipeline" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "x pipeline" in shown
+    assert "encoder 0.20 of 0.50 TFLOP/s: 40 %" in shown
+
+
+@pytest.mark.weights
+def test_the_encoder_computes_no_faster_than_one_product():
+    rates = script("transcription").encoder_share(rounds=1)
+    assert 0 < rates["encoder"] < rates["matrix product"]
+    assert rates["share"] == pytest.approx(rates["encoder"] / rates["matrix product"])
+
+
+@pytest.mark.weights
+def test_growth_is_measured_in_processes_of_their_own(monkeypatch, tmp_path, capsys):
+    bench = script("growth")
+    monkeypatch.setattr(bench.files, "repository", lambda: tmp_path)
+    monkeypatch.setattr(sys, "argv", ["growth.py", "--clips", "1", "2", "--seconds", "10"])
+    bench.main()
+    rows = json.loads((tmp_path / "build" / "bench" / "growth.json").read_text())["sizes"]
+    assert [(row["kind"], row["size"]) for row in rows] == [("clips", 1), ("clips", 2), ("recording", 10)]
+    assert rows[0]["speech_s"] < rows[1]["speech_s"]
+    assert 5 < rows[2]["speech_s"] <= 10
+    assert min(row["memory_mib"] for row in rows) > 0
+    assert (tmp_path / "build" / "bench" / "growth.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_fine_tuning_is_compared_step_by_step(tmp_path):

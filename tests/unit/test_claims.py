@@ -36,6 +36,12 @@ def verdict(asked, *metrics):
     return claims.judge([asked], [record(*metrics)])[0].verdict
 
 
+def with_digits(digits, asked):
+    """Return a claim whose first value is compared to so many digits, whatever the rule says."""
+    first, *rest = asked["published"]
+    return asked | {"published": [first | {"digits": digits}, *rest]}
+
+
 EQUAL = {"kind": "equal", "digits": 1}
 A, B = {"model": "a"}, {"model": "b"}
 
@@ -47,6 +53,8 @@ A, B = {"model": "a"}, {"model": "b"}
         (claim(EQUAL, 4.2), [metric(4.26, **A)], "does not hold"),
         (claim(EQUAL, 4.2, 5.0), [metric(4.2, **A)], "not run (needs a GPU)"),
         (claim(EQUAL, 4.2, 5.0), [metric(4.9, **A)], "does not hold"),
+        (with_digits(0, claim(EQUAL, 4.2)), [metric(4.4, **A)], "holds"),
+        (with_digits(0, claim(EQUAL, 4.2)), [metric(4.6, **A)], "does not hold"),
         (claim("within_interval", 4.2), [metric(5, [4.1, 6], **A)], "holds"),
         (claim("within_interval", 4.2), [metric(5, [4.3, 6], **A)], "does not hold"),
         (claim("within_interval", 4.2), [metric(4.2, None, **A)], "not run (needs an interval of our value)"),

@@ -67,6 +67,10 @@ def test_help_and_import_need_neither_torch_nor_transformers():
         ["transcribe"],
         ["transcribe", __file__, cli.__file__, "--format", "srt"],
         ["transcribe", __file__, "--format", "srt", "--window", "merged"],
+        ["transcribe", __file__, "--words"],
+        ["transcribe", __file__, "--engine", "faster-whisper", "--window", "merged"],
+        ["transcribe", __file__, "--engine", "faster-whisper", "--words", "--format", "srt"],
+        ["prepare", __file__],
         ["run", "--timeout", "0"],
         ["demo", "--port", "0"],
         ["distil", "telephone/en/train"],
@@ -165,6 +169,19 @@ def test_the_window_and_the_language_reach_the_model(tone, echo, capsys):
     assert echo == {"language": None, "window": "full", "timestamps": True}
 
 
+def test_words_become_lines_of_subtitles_or_stand_alone(tone, echo, capsys, monkeypatch):
+    from asrlib import words
+
+    timed = [(0.1, 0.4, "hello"), (0.4, 0.9, "there,"), (2.0, 2.5, "you")]
+    monkeypatch.setattr(words, "times", lambda model, processor, samples, heard: timed)
+    good = str(tone / "good.wav")
+    assert cli.main(["transcribe", good, "--format", "srt", "--words"]) == 0
+    assert capsys.readouterr().out.startswith("1\n00:00:00,100 --> 00:00:00,900\nhello there,\n\n2\n00:00:02,000")
+    assert cli.main(["transcribe", good, "--format", "json", "--words"]) == 0
+    segments = json.loads(capsys.readouterr().out)["segments"]
+    assert [(part["start"], part["end"], part["text"]) for part in segments] == timed
+
+
 def test_a_missing_file_is_named_before_the_model_is_loaded(tmp_path, capsys):
     assert cli.main(["transcribe", str(tmp_path / "x.wav"), "--model", str(tmp_path / "no model")]) == 1
     assert capsys.readouterr().err == f"asrlib: {tmp_path / 'x.wav'} does not exist: check the path.\n"
@@ -243,5 +260,9 @@ def test_a_real_model_transcribes_from_the_command_line(tmp_path, capsys):
     assert heard["segments"]
     assert cli.main(["transcribe", str(path), "--model", model, "--language", "fr"]) == 1
     assert "English-only model" in capsys.readouterr().err
+    assert cli.main(["transcribe", str(path), "--model", model, "--engine", "faster-whisper", "--format", "vtt"]) == 0
+    assert capsys.readouterr().out.startswith("WEBVTT\n\n00:00:0")
+    assert cli.main(["transcribe", str(path), "--model", model, "--engine", "telepathy"]) == 1
+    assert "There is no engine 'telepathy': choose one of asrlib, " in capsys.readouterr().err
     assert cli.main(["evaluate", str(tmp_path), "--model", model, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["wer_percent"] <= 100

@@ -136,11 +136,11 @@ def test_wrong_options_are_one_sentence(exact, options, said):
 @pytest.mark.weights
 def test_features_are_the_extractors(exact, speech):
     model, processor = exact
-    engine = transcription._Engine(model, processor, None, "transcribe", "full", False)
+    engine = transcription.Engine(model, processor, None, "transcribe", "full", False)
     samples = [audio.load(row["audio"]) for row in speech.select(range(4))] + [
         np.tile(audio.load(speech[0]["audio"]), 40)[:480_000]
     ]
-    ours = engine.features([transcription._Clip(0, "x", clip) for clip in samples])
+    ours = engine.features([transcription.Clip(0, "x", clip) for clip in samples])
     theirs = processor(samples, sampling_rate=16_000, return_tensors="pt").input_features
     assert ours.shape == theirs.shape == (5, 80, 3000)
     assert torch.allclose(ours, theirs, atol=1e-5)
@@ -188,7 +188,7 @@ def test_several_end_tokens_end_a_transcript(speech):
     model, _ = exact = transcription.load("openai/whisper-tiny.en", device="cpu", dtype=torch.float32)
     single = list(transcription.transcribe(*exact, speech.select([0])))
     model.generation_config.eos_token_id = [model.generation_config.eos_token_id]  # as the library's Trainer leaves it
-    features = transcription._Engine(*exact, "en", "transcribe", "full", False).features(
+    features = transcription.Engine(*exact, "en", "transcribe", "full", False).features(
         [transcription._read(speech[0], 0)]
     )
     states, _ = transcription.encode(model, features)

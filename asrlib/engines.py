@@ -1,0 +1,491 @@
+"""Other runtimes behind one interface: the same weights, clips and search, whoever does the multiplying.
+
+A runtime answers `asrlib.transcription.hear` with the methods of `asrlib.transcription.Engine`; reading, batching, order and
+timing are the same for all. Each adapter takes away the defaults that would make it search differently from the others:
+beams, temperature fallback, text of the window before, timestamps in short clips. What remains different is said in its
+docstring. All take as many threads as PyTorch does.
+
+A runtime's package is imported when the runtime is loaded, so none is needed but the one that is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from asrlib import AsrlibError, audio, checkpoints, files, hardware, transcription
+from asrlib.text import language_code
+from asrlib.transcription import Clip, Hypothesis
+
+__all__ = ["ENGINES", "Runtime", "load"]
+
+Result = tuple[str, str, tuple]  # text, language, ((start seconds, end seconds, text), ...)
+MULTILINGUAL = 51_865  # tokens of the smallest vocabulary with languages; an English-only one has one less
+EXTRAS = {
+    "whisper": "peers", "faster_whisper": "peers", "ctranslate2": "peers", "pywhispercpp": "peers",
+    "openvino": "toolkits", "nncf": "toolkits", "optimum.onnxruntime": "methods",
+}  # fmt: skip
+
+
+def load(name: str, checkpoint: str | Path = "openai/whisper-base", *, precision: str = "", beams: int = 1) -> Runtime:
+    """Load a checkpoint into a runtime, converting it first where that has not been done.
+
+    Args:
+        name: one of `ENGINES`.
+        checkpoint: Hub id, or folder of a transformers checkpoint.
+        precision: one of the runtime's ``precisions``; default: the first of them.
+        beams: of the search; 1 is greedy.
+
+    Raises:
+        AsrlibError: unknown runtime or precision, a runtime that is not installed or has no beam search, or a checkpoint
+            that cannot be had.
+    """
+    if name not in ENGINES:
+        raise AsrlibError(f"There is no engine {name!r}: choose one of {', '.join(ENGINES)}.")
+    kind = ENGINES[name]
+    if precision and precision not in kind.precisions:
+        raise AsrlibError(f"{name} has no precision {precision!r}: choose one of {', '.join(kind.precisions)}.")
+    if beams > 1 and not kind.searches:
+        raise AsrlibError(f"{name} decodes greedily here: leave beams at 1, or choose another engine.")
+    try:
+        return kind(str(checkpoint), precision or kind.precisions[0], beams)
+    except ImportError as error:
+        extra = next((extra for package, extra in EXTRAS.items() if package in str(error)), None)
+        if extra is None:
+            raise
+        raise AsrlibError(f"{name} is not installed: pip install 'asrlib[{extra}]' first.") from None
+
+
+class Runtime:
+    """A loaded runtime.
+
+    Attributes:
+        precisions: what it can compute in; the first is the default.
+        searches: whether it has a beam search.
+        batch_size: clips that it decodes together; may be set.
+        files: what it reads from disk, a file or a folder.
+    """
+
+    precisions: ClassVar[tuple[str, ...]] = ("float32",)
+    searches: ClassVar[bool] = True
+    batch_size: int = 1
+    files: Path
+    language: str | None = None
+    timestamps: bool = False
+
+    def __init__(self, checkpoint: str, precision: str, beams: int) -> None:
+        import torch
+
+        self.checkpoint, self.precision, self.beams = checkpoint, precision, beams
+        self.threads = torch.get_num_threads()
+        config = files.read_json(checkpoints.fetch(checkpoint) / "config.json")
+        self.multilingual = config["vocab_size"] >= MULTILINGUAL
+        self.mels = config["num_mel_bins"]
+        self._load()
+
+    def _load(self) -> None:
+        raise NotImplementedError
+
+    @property
+    def bytes(self) -> int:
+        """Return the size of its weights on disk."""
+        found = [self.files] if self.files.is_file() else self.files.iterdir()
+        kinds = (".safetensors", ".bin", ".pt", ".onnx", ".onnx_data")
+        return sum(path.stat().st_size for path in found if path.suffix in kinds)
+
+    def transcribe(
+        self, clips: Iterable[Any], *, language: str | None = None, timestamps: bool = False, label: str = ""
+    ) -> Iterator[Hypothesis]:
+        """Transcribe clips in order, as `asrlib.transcription.transcribe` does.
+
+        Raises:
+            AsrlibError: unknown language, another language than English for an English-only model, or audio of more than
+                30 s or wanted times with a runtime that knows one window only.
+        """
+        call = copy.copy(self)  # the weights are shared, what is asked this time is not
+        call.language, call.timestamps = language and language_code(language), timestamps
+        if not self.multilingual and call.language not in (None, "en"):
+            raise AsrlibError(
+                "An English-only model transcribes English: choose a multilingual one for other languages."
+            )
+        return transcription.hear(call, clips, batch_size=self.batch_size, label=label)
+
+    def fits(self, clip: Clip) -> bool:
+        """Say whether a clip is heard in one window."""
+        return len(clip.samples) <= transcription.WHOLE_CONTEXT * transcription.SAMPLES_PER_POSITION
+
+    def features(self, clips: Sequence[Clip]) -> Any:
+        """Return nothing: most runtimes compute log-mel features themselves."""
+        return None
+
+    def decode(self, clips: Sequence[Clip], features: Any) -> list[Result]:
+        """Return (text, language, segments) of each clip."""
+        return [self._hear(clip.samples, self.timestamps or not self.fits(clip)) for clip in clips]
+
+    def _hear(self, samples: np.ndarray, times: bool) -> Result:
+        raise NotImplementedError
+
+    @property
+    def _told(self) -> str | None:
+        """Return the language where it is known without listening."""
+        return self.language if self.multilingual else "en"
+
+
+class Asrlib(Runtime):
+    """`asrlib.transcription`: PyTorch, batches of like length, a loop without copies."""
+
+    precisions = ("auto", "float32", "bfloat16", "float16")
+    searches = False
+    batch_size = 16
+
+    def _load(self) -> None:
+        import torch
+
+        dtype = None if self.precision == "auto" else getattr(torch, self.precision)
+        self.files = checkpoints.fetch(self.checkpoint)
+        self.model, self.processor = transcription.load(self.files, device="cpu", dtype=dtype)
+
+    def transcribe(
+        self, clips: Iterable[Any], *, language: str | None = None, timestamps: bool = False, label: str = ""
+    ) -> Iterator[Hypothesis]:
+        """Transcribe clips in order."""
+        engine = self._engine(self.model, self.processor, language and language_code(language), timestamps)
+        return transcription.hear(engine, clips, batch_size=self.batch_size, label=label)
+
+    def _engine(self, model: Any, processor: Any, language: str | None, timestamps: bool) -> transcription.Engine:
+        return transcription.Engine(model, processor, language, "transcribe", "full", timestamps)
+
+
+class Onnx(Asrlib):
+    """ONNX Runtime through Optimum; decoded with the library's ``generate``, which alone can drive the graphs."""
+
+    precisions = ("int8", "float32")
+    batch_size = 8
+
+    def _load(self) -> None:
+        import optimum.onnxruntime  # noqa: F401
+
+        self.files = checkpoints.fetch(self.checkpoint, format="onnx" if self.precision == "float32" else "onnx-int8")
+        self.model, self.processor = transcription.load(self.files)
+
+
+class OpenVino(Asrlib):
+    """OpenVINO's encoder before PyTorch's decoder, which decodes as `Asrlib` does; int8 rounds the encoder's weights only."""
+
+    precisions = ("auto", "bfloat16", "float32", "int8")
+    batch_size = 8
+
+    def _load(self) -> None:
+        import torch
+
+        os.environ.setdefault("CI", "true")  # or OpenVINO and NNCF send usage statistics, without asking
+        import openvino
+
+        native = hardware.best_dtype("cpu") == torch.bfloat16
+        self.files = checkpoints.fetch(self.checkpoint)
+        self.model, self.processor = transcription.load(self.files, device="cpu", dtype=torch.float32)
+        encoder = self.model.model.encoder
+        graph = self._traced(encoder)
+        hint = "bf16" if self.precision == "bfloat16" or (self.precision != "float32" and native) else "f32"
+        options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": self.threads}
+        self.compiled = openvino.compile_model(graph, "CPU", options)
+        del graph
+        encoder.layers = torch.nn.ModuleList()  # not needed twice
+        if native and self.precision != "float32":
+            self.model.to(torch.bfloat16)
+        encoder.forward = self._forward
+
+    def _traced(self, encoder: Any) -> Any:
+        """Return the encoder as OpenVINO's graph; what tracer and tools remark on it was looked at and changes nothing."""
+        import openvino
+        import torch
+
+        example = torch.zeros(1, self.mels, 2 * transcription.WHOLE_CONTEXT)
+        with warnings.catch_warnings(), _hushed():
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            graph = openvino.convert_model(_States(encoder), example_input=example, input=[[-1, *example.shape[1:]]])
+        if self.precision != "int8":
+            return graph
+        import nncf
+        import rich
+
+        nncf.set_log_level(logging.ERROR)
+        rich.reconfigure(quiet=True, force_jupyter=False)  # its progress bars
+        return nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_SYM)
+
+    def _forward(self, input_features: Any, **_: Any) -> Any:
+        """Stand in for the encoder's own ``forward``, for ``generate`` on long recordings."""
+        import torch
+        from transformers.modeling_outputs import BaseModelOutput
+
+        states = torch.from_numpy(self.compiled(input_features.float().numpy())[0])
+        return BaseModelOutput(states.to(self.model.dtype))
+
+    def _engine(self, model: Any, processor: Any, language: str | None, timestamps: bool) -> transcription.Engine:
+        return _WithEncoder(model, processor, language, "transcribe", "full", timestamps)
+
+
+class _WithEncoder(transcription.Engine):
+    """The usual engine, with the encoder called as a whole."""
+
+    def encode(self, features: Any, lengths: Sequence[int] | None = None) -> tuple[Any, Any]:
+        return self.model.model.encoder(features).last_hidden_state, None
+
+
+def _States(encoder: Any) -> Any:
+    """Return a module that gives an encoder's states alone."""
+    import torch
+
+    class States(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            return self.encoder(features).last_hidden_state
+
+    return States().eval()
+
+
+class Transformers(Runtime):
+    """The library's pipeline, clip by clip, as the original notebooks call it."""
+
+    precisions = ("float32", "bfloat16")
+
+    def _load(self) -> None:
+        import torch
+        from transformers import pipeline
+
+        self.files = checkpoints.fetch(self.checkpoint)
+        model, processor = transcription.load(self.files, device="cpu", dtype=getattr(torch, self.precision))
+        self.processor = processor
+        parts = {"tokenizer": processor.tokenizer, "feature_extractor": processor.feature_extractor}
+        with _hushed():  # of the device that it was told
+            self.pipeline = pipeline("automatic-speech-recognition", model=model, dtype=model.dtype, **parts)
+
+    def _hear(self, samples: np.ndarray, times: bool) -> Result:
+        language = self._told or self._detected(samples)
+        options = {"language": language, "task": "transcribe"} if self.multilingual else {}
+        with _hushed():  # of an argument that the pipeline itself passes to the feature extractor
+            heard = self.pipeline(
+                {"raw": samples, "sampling_rate": audio.SAMPLING_RATE},
+                return_timestamps=times,
+                generate_kwargs=options | {"num_beams": self.beams},
+            )
+        return heard["text"].strip(), language, _segments(
+            (*part["timestamp"], part["text"]) for part in heard.get("chunks", ())
+        )  # fmt: skip
+
+    def _detected(self, samples: np.ndarray) -> str:
+        first = samples[: transcription.WHOLE_CONTEXT * transcription.SAMPLES_PER_POSITION]
+        inputs = self.processor(first, sampling_rate=audio.SAMPLING_RATE, return_tensors="pt").input_features
+        model = self.pipeline.model
+        token = model.detect_language(input_features=inputs.to(model.dtype)).item()
+        return self.processor.tokenizer.decode(token).strip("<|>")
+
+
+class OpenAi(Runtime):
+    """openai-whisper, the original code."""
+
+    def _load(self) -> None:
+        import whisper
+
+        self.files = checkpoints.fetch(self.checkpoint, format="openai")
+        self.model = whisper.load_model(str(self.files), device="cpu")
+
+    def _hear(self, samples: np.ndarray, times: bool) -> Result:
+        heard = self.model.transcribe(
+            samples,
+            language=self._told,
+            fp16=False,
+            temperature=0.0,
+            beam_size=self.beams if self.beams > 1 else None,
+            condition_on_previous_text=False,
+            without_timestamps=not times,
+        )
+        segments = _segments((part["start"], part["end"], part["text"]) for part in heard["segments"])
+        return heard["text"].strip(), heard["language"], segments if times else ()
+
+
+class FasterWhisper(Runtime):
+    """faster-whisper, window after window."""
+
+    precisions = ("int8", "float32")
+
+    def _load(self) -> None:
+        from faster_whisper import WhisperModel
+
+        logging.getLogger("faster_whisper").setLevel(logging.ERROR)
+        self.files = checkpoints.fetch(self.checkpoint, format="ctranslate2")
+        options = {"device": "cpu", "compute_type": self.precision, "cpu_threads": self.threads}
+        self.model = WhisperModel(str(self.files), **options)
+
+    def _hear(self, samples: np.ndarray, times: bool) -> Result:
+        return self._joined(
+            self.model.transcribe(
+                samples,
+                language=self._told,
+                beam_size=self.beams,
+                temperature=0.0,
+                condition_on_previous_text=False,
+                without_timestamps=not times,
+            ),
+            times,
+        )
+
+    @staticmethod
+    def _joined(answer: tuple[Iterable[Any], Any], times: bool) -> Result:
+        parts, about = answer
+        segments = _segments((part.start, part.end, part.text) for part in parts)
+        return " ".join(text for *_, text in segments), about.language, segments if times else ()
+
+
+class FasterWhisperBatched(FasterWhisper):
+    """faster-whisper's batched pipeline: a recording is cut at pauses by a voice detector, eight pieces are decoded together.
+
+    A short clip is one piece, so the batch pays on long recordings only.
+    """
+
+    pieces = 8
+
+    def _load(self) -> None:
+        super()._load()
+        from faster_whisper import BatchedInferencePipeline
+
+        self.batched = BatchedInferencePipeline(self.model)
+
+    def _hear(self, samples: np.ndarray, times: bool) -> Result:
+        options = {"beam_size": self.beams, "temperature": 0.0, "without_timestamps": not times}
+        return self._joined(
+            self.batched.transcribe(samples, language=self._told, batch_size=self.pieces, **options), times
+        )
+
+
+class CTranslate2(Runtime):
+    """CTranslate2 called directly, the engine under faster-whisper, with batches of clips of one window each."""
+
+    precisions = ("int8", "float32")
+    batch_size = 8
+
+    def _load(self) -> None:
+        import ctranslate2
+        from transformers import WhisperProcessor
+
+        self.files = checkpoints.fetch(self.checkpoint, format="ctranslate2")
+        options = {"device": "cpu", "compute_type": self.precision, "intra_threads": self.threads}
+        self.model = ctranslate2.models.Whisper(str(self.files), **options)
+        self.processor = WhisperProcessor.from_pretrained(checkpoints.fetch(self.checkpoint))
+
+    def fits(self, clip: Clip) -> bool:
+        """Refuse what does not fit one window."""
+        if self.timestamps or not super().fits(clip):
+            raise AsrlibError(
+                f"{clip.id}: CTranslate2 called directly knows one window of 30 s and no times: choose the engine faster-whisper."
+            )
+        return True
+
+    def features(self, clips: Sequence[Clip]) -> np.ndarray:
+        """Return log-mel features, (clips, mel bins, 3000)."""
+        return transcription.log_mel(self.processor, [clip.samples for clip in clips]).numpy()
+
+    def decode(self, clips: Sequence[Clip], features: np.ndarray) -> list[Result]:
+        """Return (text, language, segments) of each clip."""
+        import ctranslate2
+
+        states = self.model.encode(ctranslate2.StorageView.from_array(features), to_cpu=False)
+        languages = [self._told] * len(clips) if self._told else self._detected(states)
+        tokens = self.processor.tokenizer.convert_tokens_to_ids
+        prompts = [
+            tokens([
+                "<|startoftranscript|>",
+                *([f"<|{language}|>", "<|transcribe|>"] if self.multilingual else []),
+                "<|notimestamps|>",
+            ])
+            for language in languages
+        ]  # fmt: skip
+        found = self.model.generate(states, prompts, beam_size=self.beams, max_length=448)
+        texts = self.processor.batch_decode([one.sequences_ids[0] for one in found], skip_special_tokens=True)
+        return [(text.strip(), language, ()) for text, language in zip(texts, languages, strict=True)]
+
+    def _detected(self, states: Any) -> list[str]:
+        return [ranked[0][0].strip("<|>") for ranked in self.model.detect_language(states)]
+
+
+class WhisperCpp(Runtime):
+    """whisper.cpp through pywhispercpp, with a ggml file written from the same weights."""
+
+    precisions = ("float16", "q8_0", "q5_0")
+
+    def _load(self) -> None:
+        import _pywhispercpp
+        from pywhispercpp.model import Model
+
+        _pywhispercpp.whisper_log_set(_silent)
+        form = "ggml" if self.precision == "float16" else f"ggml-{self.precision}"
+        self.files = checkpoints.fetch(self.checkpoint, format=form)
+        self.model = Model(
+            str(self.files),
+            params_sampling_strategy=int(self.beams > 1),
+            n_threads=self.threads,
+            print_progress=False,
+            temperature_inc=0.0,
+            no_context=True,
+            suppress_nst=True,
+            greedy={"best_of": 1},
+            beam_search={"beam_size": self.beams, "patience": -1.0},
+        )
+
+    def _hear(self, samples: np.ndarray, times: bool) -> Result:
+        import _pywhispercpp
+
+        heard = self.model.transcribe(
+            samples, language=self._told or "auto", no_timestamps=not times, single_segment=not times
+        )
+        segments = _segments((part.t0 / 100, part.t1 / 100, part.text) for part in heard)
+        language = self._told or _pywhispercpp.whisper_lang_str(_pywhispercpp.whisper_full_lang_id(self.model._ctx))
+        return " ".join(text for *_, text in segments), language, segments if times else ()
+
+
+ENGINES: dict[str, type[Runtime]] = {
+    "asrlib": Asrlib,
+    "transformers": Transformers,
+    "openai-whisper": OpenAi,
+    "faster-whisper": FasterWhisper,
+    "faster-whisper-batched": FasterWhisperBatched,
+    "ctranslate2": CTranslate2,
+    "whisper.cpp": WhisperCpp,
+    "onnxruntime": Onnx,
+    "openvino": OpenVino,
+}
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Let transformers report errors only."""
+    from transformers.utils import logging as messages
+
+    before = messages.get_verbosity()
+    messages.set_verbosity_error()
+    try:
+        yield
+    finally:
+        messages.set_verbosity(before)
+
+
+def _silent(level: int, text: str) -> None:
+    """Take the place of whisper.cpp's log, which goes to the error stream of C, past Python."""
+
+
+def _segments(parts: Iterable[tuple[float, float | None, str]]) -> tuple[tuple[float, float, str], ...]:
+    """Return segments as plain numbers and texts; an end that a runtime left open is its start."""
+    return tuple(
+        (float(start), float(start if end is None else end), text.strip()) for start, end, text in parts if text.strip()
+    )

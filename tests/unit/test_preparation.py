@@ -1,0 +1,343 @@
+"""A data set out of recordings: what is cut, what is doubted, what is written, and what a killed or wrong run leaves."""
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asrlib import AsrlibError, audio, cli, corpora, preparation, scoring, text, transcription
+from asrlib.preparation import Label, Limits
+from asrlib.transcription import Hypothesis
+
+RATE = audio.SAMPLING_RATE
+GOOD = Label("hello there", "en", -0.2, 0.9, 0.01)
+
+
+def spoken(*spans, seconds):
+    samples = np.zeros(int(seconds * RATE), np.float32)
+    for start, end in spans:
+        place = slice(int(start * RATE), int(end * RATE))
+        samples[place] = 0.3 * np.cos(np.arange(len(samples[place])) / 5)
+    return samples
+
+
+@pytest.fixture
+def found(monkeypatch):
+    """A VAD that takes every sample that is not zero for speech."""
+    from faster_whisper import vad
+
+    def speech(samples, options):
+        gap = options.min_silence_duration_ms * RATE // 1000
+        loud = np.flatnonzero(samples)
+        breaks = np.flatnonzero(np.diff(loud) > gap)
+        starts, ends = loud[np.r_[0, breaks + 1]] if len(loud) else [], loud[np.r_[breaks, -1]] if len(loud) else []
+        return [{"start": int(start), "end": int(end) + 1} for start, end in zip(starts, ends, strict=True)]
+
+    monkeypatch.setattr(vad, "get_speech_timestamps", speech)
+
+
+@pytest.fixture
+def hearing(monkeypatch):
+    """A model that says how long each piece is; a second hearing that says the same. Lists what was labelled."""
+    seen = []
+
+    class Model:
+        generation_config = type("Config", (), {"is_multilingual": False})()
+        proj_out = None
+
+    def words(samples):
+        return "word " * round(len(samples) / RATE + 0.3)  # what is played faster by 10 % is as many words
+
+    def label(model, processor, pieces, language):
+        seen.extend(pieces)
+        for piece in pieces:
+            yield Label(words(piece).strip(), language, -0.1, 0.5, 0.0)
+
+    def transcribe(model, processor, pieces, **options):
+        for piece in pieces:
+            yield Hypothesis("x", words(piece), "en", len(piece) / RATE, 0.1)
+
+    monkeypatch.setattr(preparation, "label", label)
+    monkeypatch.setattr(transcription, "load", lambda model: (Model(), None))
+    monkeypatch.setattr(transcription, "transcribe", transcribe)
+    return seen
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    """Two recordings: of pieces of 3 and 4 s, and of one of 5 s."""
+    soundfile.write(tmp_path / "one.wav", spoken((1, 4), (6, 10), seconds=11), RATE)
+    soundfile.write(tmp_path / "two.wav", spoken((0.5, 5.5), seconds=6), RATE)
+    return [tmp_path / "one.wav", tmp_path / "two.wav"]
+
+
+def seconds(pieces):
+    return [((last - first) / RATE) for first, last in pieces]
+
+
+@pytest.mark.usefixtures("found")
+def test_speech_is_cut_at_pauses_and_short_pieces_are_joined():
+    samples = spoken((0.5, 3), (3.9, 4.8), (5.5, 9), (13, 13.5), seconds=15)
+    pieces = preparation.cut(samples)
+    assert seconds(pieces) == pytest.approx([4.3, 3.5, 0.5], abs=0.01)  # the last has no neighbour within a second
+    assert preparation.cut(spoken(seconds=3)) == []
+
+
+@pytest.mark.usefixtures("found")
+@given(st.lists(st.tuples(st.floats(0.4, 3), st.floats(0.1, 8)), max_size=12))
+def test_no_speech_is_lost_and_no_piece_too_long_whatever_the_pauses(gaps):
+    at, spans = 0.0, []
+    for gap, length in gaps:
+        start, at = at + gap, at + gap + length
+        spans.append((start, at))
+    samples = spoken(*spans, seconds=at + 1)
+    pieces = preparation.cut(samples, Limits(longest=12.0))
+    heard = np.zeros(len(samples), bool)
+    for first, last in pieces:
+        assert not heard[first:last].any()
+        heard[first:last] = True
+    assert heard[samples != 0].all()
+    assert max(seconds(pieces), default=0) <= 12.0
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({}, ""),
+        ({"text": ""}, "no words"),
+        ({"no_speech": 0.9}, "no speech"),
+        ({"compression": 5.0}, "repeated text"),
+        ({"in_language": 0.02}, "another language"),
+        ({"logprob": -1.5}, "improbable"),
+        ({"disagreement": 60.0}, "hearings differ"),
+    ],
+)
+def test_each_doubt_has_its_name(change, reason):
+    assert preparation.doubt(dataclasses.replace(GOOD, **change), Limits()) == reason
+
+
+def test_a_loop_of_text_compresses_well():
+    assert preparation._compression("thank you for watching " * 10) > Limits().compression
+    assert preparation._compression("To leave a message, please enter a mailbox number.") < Limits().compression
+    assert preparation._compression("") == 0
+
+
+@pytest.mark.parametrize(("first", "second", "percent"), [("a b c d", "a b x d e", 50), ("", "a", 0), ("a", "", 100)])
+def test_disagreement_is_a_word_error_rate(first, second, percent):
+    assert preparation._disagreement(first, second) == percent
+
+
+@pytest.mark.parametrize("range_", [(5, 2), (-1, 10), (2, 31)])
+def test_pieces_of_impossible_lengths_are_refused(range_):
+    with pytest.raises(AsrlibError, match="no such range"):
+        Limits(*range_)
+
+
+@pytest.mark.usefixtures("found", "hearing")
+def test_a_folder_is_written_that_corpora_reads(recordings, tmp_path):
+    output = tmp_path / "set"
+    made = preparation.prepare(recordings, output)
+    assert (made.pieces, made.kept, made.dropped) == (3, 3, {})
+    assert made.kept_seconds == pytest.approx(12, abs=0.01)
+    rows = corpora.load("folder", root=output, split="train")
+    assert sorted(rows["text"]) == ["word " * 2 + "word", "word " * 3 + "word", "word " * 4 + "word"]
+    assert set(rows["language"]) == {"en"}
+    assert len(set(rows["speaker"])) == 2
+    assert sorted(len(audio.load(row["audio"])) for row in rows) == [3 * RATE, 4 * RATE, 5 * RATE]
+
+
+@pytest.mark.usefixtures("found")
+def test_what_is_doubted_is_listed_and_not_written(recordings, tmp_path, hearing, monkeypatch):
+    monkeypatch.setattr(
+        preparation, "doubt", lambda label, limits: "improbable" if label.text.count("word") == 4 else ""
+    )
+    made = preparation.prepare(recordings, tmp_path / "set")
+    assert (made.kept, made.dropped) == (2, {"improbable": 1})
+    listed = [
+        json.loads(line) for path in (tmp_path / "set/labels").iterdir() for line in path.read_text().splitlines()
+    ]
+    assert [row["dropped"] for row in listed if not row["clip"]] == ["improbable"]
+    assert all(row["text"] for row in listed)
+    assert len(list((tmp_path / "set/clips").iterdir())) == 2
+
+
+@pytest.mark.usefixtures("found")
+def test_a_second_call_hears_only_what_is_new(recordings, tmp_path, hearing):
+    preparation.prepare(recordings[:1], tmp_path / "set")
+    assert len(hearing) == 2
+    preparation.prepare(recordings, tmp_path / "set")
+    assert len(hearing) == 3
+    preparation.prepare(recordings, tmp_path / "set")
+    assert len(hearing) == 3
+    assert len(corpora.load("folder", root=tmp_path / "set")) == 3
+    preparation.prepare(recordings[1:], tmp_path / "set")  # the folder is of what the last call was given
+    assert len(corpora.load("folder", root=tmp_path / "set")) == 1
+
+
+@pytest.mark.usefixtures("found")
+def test_a_killed_run_is_not_believed_and_goes_on(recordings, tmp_path, hearing, monkeypatch):
+    written = preparation.files.write_atomic
+
+    def die(path, content):
+        if "two-" in path.name and path.suffix == ".flac":
+            raise KeyboardInterrupt
+        return written(path, content)
+
+    monkeypatch.setattr(preparation.files, "write_atomic", die)
+    with pytest.raises(KeyboardInterrupt):
+        preparation.prepare(recordings, tmp_path / "set")
+    with pytest.raises(AsrlibError, match=r"metadata\.csv does not exist"):
+        corpora.load("folder", root=tmp_path / "set")
+    monkeypatch.setattr(preparation.files, "write_atomic", written)
+    hearing.clear()
+    assert preparation.prepare(recordings, tmp_path / "set").kept == 3
+    assert len(hearing) == 1  # the first recording was finished
+
+
+@pytest.mark.usefixtures("found")
+def test_a_recording_whose_clip_is_gone_is_made_again(recordings, tmp_path, hearing):
+    preparation.prepare(recordings, tmp_path / "set")
+    next((tmp_path / "set/clips").glob("one-*.flac")).unlink()
+    hearing.clear()
+    assert preparation.prepare(recordings, tmp_path / "set").kept == 3
+    assert len(hearing) == 2
+    assert len(corpora.load("folder", root=tmp_path / "set")) == 3
+
+
+@pytest.mark.usefixtures("found", "hearing")
+def test_a_folder_with_other_content_is_left_alone(recordings, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years of work")
+    with pytest.raises(AsrlibError, match="mine holds other files"):
+        preparation.prepare(recordings, tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+    with pytest.raises(AsrlibError, match=r"thesis\.txt is a file"):
+        preparation.prepare(recordings, tmp_path / "mine/thesis.txt")
+
+
+@pytest.mark.usefixtures("found", "hearing")
+def test_labels_of_two_settings_do_not_mix(recordings, tmp_path):
+    preparation.prepare(recordings, tmp_path / "set")
+    with pytest.raises(AsrlibError, match="begun with another limits"):
+        preparation.prepare(recordings, tmp_path / "set", limits=Limits(logprob=-0.5))
+    with pytest.raises(AsrlibError, match="begun with another model"):
+        preparation.prepare(recordings, tmp_path / "set", model="openai/whisper-small")
+
+
+@pytest.mark.usefixtures("found", "hearing")
+def test_recordings_of_one_name_do_not_meet(recordings, tmp_path):
+    (tmp_path / "other").mkdir()
+    soundfile.write(tmp_path / "other/one.wav", spoken((0.5, 6.5), seconds=7), RATE)
+    preparation.prepare([recordings[0], tmp_path / "other/one.wav"], tmp_path / "set")
+    assert len(corpora.load("folder", root=tmp_path / "set")) == 3
+
+
+def half(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.usefixtures("found", "hearing")
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (half, r"one\.wav is truncated"),
+        (lambda path: path.write_bytes(b"no audio"), r"one\.wav is not audio"),
+        (lambda path: path.unlink(), r"one\.wav does not exist"),
+        (lambda path: soundfile.write(path, np.zeros(RATE), RATE), r"one\.wav is silent"),
+    ],
+)
+def test_a_bad_recording_is_one_sentence_and_what_was_finished_stays(recordings, tmp_path, capsys, spoil, said):
+    spoil(recordings[0])
+    one, two = map(str, recordings)
+    if recordings[0].exists():
+        preparation.prepare([two], tmp_path / "set")
+    assert cli.main(["prepare", two, one, "--output", str(tmp_path / "set")]) == 1
+    shown = capsys.readouterr()
+    assert len(shown.err.splitlines()) == 1
+    assert re.search(said, shown.err)
+    if recordings[0].exists() or (tmp_path / "set").exists():
+        assert len(corpora.load("folder", root=tmp_path / "set")) == 1
+
+
+@pytest.mark.usefixtures("hearing")
+def test_sound_without_speech_is_one_sentence(tmp_path, capsys):
+    hum = 0.1 * np.sin(np.arange(10 * RATE) * 2 * np.pi * 50 / RATE)
+    soundfile.write(tmp_path / "hum.wav", hum, RATE)
+    assert cli.main(["prepare", str(tmp_path / "hum.wav"), "--output", str(tmp_path / "set")]) == 1
+    assert "None of 0 pieces of speech can be kept" in capsys.readouterr().err
+    assert not (tmp_path / "set/metadata.csv").exists()
+
+
+@pytest.mark.usefixtures("found", "hearing")
+def test_the_command_says_what_was_kept_and_where(recordings, tmp_path, capsys):
+    arguments = ["prepare", *map(str, recordings), "--output", str(tmp_path / "set"), "--language", "en"]
+    assert cli.main(arguments) == 0
+    assert capsys.readouterr().out == f"3 of 3 pieces kept, 0.2 of 0.2 minutes, in {tmp_path / 'set'}.\n"
+
+
+@pytest.mark.usefixtures("found")
+def test_an_exported_model_or_another_language_is_refused(recordings, tmp_path, monkeypatch, hearing):
+    with pytest.raises(AsrlibError, match="English-only model labels English"):
+        preparation.prepare(recordings, tmp_path / "set", language="fr")
+    monkeypatch.setattr(transcription, "load", lambda model: (object(), None))
+    with pytest.raises(AsrlibError, match="exported to ONNX"):
+        preparation.prepare(recordings, tmp_path / "set2")
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return transcription.load("openai/whisper-tiny.en", device="cpu", dtype=torch.float32)
+
+
+@pytest.mark.weights
+def test_labels_are_the_transcripts_and_their_probabilities_the_librarys(tiny):
+    model, processor = tiny
+    rows = corpora.load("telephone", "en", "test").select(range(0, 9, 3))
+    pieces = [audio.load(row["audio"]) for row in rows]
+    labels = list(preparation.label(model, processor, pieces, "en"))
+    heard = list(transcription.transcribe(model, processor, pieces))
+    assert [label.text for label in labels] == [item.text for item in heard]
+    for piece, found in zip(pieces, labels, strict=True):
+        inputs = processor(piece, sampling_rate=RATE, return_tensors="pt", return_attention_mask=True)
+        out = model.generate(**inputs, return_dict_in_generate=True, output_logits=True)
+        chosen = [logits[0].log_softmax(-1).max().item() for logits in out.logits]
+        assert found.logprob == pytest.approx(
+            np.mean(chosen), abs=0.05
+        )  # the most probable token was suppressed in none
+        assert 0 <= found.no_speech <= 1
+        assert found.in_language == 1
+
+
+@pytest.mark.weights
+def test_real_speech_becomes_a_data_set(tmp_path):
+    rows = corpora.load("telephone", "en", "test").filter(
+        lambda row: 2 < row["seconds"] < 6, load_from_cache_file=False
+    )
+    long = audio.stitch(rows, seconds=25, seed=0)
+    soundfile.write(tmp_path / "talk.flac", long.audio, RATE)
+    made = preparation.prepare([tmp_path / "talk.flac"], tmp_path / "set", model="openai/whisper-tiny.en")
+    assert made.kept
+    assert made.seconds <= long.seconds
+    table = corpora.load("folder", root=tmp_path / "set")
+    assert all(Limits().shortest <= length <= Limits().longest for length in table["seconds"])
+    heard = scoring.score([long.text], [" ".join(table["text"])], normalizer=text.normalizer("en"))
+    assert heard.wer < 0.5  # some pieces may be dropped
+
+
+@pytest.mark.weights
+def test_the_language_is_found_and_a_wrong_one_shows():
+    rows = corpora.load("telephone", "it", "test")
+    piece = audio.load(rows[int(np.argmax(rows["seconds"]))]["audio"])[: 8 * RATE]
+    hearing = preparation._Hearing("openai/whisper-base", None, None)
+    (found,) = hearing.hear([piece], "x")
+    assert found.language == "it"
+    assert found.in_language > 0.5
+    assert preparation.doubt(found, Limits(logprob=-9, disagreement=1e9)) == ""
+    (told,) = preparation.label(hearing.model, hearing.processor, [piece], "en")
+    assert preparation.doubt(told, Limits()) == "another language"

@@ -1,0 +1,246 @@
+"""Word times: the search for boundaries, what pauses do to them, lines of subtitles; and real weights against the library."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asrlib import AsrlibError, audio, corpora, scoring, transcription, words
+from asrlib import text as texts
+from asrlib.transcription import Hypothesis
+
+RATE = audio.SAMPLING_RATE
+
+
+def cheapest(cost):
+    """The cost of the best path, cell by cell."""
+    total = np.full((cost.shape[0] + 1, cost.shape[1] + 1), np.inf)
+    total[0, 0] = 0
+    for row, position in itertools.product(*map(range, cost.shape)):
+        before = min(total[row, position], total[row, position + 1], total[row + 1, position])
+        total[row + 1, position + 1] = cost[row, position] + before
+    return total[-1, -1]
+
+
+def price(cost, first):
+    """The cost of the cheapest path that enters the rows at these positions; it may leave a row below or beside the next."""
+    spent = 0.0
+    for row, start in enumerate(first):
+        if row + 1 == len(first):
+            spent += cost[row, start:].sum()
+        else:
+            ends = {first[row + 1], max(first[row + 1] - 1, start)}
+            spent += min(cost[row, start : end + 1].sum() for end in ends)
+    return spent
+
+
+@settings(deadline=None)
+@given(st.integers(1, 6), st.integers(1, 9), st.integers(0, 2**32 - 1))
+def test_the_path_is_the_cheapest(rows, positions, seed):
+    cost = np.random.default_rng(seed).normal(size=(rows, positions))
+    first = words._first_positions(cost)
+    assert first[0] == 0
+    assert all(np.diff(first) >= 0)
+    assert price(cost, first) == pytest.approx(cheapest(cost))
+
+
+def test_boundaries_of_a_clear_map_are_found():
+    begins = [0, 20, 45, 80]
+    weights = torch.full((2, 4, 120), 0.01)
+    for row, (start, end) in enumerate(itertools.pairwise([*begins, 120])):
+        weights[:, row, start:end] = 1.0
+    assert words.boundaries(weights).tolist() == pytest.approx([0.02 * start for start in begins], abs=0.021)
+
+
+def test_boundaries_of_a_flat_map_and_of_a_single_position_are_numbers():
+    assert np.isfinite(words.boundaries(torch.ones(3, 4, 50))).all()
+    assert words.boundaries(torch.ones(3, 4, 1)).tolist() == [0, 0, 0, 0]
+
+
+def bursts(*spans, seconds, noise=0.0):
+    """A sound with a tone in some spans of seconds and silence, or faint noise, elsewhere."""
+    samples = noise * np.random.default_rng(0).normal(size=int(seconds * RATE))
+    for start, end in spans:
+        place = slice(int(start * RATE), int(end * RATE))
+        samples[place] += 0.3 * np.sin(np.arange(len(samples[place])) / 5)
+    return samples.astype(np.float32)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.003])
+def test_pauses_are_found_in_silence_and_in_noise(noise):
+    silence = words.pauses(bursts((0.5, 1.5), (2.0, 2.5), (2.55, 3.0), seconds=3.5, noise=noise))
+    assert silence == pytest.approx(np.array([[0, 0.5], [1.5, 2.0], [3.0, 3.5]]), abs=0.011)
+
+
+def test_a_boundary_beside_a_pause_moves_into_it():
+    silence = np.array([[0.0, 0.5], [1.5, 2.0], [3.0, 3.5]])
+    found = words.leave_out(silence, [(0.0, 2.1, "one"), (2.1, 2.6, "two"), (2.6, 3.4, "three")])
+    assert found == [(0.5, 1.5, "one"), (2.0, 2.6, "two"), (2.6, 3.0, "three")]
+
+
+def test_a_pause_far_from_every_boundary_stays_in_its_word():
+    word = [(0.0, 4.0, "supercalifragilistic")]
+    assert words.leave_out(np.array([[1.5, 2.0]]), word) == word
+    assert words.leave_out(np.empty((0, 2)), word) == word
+    assert words.leave_out(np.array([[1.5, 2.0]]), []) == []
+
+
+spans = st.lists(st.floats(0, 30), min_size=2, max_size=12).map(sorted)
+
+
+@given(spans, st.lists(st.floats(0, 30), max_size=12).map(sorted))
+def test_words_stay_in_order_whatever_the_pauses(edges, silences):
+    given_words = [(start, end, "w") for start, end in itertools.pairwise(edges)]
+    silence = np.array(list(zip(silences[::2], silences[1::2], strict=False))).reshape(-1, 2)
+    found = words.leave_out(silence, given_words)
+    flat = [moment for start, end, _ in found for moment in (start, end)]
+    assert flat == sorted(flat)
+    assert len(found) == len(given_words)
+
+
+spoken = st.lists(
+    st.tuples(st.floats(0, 2), st.floats(0.05, 3), st.text("abc", min_size=1, max_size=20)), min_size=1, max_size=40
+)
+
+
+@given(spoken, st.integers(5, 42), st.floats(1, 6), st.floats(0.1, 1))
+def test_lines_keep_all_words_and_their_limits(gaps, characters, seconds, pause):
+    at, timed = 0.0, []
+    for gap, length, word in gaps:
+        start, at = at + gap, at + gap + length
+        timed.append((start, at, word))
+    lines = words.cues(timed, max_characters=characters, max_seconds=seconds, pause=pause)
+    assert " ".join(line for *_, line in lines) == " ".join(word for *_, word in timed)
+    for start, end, line in lines:
+        if " " in line:
+            assert len(line) <= characters
+            assert end - start <= seconds
+            inside = [span for span in timed if start <= span[0] and span[1] <= end]
+            assert all(after[0] - before[1] < pause for before, after in itertools.pairwise(inside))
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(lines))
+    assert words.cues([]) == []
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return transcription.load("openai/whisper-tiny.en", device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def speech():
+    return corpora.load("telephone", "en", "test").select(range(0, 96, 4))
+
+
+@pytest.mark.weights
+def test_the_weights_are_those_of_the_library(exact, speech):
+    model, processor = exact
+    eager = type(model).from_pretrained(model.name_or_path, dtype=torch.float32, attn_implementation="eager").eval()
+    samples = audio.load(speech[int(np.argmax(speech["seconds"]))]["audio"])
+    tokens, weights = words.attention(model, processor, samples, "Please enter the number.", heads=[(1, 0), (3, 4)])
+    inputs = processor(samples, sampling_rate=RATE, return_tensors="pt").input_features
+    start = words.prompt(model, None)
+    with torch.inference_mode():
+        out = eager(inputs, decoder_input_ids=torch.tensor([start + tokens]), output_attentions=True)
+    for caught, (layer, head) in zip(weights, [(1, 0), (3, 4)], strict=True):
+        theirs = out.cross_attentions[layer][0, head, len(start) - 1 :, : caught.shape[1]]
+        assert torch.allclose(caught, theirs, atol=1e-5)
+
+
+@pytest.mark.weights
+def test_boundaries_are_those_of_the_library(exact, speech):
+    model, processor = exact
+    eager = type(model).from_pretrained(model.name_or_path, dtype=torch.float32, attn_implementation="eager").eval()
+    samples = audio.load(speech[int(np.argmax(speech["seconds"]))]["audio"])
+    samples = samples[: len(samples) // 320 * 320]  # whole positions of the encoder
+    inputs = processor(samples, sampling_rate=RATE, return_tensors="pt", return_attention_mask=True)
+    out = eager.generate(
+        inputs.input_features,
+        attention_mask=inputs.attention_mask,
+        return_token_timestamps=True,
+        return_timestamps=False,
+    )
+    tokens = [token for token in out["sequences"][0].tolist() if token < model.generation_config.eos_token_id]
+    given_times = out["token_timestamps"][0][-len(tokens) - 1 :][: len(tokens)].numpy()
+    same, weights = words.attention(model, processor, samples, processor.tokenizer.decode(tokens))
+    assert same == tokens
+    assert words.boundaries(weights[:, 1:]) == pytest.approx(given_times, abs=0.021)
+
+
+@pytest.mark.weights
+def test_words_of_a_long_recording_are_timed(exact, speech):
+    model, processor = exact
+    long = audio.stitch(speech, seconds=75, seed=0)
+    (heard,) = transcription.transcribe(model, processor, [long.audio], timestamps=True)
+    timed = words.times(model, processor, long.audio, heard)
+    assert " ".join(word for *_, word in timed).split() == heard.text.split()
+    flat = [moment for start, end, _ in timed for moment in (start, end)]
+    assert flat == sorted(flat)
+    assert flat[-1] <= long.seconds + 0.01
+    assert np.median(onsets(timed, long.segments)) < 0.2
+
+
+def onsets(timed, segments):
+    """How far off the first word of each clip is, in seconds, where it was heard right."""
+    normalize = texts.normalizer("en")
+    said = [
+        (word, start if number == 0 else None)
+        for start, _, text in segments
+        for number, word in enumerate(normalize(text).split())
+    ]
+    heard = [(word, start) for start, _, text in timed for word in normalize(text).split()]
+    pairs = scoring.align(" ".join(word for word, _ in said), " ".join(word for word, _ in heard)).pairs
+    left, right = iter(said), iter(heard)
+    off = []
+    for kind, reference, hypothesis in pairs:
+        _, truth = next(left) if reference else ("", None)
+        _, found = next(right) if hypothesis else ("", None)
+        if kind == "equal" and truth is not None:
+            off.append(abs(truth - found))
+    return off
+
+
+@pytest.mark.weights
+def test_a_word_is_split_from_its_neighbours_where_a_language_has_spaces_and_where_it_has_none():
+    processor = transcription.load("openai/whisper-base", device="cpu")[1]
+    encode = processor.tokenizer.encode
+    spelled = words.spell(processor, encode(" Ça va, où «êtes»-vous?", add_special_tokens=False), "fr")
+    assert [word for *_, word in spelled] == ["Ça", "va,", "où", "«êtes»-vous?"]
+    spelled = words.spell(processor, encode("你好，龘", add_special_tokens=False), "zh")
+    assert "".join(word for *_, word in spelled) == "你好，龘"
+    assert spelled[-1][2] == "龘"
+    assert spelled[-1][1] - spelled[-1][0] > 1  # a rare character takes several tokens
+
+
+@pytest.mark.weights
+def test_what_cannot_be_aligned_is_one_sentence(exact):
+    model, processor = exact
+    second = bursts((0, 1), seconds=1)
+    with pytest.raises(AsrlibError, match="at most 30 s"):
+        words.attention(model, processor, np.tile(second, 31), "too long")
+    for text in ("", "word " * 500):
+        with pytest.raises(AsrlibError, match="tokens of text cannot be aligned"):
+            words.attention(model, processor, second, text)
+    with pytest.raises(AsrlibError, match="exported model"):
+        words.attention(object(), processor, second, "a")
+    multilingual, processor = transcription.load("openai/whisper-base", device="cpu")
+    with pytest.raises(AsrlibError, match="reads the words of one language"):
+        words.attention(multilingual, processor, second, "a")
+
+
+@pytest.mark.weights
+def test_a_transcript_without_words_has_no_times(exact):
+    silent = Hypothesis("x", " ", "en", 1.0, 0.1, ((0.0, 1.0, " "),))
+    assert words.times(*exact, bursts((0, 1), seconds=1), silent) == []
+
+
+@pytest.mark.weights
+def test_segments_beyond_the_end_of_the_sound_are_timed_within_it(exact):
+    heard = Hypothesis(
+        "x", "one two three", "en", 3.0, 0.1, ((0.0, 2.0, "one"), (2.0, 29.0, "two"), (29.0, 58.0, "three"))
+    )
+    timed = words.times(*exact, bursts((0, 3), seconds=3), heard)
+    assert [word for *_, word in timed] == ["one", "two", "three"]
+    assert all(0 <= start <= end <= 3 for start, end, _ in timed)
