@@ -410,7 +410,6 @@ def test_whisper_cpp_computes_the_models_logits(saved, small, cache):
     for format, precision in checkpoints.GGML.items():
         theirs = logits(checkpoints.fetch(saved, format), mel, tokens)
         errors[precision] = np.sqrt(((theirs - ours) ** 2).mean()) / spread
-    print(errors)
     assert errors["f16"] < 0.05  # whisper.cpp's GELU is the approximation by tanh, its caches are of half precision
     assert errors["f16"] < errors["q8_0"] < errors["q5_0"] < 0.3
 
@@ -419,7 +418,7 @@ def test_whisper_cpp_computes_the_models_logits(saved, small, cache):
 def clips():
     from asrlib import corpora
 
-    return corpora.load("telephone", "en", "test").select(range(0, 96, 32))
+    return corpora.load("telephone", "en", "test").select([12, 24, 84])  # whole sentences
 
 
 def heard(model_id, format, clips):
@@ -453,7 +452,7 @@ def test_whisper_cpp_hears_the_same_words_and_quantized_nearly(model_id, clips):
     model, processor = transcription.load(model_id, device="cpu", dtype=torch.float32)
     language = "en" if model.generation_config.is_multilingual else None
     ours = [one.text for one in transcription.transcribe(model, processor, clips, language=language)]
-    assert len({words for words in ours if len(words) > 10}) == 3
+    assert sum(len(words.split()) for words in ours) > 20
     assert heard(model_id, "ggml", clips) == ours
     quantized = heard(model_id, "ggml-q8_0", clips)
     assert scoring.score(ours, quantized, normalizer=text.normalizer("en")).wer < 0.1
