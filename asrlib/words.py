@@ -97,9 +97,22 @@ def prompt(model: Any, language: str | None) -> list[int]:
 
 
 def _encode(processor: Any, text: str, language: str | None) -> list[int]:
-    """Return the tokens of a text as the decoder would have written it."""
-    space = "" if language and language_code(language) in UNSPACED else " "
-    return processor.tokenizer.encode(space + text.strip(), add_special_tokens=False) if text.strip() else []
+    """Return the tokens of a text as the decoder would have written it.
+
+    The packaged ``tokenizer.json`` has lost the first merge, of a space and a *t*, and so splits words that the decoder writes as
+    one token. A word whose space stands alone is joined again as far as there are tokens for it.
+    """
+    tokenizer, space = processor.tokenizer, "" if language and language_code(language) in UNSPACED else " "
+    pieces = tokenizer.tokenize(space + text.strip()) if text.strip() else []
+    joined: list[str] = []
+    growing = False
+    for piece in pieces:
+        if growing and tokenizer.convert_tokens_to_ids(joined[-1] + piece) != tokenizer.unk_token_id:
+            joined[-1] += piece
+        else:
+            joined.append(piece)
+            growing = piece == "Ġ"
+    return tokenizer.convert_tokens_to_ids(joined)
 
 
 def _alignment_heads(model: Any) -> list[tuple[int, int]]:
@@ -312,7 +325,7 @@ def _fitting(segments: Sequence[Span], sizes: Sequence[int], first: int, begin: 
 def cues(
     words: Iterable[Span], *, max_characters: int = 42, max_seconds: float = 6.0, pause: float = 0.6
 ) -> list[Span]:
-    """Group words to lines of subtitles.
+    """Group words to lines of subtitles, which end with a clause where they can.
 
     Args:
         words: in their order.
@@ -324,11 +337,25 @@ def cues(
         Lines that do not overlap; each lasts from its first word to its last.
     """
     lines: list[list[Span]] = []
-    for start, end, word in words:
+    for word in words:
         line = lines[-1] if lines else []
-        length = sum(len(said) + 1 for *_, said in line) + len(word)
-        if line and length <= max_characters and end - line[0][0] <= max_seconds and start - line[-1][1] < pause:
-            line.append((start, end, word))
+        if line and word[0] - line[-1][1] >= pause:
+            lines.append([word])
+        elif line and not _fits([*line, word], max_characters, max_seconds):
+            rest = line[_clause(line) :]  # what follows the last comma goes along, if there is one and it fits
+            along = len(rest) < len(line) and _fits([*rest, word], max_characters, max_seconds)
+            lines[-1:] = [line[: -len(rest)], [*rest, word]] if along else [line, [word]]
         else:
-            lines.append([(start, end, word)])
+            lines[-1:] = [[*line, word]]
     return [(line[0][0], line[-1][1], " ".join(word for *_, word in line)) for line in lines]
+
+
+def _fits(line: Sequence[Span], max_characters: int, max_seconds: float) -> bool:
+    length = sum(len(word) + 1 for *_, word in line) - 1
+    return length <= max_characters and line[-1][1] - line[0][0] <= max_seconds
+
+
+def _clause(line: Sequence[Span]) -> int:
+    """Return how many words of a line come before its last clause or sentence; 0 where it has only one."""
+    ends = [number for number, (*_, word) in enumerate(line, 1) if word[-1] in ".,;:?!…"]
+    return next((number for number in reversed(ends) if number < len(line)), 0)

@@ -124,6 +124,16 @@ def test_lines_keep_all_words_and_their_limits(gaps, characters, seconds, pause)
     assert words.cues([]) == []
 
 
+def test_a_full_line_is_cut_after_its_last_clause_that_leaves_room():
+    said = "To leave a message, please enter a mailbox number. Press two."
+    timed = [(0.3 * number, 0.3 * number + 0.3, word) for number, word in enumerate(said.split())]
+    lines = [line for *_, line in words.cues(timed)]
+    assert lines == ["To leave a message,", "please enter a mailbox number. Press two."]
+    assert [line for *_, line in words.cues(timed, max_characters=12)] == [
+        "To leave a", "message,", "please enter", "a mailbox", "number.", "Press two.",
+    ]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def exact():
     return transcription.load("openai/whisper-tiny.en", device="cpu", dtype=torch.float32)
@@ -167,6 +177,16 @@ def test_boundaries_are_those_of_the_library(exact, speech):
     same, weights = words.attention(model, processor, samples, processor.tokenizer.decode(tokens))
     assert same == tokens
     assert words.boundaries(weights[:, 1:]) == pytest.approx(given_times, abs=0.021)
+
+
+@pytest.mark.weights
+def test_a_text_gets_the_tokens_that_the_decoder_wrote(exact, speech):
+    model, processor = exact
+    clips = [audio.load(row["audio"]) for row in speech.select(range(8))]
+    features = processor(clips, sampling_rate=RATE, return_tensors="pt").input_features
+    states, _ = transcription.encode(model, features)
+    for written in transcription.greedy(model, states, [words.prompt(model, None)] * len(clips)):
+        assert words._encode(processor, processor.decode(written), "en") == written
 
 
 @pytest.mark.weights
