@@ -38,7 +38,8 @@ def model():
 @pytest.fixture(scope="module")
 def taught():
     """The surgery that notebook 10 teaches, by name."""
-    source = "\n".join(records.notebook_code(files.repository() / "notebooks" / "10_pruning.ipynb"))
+    (path,) = (files.repository() / "notebooks").rglob("10_pruning.ipynb")
+    source = "\n".join(records.notebook_code(path))
     wanted = {"columns", "cut_heads", "cut_width", "two_of_four", "break_even"}
     found = [node for node in ast.parse(source).body if getattr(node, "name", "") in wanted]
     assert {node.name for node in found} == wanted
