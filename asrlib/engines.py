@@ -10,11 +10,13 @@ A runtime's package is imported when the runtime is loaded, so none is needed bu
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import copy
 import logging
 import os
 import warnings
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -429,6 +431,7 @@ class WhisperCpp(Runtime):
         from pywhispercpp.model import Model
 
         _pywhispercpp.whisper_log_set(_silent)
+        atexit.register(_pywhispercpp.whisper_log_set, None)  # C must not call Python when Python is gone
         form = "ggml" if self.precision == "float16" else f"ggml-{self.precision}"
         self.files = checkpoints.fetch(self.checkpoint, format=form)
         self.model = Model(
@@ -442,6 +445,7 @@ class WhisperCpp(Runtime):
             greedy={"best_of": 1},
             beam_search={"beam_size": self.beams, "patience": -1.0},
         )
+        atexit.register(_close, weakref.ref(self.model))
 
     def _hear(self, samples: np.ndarray, times: bool) -> Result:
         import _pywhispercpp
@@ -482,6 +486,13 @@ def _hushed() -> Iterator[None]:
 
 def _silent(level: int, text: str) -> None:
     """Take the place of whisper.cpp's log, which goes to the error stream of C, past Python."""
+
+
+def _close(known: weakref.ref[Any]) -> None:
+    """Free a model of whisper.cpp while there is a Python: its own way, at the very end, finds parts of it gone."""
+    if (model := known()) is not None:
+        model.__del__()
+        model._ctx = None
 
 
 def _segments(parts: Iterable[tuple[float, float | None, str]]) -> tuple[tuple[float, float, str], ...]:

@@ -229,8 +229,8 @@ def test_offline_another_model_is_one_sentence(offline, cache):
     refused_name = "nobody/whisper..x"  # the Hub's client refuses it before any request
     with pytest.raises(AsrlibError, match="correct the name"):
         checkpoints.fetch(refused_name)
-    with pytest.raises(AsrlibError, match="'onnx' is no checkpoint format"):
-        checkpoints.fetch(MODEL, "onnx")
+    with pytest.raises(AsrlibError, match="'pickle' is no checkpoint format"):
+        checkpoints.fetch(MODEL, "pickle")
 
 
 # ---- local folders
