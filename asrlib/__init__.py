@@ -5,10 +5,11 @@ Modules import only downwards::
     roof    cli, course, runner, site, comparison,          run notebooks, show results, talk to people, keep the lock
             readme, demo, environment
     4       records, claims                                 one record per run; verdicts of published claims
-    3       transcription, training, distillation,          batched decoding; what training needs besides visible calls
-            quantization, metering
+    3       transcription (kernels), engines, words,        batched decoding, other runtimes, word times, data sets;
+            preparation, training, distillation,            what training needs besides visible calls
+            quantization, pruning, metering
     2       corpora (curation), checkpoints (conversion,    real speech and real weights on disk
-            architectures)
+            ggml, architectures)
     ground  audio, text, scoring, hardware, figures, exercises, files, hub, progress
 
 ``import asrlib`` needs neither torch nor network: every heavy import happens inside the function that needs it.
