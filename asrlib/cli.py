@@ -6,12 +6,15 @@ Exit codes: 0 all well; 1 something failed, and a sentence on stderr says what; 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
+import functools
 import json
 import os
 import shutil
 import signal
 import sys
+import tempfile
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +26,7 @@ from asrlib import AsrlibError, __version__, claims, files
 
 if TYPE_CHECKING:
     from asrlib.claims import Verdict
+    from asrlib.evaluation import Evaluation
     from asrlib.transcription import Hypothesis
 
 __all__ = ["main"]
@@ -116,8 +120,10 @@ def _speech_commands(command: Callable[..., Any]) -> None:
     option("--window", choices=("full", "merged"), default="full",
            help="merged: faster with short clips, by an approximation, and without segment times; default: full")  # fmt: skip
 
-    option = command("evaluate", _evaluate, "score a model on a folder of audio with a metadata.csv")
-    option("folder", type=Path, help="its metadata.csv has the columns file_name, transcription, perhaps language")
+    option = command("evaluate", _evaluate, "score a model; in N processes: torchrun ... asrlib evaluate")
+    option("speech", type=Path, metavar="FOLDER|CORPUS/LANGUAGE/SPLIT",
+           help="a folder's metadata.csv has the columns file_name, transcription, perhaps language, speaker")  # fmt: skip
+    option("--output", type=Path, metavar="FOLDER", help="keep what is heard there: a killed run goes on")
     option("--model", **model)
     option("--language", help="code or name; default: the column language of metadata.csv")
     option("--json", action="store_true", help="print JSON, with every clip")
@@ -408,66 +414,62 @@ FORMATS = {"txt": lambda heard: heard.text.strip() + "\n", "json": _json, "srt":
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from asrlib import corpora
-    from asrlib.progress import track
+    from asrlib import checkpoints, corpora, evaluation, sharding
 
-    table = list(corpora.load("folder", root=options.folder, language=options.language))
+    if not options.output and os.environ.get("WORLD_SIZE", "1") != "1":
+        options.usage("several processes need --output FOLDER, which all of them see")
+    parts = str(options.speech).split("/")
+    if options.speech.is_dir() or len(parts) != 3:
+        table = corpora.load("folder", root=options.speech, language=options.language)
+    else:
+        table = corpora.load(*parts)
     listener = _Listener(options.model)
-    language = options.language or _language(table, listener.english_only)
-    clips = [(str(number), row["audio"]) for number, row in enumerate(table)]  # a file may be listed twice
-    heard = list(track(listener.hear(clips, language=language), "clips transcribed", len(clips)))
-    if not heard:
-        raise AsrlibError(f"None of the {len(clips)} clips of {options.folder} could be read: nothing was scored.")
-    scored = _scored(heard, [table[int(item.id)] for item in heard], language)
-    result = {"model": options.model, "language": language, "unreadable": listener.failures} | scored
-    print(json.dumps(result, indent=1, ensure_ascii=False) if options.json else _report(result))
-    return 1 if listener.failures else 0
+    language = options.language or _language(table["language"], listener.english_only)
+    run = {"speech": str(options.speech)}
+    if options.output:  # the same weights are to go on there
+        run |= checkpoints.provenance(checkpoints.fetch(options.model))
+    with contextlib.nullcontext(options.output) if options.output else tempfile.TemporaryDirectory() as folder:
+        found = evaluation.evaluate(
+            table, functools.partial(listener.hear, language=language), folder,
+            language=language, run=run, label="transcribing" * sharding.first_process(),
+        )  # fmt: skip
+        if found:
+            print(_as_json(options.model, language, found) if options.json else _report(options.model, language, found))
+            return 1 if found.unreadable else 0
+    return 0
 
 
-def _scored(heard: Sequence[Hypothesis], rows: Sequence[dict[str, Any]], language: str) -> dict[str, Any]:
-    """Return what `asrlib evaluate` reports of hypotheses and the metadata rows that they belong to."""
-    from asrlib import scoring, text, transcription
-
-    normalizer = text.normalizer(language)
-    blocks = [row["speaker"] or row["id"] for row in rows]
-    references, hypotheses = [row["text"] for row in rows], [item.text for item in heard]
-    score = scoring.score(references, hypotheses, normalizer=normalizer, blocks=blocks)
-    clips = [
-        {"id": row["id"], "errors": int(errors), "words": int(words), "reference": row["text"], "hypothesis": item.text}
-        for item, row, errors, words in zip(heard, rows, score.errors, score.lengths, strict=True)
-    ]
-    return {
-        "normalizer": normalizer.name,
-        "wer_percent": 100 * score.wer,
-        "interval": [100 * end for end in score.interval],
-        "cer_percent": 100 * score.cer,
-        **{kind: getattr(score, kind) for kind in ("substitutions", "deletions", "insertions", "words", "utterances")},
-        "rtfx": transcription.rtfx(heard),
-        "clips": clips,
-    }
+def _as_json(model: str, language: str, found: Evaluation) -> str:
+    """Return what `asrlib evaluate --json` prints, with every clip."""
+    score, counted = found.score, ("substitutions", "deletions", "insertions", "words", "utterances")
+    result = {"model": model, "language": language, "unreadable": found.unreadable, "normalizer": found.normalizer}
+    result |= {"wer_percent": 100 * score.wer, "interval": [100 * end for end in score.interval]}
+    result |= {"cer_percent": 100 * score.cer, **{kind: getattr(score, kind) for kind in counted}, "rtfx": found.rtfx}
+    return json.dumps(result | {"clips": list(files.read_jsonl(found.clips))}, indent=1, ensure_ascii=False)
 
 
-def _language(rows: Iterable[dict[str, Any]], english_only: bool) -> str:
+def _language(languages: Iterable[str], english_only: bool) -> str:
     """Return the one language of a folder's clips, which decides the normaliser."""
-    named = {"en"} if english_only else {row["language"] for row in rows}
+    named = {"en"} if english_only else set(languages)
     if len(named) != 1 or not all(named):
         raise AsrlibError("The clips' language is not stated, or not the same for all: name it with --language.")
     return named.pop()
 
 
-def _report(result: dict[str, Any]) -> str:
-    low, high = result["interval"]
+def _report(model: str, language: str, found: Evaluation) -> str:
+    """Return what `asrlib evaluate` prints for a person, with the worst clips."""
+    from asrlib import evaluation
+
+    score, (low, high) = found.score, (100 * end for end in found.score.interval)
     lines = [
-        f"WER {result['wer_percent']:.2f} % (95 % interval {low:.2f} to {high:.2f}), CER {result['cer_percent']:.2f} %",
-        f"{result['utterances']} clips, {result['words']} words: {result['substitutions']} substituted, "
-        f"{result['deletions']} deleted, {result['insertions']} inserted",
-        f"{result['model']}, language {result['language']}, normaliser {result['normalizer']}, RTFx {result['rtfx']:.1f}",
+        f"WER {100 * score.wer:.2f} % (95 % interval {low:.2f} to {high:.2f}), CER {100 * score.cer:.2f} %",
+        f"{score.utterances} clips, {score.words} words: {score.substitutions} substituted, "
+        f"{score.deletions} deleted, {score.insertions} inserted",
+        f"{model}, language {language}, normaliser {found.normalizer}, RTFx {found.rtfx:.1f}",
     ]
-    worst = sorted(result["clips"], key=lambda clip: -clip["errors"])[:WORST]
-    for clip in worst:
-        if clip["errors"]:
-            lines += [f"\n{clip['id']}: {clip['errors']} errors in {clip['words']} words"]
-            lines += [f"  said   {clip['reference']}", f"  heard  {clip['hypothesis'].strip()}"]
+    for clip in evaluation.worst(found, WORST):
+        lines += [f"\n{clip['id']}: {clip['errors']} errors in {clip['words']} words"]
+        lines += [f"  said   {clip['reference']}", f"  heard  {clip['hypothesis'].strip()}"]
     return "\n".join(lines)
 
 

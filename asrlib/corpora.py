@@ -216,6 +216,8 @@ def _fetch(name: str, language: str) -> tuple[Path, list[dict[str, Any]]]:
                     if not _verified(name, language, folder):
                         raise AsrlibError("what it sent differs from the list in data/splits")
                 return target, _verified(name, language, target)
+            except files.DiskFullError:
+                raise
             except AsrlibError as error:
                 problems.append(re.sub(r": [^:]*again[^:]*$", "", str(error)).rstrip("."))  # the advice follows below
     packages = " and ".join(_facts(name, language)["packages"])
@@ -269,6 +271,8 @@ def _apt_download(packages: list[str], folder: Path) -> None:
         options += ["-o", f"Dir::State::Lists={own}/lists", "-o", f"Dir::Cache={own}/cache"]
         for command in (["update"], ["download", *packages]):
             code, said = apt(*command)
+            if "No space left on device" in said:
+                raise files.DiskFullError(folder)
             if code:
                 reason = next((line[3:] for line in said.splitlines() if line.startswith("E: ")), "no reason given")
                 raise AsrlibError(f"apt-get {command[0]} failed: {reason}")

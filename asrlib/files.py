@@ -28,6 +28,7 @@ from asrlib import AsrlibError
 from asrlib.progress import Meter
 
 __all__ = [
+    "DiskFullError",
     "cache_dir",
     "data_file",
     "download",
@@ -50,6 +51,13 @@ __all__ = [
 MAX_MEMBER_BYTES = 2 * 1024**3  # no file of any corpus or checkpoint here is larger: a larger member is a bomb
 MAX_ARCHIVE_BYTES = 200 * 1024**3  # LibriSpeech and Common Voice archives unpack to less
 HTTP_TIMEOUT = 30.0  # seconds without any byte after which a download ends
+
+
+class DiskFullError(AsrlibError):
+    """No room is left where something was to be written: another source of the same thing would not help."""
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(f"The disk is full while writing {path}: free some space and run the same command again.")
 
 
 def repository() -> Path | None:
@@ -107,9 +115,7 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise AsrlibError(
-                f"The disk is full while writing {path}: free some space and run the same command again."
-            ) from None
+            raise DiskFullError(path) from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise AsrlibError(
                 f"{path} cannot be written ({error.strerror}): choose another folder, with ASRLIB_CACHE for weights and speech."
@@ -117,24 +123,25 @@ def _writing(path: Path) -> Iterator[None]:
         raise
 
 
-def write_atomic(path: Path | str, content: str | bytes) -> Path:
+def write_atomic(path: Path | str, content: str | bytes | Iterable[str]) -> Path:
     """Write a file so that a reader sees the old content or the new, never a part.
 
     Args:
         path: target; its folder is made when missing.
-        content: text is written as UTF-8.
+        content: text is written as UTF-8; of an iterable, one piece is held at a time.
 
     Raises:
         AsrlibError: disk full, or folder not writable.
     """
     path = Path(path)
-    data = content.encode() if isinstance(content, str) else content
+    pieces = [content] if isinstance(content, str | bytes) else content
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
+                for piece in pieces:
+                    stream.write(piece.encode() if isinstance(piece, str) else piece)
                 stream.flush()
                 os.fsync(stream.fileno())
             Path(name).chmod(0o644)  # mkstemp makes files private; results are to be shared
@@ -174,10 +181,14 @@ def new_folder(target: Path | str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def lock(target: Path | str) -> Iterator[None]:
+def lock(target: Path | str, *, wait: bool = True) -> Iterator[bool]:
     """Hold an exclusive lock beside ``target``; a second run waits until the first has finished.
 
     The operating system drops the lock when its holder dies, so a killed run blocks nobody.
+
+    Args:
+        target: what is to be prepared.
+        wait: False yields False at once where another run holds the lock; else True is yielded, with the lock.
     """
     import filelock
 
@@ -188,10 +199,11 @@ def lock(target: Path | str) -> Iterator[None]:
         try:
             guard.acquire(timeout=0)
         except filelock.Timeout:
-            with Meter(f"waiting for another run that prepares {Path(target).name}"):
-                guard.acquire()
+            if wait:
+                with Meter(f"waiting for another run that prepares {Path(target).name}"):
+                    guard.acquire()
     try:
-        yield
+        yield guard.is_locked
     finally:
         guard.release()
 
@@ -260,7 +272,7 @@ def read_jsonl(path: Path | str) -> Iterator[dict[str, Any]]:
 
 def write_jsonl(path: Path | str, rows: Iterable[dict[str, Any]]) -> Path:
     """Write objects as JSON lines, atomically, keys in the given order."""
-    return write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return write_atomic(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def download(url: str, target: Path | str, *, sha256_hex: str) -> Path:

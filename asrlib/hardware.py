@@ -39,10 +39,16 @@ def cpu_features() -> list[str]:
 
 
 def best_device() -> str:
-    """Return ``"cuda"`` where PyTorch sees a usable GPU, else ``"cpu"``."""
+    """Return ``"cuda"`` where PyTorch sees a usable GPU, else ``"cpu"``.
+
+    Of several GPUs each process that torchrun starts gets its own: ``"cuda:1"`` is the second one's.
+    """
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        return "cpu"
+    number = os.environ.get("LOCAL_RANK")
+    return f"cuda:{int(number) % torch.cuda.device_count()}" if number else "cuda"
 
 
 def best_dtype(device: str | None = None) -> torch.dtype:

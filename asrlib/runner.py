@@ -28,6 +28,7 @@ from asrlib.course import Notebook, Outcome
 __all__ = ["run"]
 
 POLL = 0.25  # seconds between two looks at a running notebook
+ROOM = 2**20  # bytes; where fewer are free, a process that died has died of that
 
 
 def run(
@@ -175,6 +176,11 @@ def _watch(job: _Job, deadline: float, expected: float | None) -> dict[str, Any]
                 _end(child.pid)
     if ended := _json(job.folder / "ended.json"):
         return ended
+    if shutil.disk_usage(job.folder).free < ROOM:
+        return {
+            "status": "failed",
+            "error": f"The disk with {os.path.relpath(job.folder)} is full: free some space and run it again.",
+        }
     cause = f"signal {-child.returncode}" if child.returncode < 0 else f"exit code {child.returncode}"
     return {"status": "failed", "error": f"The process that ran it died ({cause}); perhaps memory ran out."}
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from asrlib import AsrlibError
 
-__all__ = ["Alignment", "Difference", "Score", "align", "bootstrap", "compare", "metric", "score"]
+__all__ = ["Alignment", "Difference", "Score", "Tally", "align", "bootstrap", "compare", "metric", "score"]
 
 REPLICATES = 2000
 CONFIDENCE = 0.95
@@ -183,6 +183,76 @@ def _count(references: Sequence[str], hypotheses: Sequence[str], process: Callab
     return counts
 
 
+class Tally:
+    """Errors of one system added up batch by batch, for a corpus whose texts would not fit into memory.
+
+    Of each utterance five numbers and its block's label are kept (48 bytes), and no text. `score` is one of a single batch.
+    """
+
+    def __init__(self, normalizer: Callable[[str], str] | None = None) -> None:
+        """Begin with no utterance; the normalizer is applied to both sides of all that come."""
+        self.normalizer = normalizer
+        self._counts: list[np.ndarray] = []
+        self._characters = np.zeros(4, dtype=np.int64)
+        self._blocks: list[Hashable] = []
+        self._known: dict[Hashable, Hashable] = {}  # equal labels are kept once
+
+    def add(
+        self, references: Sequence[str], hypotheses: Sequence[str], blocks: Sequence[Hashable] | None = None
+    ) -> np.ndarray:
+        """Count the errors of some more utterances; arguments as for `score`, with blocks in all batches or in none.
+
+        Returns:
+            Substitutions, deletions, insertions and reference words of each, shape (utterances, 4).
+
+        Raises:
+            AsrlibError: lengths that differ.
+        """
+        import jiwer
+
+        references, hypotheses = list(references), list(hypotheses)
+        if len(references) != len(hypotheses):
+            raise AsrlibError(
+                f"{len(references)} references and {len(hypotheses)} hypotheses cannot be scored: give one hypothesis per reference."
+            )
+        labels = range(len(self._blocks), len(self._blocks) + len(references)) if blocks is None else list(blocks)
+        if len(labels) != len(references):
+            raise AsrlibError(
+                f"{len(references)} references and {len(labels)} block labels: give one label per reference."
+            )
+        if self.normalizer:
+            references, hypotheses = [[self.normalizer(text) for text in side] for side in (references, hypotheses)]
+        counts = _count(references, hypotheses, jiwer.process_words)
+        self._counts.append(counts)
+        self._characters += _count(references, hypotheses, jiwer.process_characters).sum(axis=0)
+        self._blocks += labels if blocks is None else [self._known.setdefault(label, label) for label in labels]
+        return counts
+
+    def score(self, seed: int = 0) -> Score:
+        """Return the score of all utterances so far.
+
+        Args:
+            seed: of the bootstrap.
+
+        Raises:
+            AsrlibError: no utterance at all, or no reference word in any of them.
+        """
+        counts = np.concatenate([np.zeros((0, 4), dtype=np.int64), *self._counts])
+        if not counts[:, 3].sum():
+            raise AsrlibError("No reference holds a word: a WER needs at least one transcribed utterance.")
+        errors, lengths = counts[:, :3].sum(axis=1), counts[:, 3]
+        blocks = tuple(self._blocks) if len(set(self._blocks)) > 1 else tuple(range(len(errors)))
+        return Score(
+            wer=float(errors.sum() / lengths.sum()),
+            cer=float(self._characters[:3].sum() / self._characters[3]),
+            interval=_percentiles(bootstrap(errors, lengths, blocks=blocks, seed=seed)),
+            errors=errors,
+            lengths=lengths,
+            blocks=blocks,
+            kinds=counts[:, :3],
+        )
+
+
 def score(
     references: Sequence[str],
     hypotheses: Sequence[str],
@@ -205,33 +275,9 @@ def score(
     Raises:
         AsrlibError: lengths that differ, no utterance at all, or no reference word in any of them.
     """
-    import jiwer
-
-    references, hypotheses = list(references), list(hypotheses)
-    if len(references) != len(hypotheses):
-        raise AsrlibError(
-            f"{len(references)} references and {len(hypotheses)} hypotheses cannot be scored: give one hypothesis per reference."
-        )
-    if normalizer:
-        references, hypotheses = [normalizer(text) for text in references], [normalizer(text) for text in hypotheses]
-    counts = _count(references, hypotheses, jiwer.process_words)
-    if not counts[:, 3].sum():
-        raise AsrlibError("No reference holds a word: a WER needs at least one transcribed utterance.")
-    characters = _count(references, hypotheses, jiwer.process_characters)
-    errors, lengths = counts[:, :3].sum(axis=1), counts[:, 3]
-    labels = tuple(blocks) if blocks is not None and len(set(blocks)) > 1 else tuple(range(len(references)))
-    if len(labels) != len(references):
-        raise AsrlibError(f"{len(references)} references and {len(labels)} block labels: give one label per reference.")
-    replicates = bootstrap(errors, lengths, blocks=labels, seed=seed)
-    return Score(
-        wer=float(errors.sum() / lengths.sum()),
-        cer=float(characters[:, :3].sum() / characters[:, 3].sum()),
-        interval=_percentiles(replicates),
-        errors=errors,
-        lengths=lengths,
-        blocks=labels,
-        kinds=counts[:, :3],
-    )
+    tally = Tally(normalizer)
+    tally.add(references, hypotheses, blocks)
+    return tally.score(seed)
 
 
 def _percentiles(replicates: np.ndarray) -> tuple[float, float]:

@@ -104,6 +104,7 @@ def start():
         process = subprocess.Popen(
             [sys.executable, "-c", code, *arguments],
             cwd=cwd,
+            stdin=subprocess.PIPE,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

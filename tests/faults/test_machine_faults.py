@@ -1,0 +1,159 @@
+"""A machine that fails under the work: a full disk, a read-only cache, a second run at once, a clock that went back."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_corpus_faults import build_package, needs_dpkg, world  # noqa: F401 - a fixture among them
+from test_kills import EVALUATE
+from test_run_faults import RUN
+
+from asrlib import course, records, runner
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def mounted(script, **variables):
+    """Run a shell script in which a mount concerns nobody else; skip the test where the system forbids that."""
+    allowed = shutil.which("unshare") and subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False)
+    if not allowed or allowed.returncode:
+        pytest.skip("needs a namespace of its own for mounts (unshare -rm)")
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHON": sys.executable} | variables
+    return subprocess.run(
+        ["unshare", "-rm", "sh", "-ec", script], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+# A command, then how it fares on a small disk, then on the same disk made larger; what it says on stderr comes out as well.
+SMALL_THEN_LARGE = """
+mkdir -p "$DISK"
+mount -t tmpfs -o size="$SIZE" tmpfs "$DISK"
+"$PYTHON" -c "$CODE" "$@" 2>&1 && echo small 0 || echo small $?
+mount -o remount,size=64m "$DISK"
+"$PYTHON" -c "$CODE" "$@" 2>&1 && echo large 0 || echo large $?
+"""
+
+FETCH = """
+import json, os, sys
+from asrlib import AsrlibError, corpora
+rows = json.load(open(os.environ["ROWS"]))
+corpora._manifest = lambda name, language: rows
+try:
+    print(len(corpora.load("audiobook")))
+except AsrlibError as error:
+    sys.exit(f"asrlib: {error}")
+"""
+
+
+def outcome(done):
+    """Return what was said on the small disk and on the large one, each with its exit code at the end."""
+    assert "Traceback" not in done.stdout, done.stdout
+    small, _, large = done.stdout.partition("small ")
+    code, _, large = large.partition("\n")
+    return small.strip().splitlines(), int(code), large.strip().splitlines()
+
+
+@needs_dpkg
+@pytest.mark.parametrize("size", ["64k", "300k"])
+def test_a_fetch_to_a_full_disk_is_one_sentence_and_goes_on_when_there_is_room(world, size):  # noqa: F811
+    build_package(world)
+    disk = world / "disk"
+    done = mounted(
+        SMALL_THEN_LARGE, DISK=str(disk), SIZE=size, CODE=FETCH, ROWS=str(world / "rows.json"), ASRLIB_CACHE=str(disk)
+    )
+    said, code, after = outcome(done)
+    assert code == 1, done
+    assert len(said) == 1
+    assert "The disk is full while writing" in said[0]
+    assert after == ["3", "large 0"]
+
+
+def test_an_evaluation_on_a_full_disk_keeps_what_was_heard_and_goes_on(tmp_path):
+    rows = [
+        {"id": str(n), "audio": "rain snow " * 900, "text": "rain snow " * 900, "seconds": 2, "speaker": ""}
+        for n in range(20)
+    ]
+    (tmp_path / "table.json").write_text(json.dumps(rows))
+    disk = tmp_path / "disk"
+    code = EVALUATE.replace("table = ", f"sys.argv[1:] = {[str(tmp_path / 'table.json'), str(disk)]!r}\ntable = ")
+    code = code.replace("for name, words in clips:", "for name, words in clips:\n        print('heard')")
+    code = f"from asrlib import AsrlibError\ntry:\n    exec({code!r})\nexcept AsrlibError as error:\n    sys.exit(f'asrlib: {{error}}')"
+    done = mounted(SMALL_THEN_LARGE, DISK=str(disk), SIZE="128k", CODE="import sys\n" + code)
+    said, code, after = outcome(done)
+    assert code == 1, done
+    assert "The disk is full while writing" in said[-1]
+    first, second = said.count("heard"), after.count("heard")
+    assert 3 <= first < 20
+    assert 20 <= first + second <= 23, "finished shards were heard again"
+    assert after[-2].startswith("WER 0.0"), after  # of 1,800 words the last is left out
+
+
+def test_a_course_on_a_full_disk_says_so_and_runs_when_there_is_room(course_folder):
+    course_folder.add("01_one", "'a value'")
+    disk = course_folder.root / "build"
+    done = mounted(SMALL_THEN_LARGE, DISK=str(disk), SIZE="4k", CODE=RUN)
+    said, code, after = outcome(done)
+    assert code == 1, done
+    assert len(said) <= 3
+    assert "is full" in " ".join(said) and "free some space" in " ".join(said)
+    assert any("finished" in line for line in after), after
+    assert after[-1] == "large 0"
+
+
+READ_ONLY = """
+mount --bind "$ASRLIB_CACHE" "$ASRLIB_CACHE"
+mount -o remount,ro,bind "$ASRLIB_CACHE"
+"$PYTHON" -c "$CODE" 2>&1 && echo small 0 || echo small $?
+"""
+
+
+@needs_dpkg
+def test_a_read_only_cache_serves_what_it_holds_and_is_named_when_it_lacks_something(world):  # noqa: F811
+    build_package(world)
+    cache = world / "cache"
+    cache.mkdir()
+    given = {"CODE": FETCH, "ROWS": str(world / "rows.json"), "ASRLIB_CACHE": str(cache)}
+    said, code, _ = outcome(mounted(READ_ONLY, **given))
+    assert (len(said), code) == (1, 1), said
+    assert "cannot be written" in said[0]
+    filled = subprocess.run(
+        [sys.executable, "-c", FETCH], env=os.environ | given | {"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=True
+    )  # fmt: skip
+    assert filled.stdout == "3\n"
+    assert outcome(mounted(READ_ONLY, **given)) == (["3"], 0, [])
+
+
+def test_two_runs_of_the_course_at_once_execute_each_notebook_once(course_folder, start):
+    ran = course_folder.root / "ran"
+    course_folder.add("01_one", f"with open({str(ran)!r}, 'a') as log:\n    log.write('once ')")
+    runs = [start(RUN, cwd=course_folder.root) for _ in range(2)]
+    said = [run.communicate(timeout=120)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0]
+    assert ran.read_text() == "once "
+    assert sorted("unchanged" in text for text in said) == [False, True]
+
+
+def test_files_from_the_future_are_neither_repeated_nor_believed_when_changed(course_folder):
+    """What a clock that went back leaves: all that was written before is newer than now."""
+    path = course_folder.add("01_one", "'a value'")
+    assert runner.run(course_folder.root, profile="smoke")[0].status == "finished"
+    future = 4_000_000_000
+    for file in course_folder.root.rglob("*"):
+        os.utime(file, (future, future))
+    assert runner.run(course_folder.root, profile="smoke")[0].status == "unchanged"
+    path.write_text(path.read_text().replace("a value", "another value"))
+    os.utime(path, (1, 1))
+    assert runner.run(course_folder.root, profile="smoke")[0].status == "finished"
+    assert course.result(course_folder.folder("01_one")).seconds > 0
+
+
+def test_a_clock_that_goes_back_while_a_notebook_runs_gives_no_negative_time(course_folder):
+    back = "import time\nnow = time.time\ntime.time = lambda: now() - 86_400"
+    course_folder.add("01_one", back)
+    (done,) = runner.run(course_folder.root, profile="smoke")
+    assert done.status == "finished", done
+    assert records.load(course_folder.folder("01_one") / "record.json")["run"]["seconds"] >= 0

@@ -1,0 +1,142 @@
+"""A corpus scored in one process, in two, and when one of two dies: the same to the byte."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asrlib import AsrlibError, evaluation, files, scoring, sharding, text, transcription
+
+REPOSITORY = Path(__file__).parents[2]
+SAID = ["red green blue", "north south", "rain", "over there", "salt pepper sugar"]
+
+
+def heard(clips):
+    """Hear all but the last word of each clip; the clips named None cannot be read."""
+    for name, words in clips:
+        if words is not None:
+            yield transcription.Hypothesis(name, words.rpartition(" ")[0], "en", 2.0, 0.5)
+
+
+@pytest.fixture
+def table(monkeypatch):
+    """Five rows, in shards of two, whose audio is what is said."""
+    monkeypatch.setattr(sharding, "WINDOW_CLIPS", 2)
+    monkeypatch.delenv("RANK", raising=False)
+    speakers = ["a", "a", "b", "b", ""]
+    return [
+        {"id": f"{place}.wav", "audio": said, "text": said, "seconds": 2.0, "speaker": speaker}
+        for place, (said, speaker) in enumerate(zip(SAID, speakers, strict=True))
+    ]
+
+
+def test_the_score_is_that_of_all_clips_at_once(tmp_path, table):
+    found = evaluation.evaluate(table, heard, tmp_path, language="en", run={})
+    hypotheses = [said.rpartition(" ")[0] for said in SAID]
+    whole = scoring.score(SAID, hypotheses, normalizer=text.normalizer("en"), blocks=["a", "a", "b", "b", "4.wav"])
+    assert (found.score.wer, found.score.cer, found.score.interval) == (whole.wer, whole.cer, whole.interval)
+    np.testing.assert_array_equal(found.score.kinds, whole.kinds)
+    assert found.score.blocks == whole.blocks
+    assert (found.rtfx, found.unreadable) == (4.0, 0)
+    rows = list(files.read_jsonl(found.clips))
+    assert [(row["id"], row["reference"], row["hypothesis"]) for row in rows] == [
+        (row["id"], row["text"], words) for row, words in zip(table, hypotheses, strict=True)
+    ]
+
+
+def test_clips_that_cannot_be_read_are_counted_and_not_scored(tmp_path, table):
+    for place in (0, 3):
+        table[place]["audio"] = None
+    found = evaluation.evaluate(table, heard, tmp_path, language="en", run={})
+    assert (found.unreadable, found.score.utterances) == (2, 3)
+    assert [row["id"] for row in files.read_jsonl(found.clips)] == ["1.wav", "2.wav", "4.wav"]
+    for row in table:
+        row["audio"] = None
+    with pytest.raises(AsrlibError, match="None of the 5 clips could be read"):
+        evaluation.evaluate(table, heard, tmp_path / "silent", language="en", run={})
+
+
+def test_the_worst_clips_come_first_and_right_ones_not_at_all(tmp_path, table):
+    table[0]["text"] += " grey"
+    table[2]["text"] = ""  # nothing was said and nothing heard
+    found = evaluation.evaluate(table, heard, tmp_path, language="en", run={})
+    assert [row["errors"] for row in evaluation.worst(found, 3)] == [2, 1, 1]
+    assert evaluation.worst(found, 1)[0]["id"] == "0.wav"
+    assert len(evaluation.worst(found, 9)) == 4
+
+
+def test_only_the_first_process_scores(tmp_path, table, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert evaluation.evaluate(table, heard, tmp_path, language="en", run={}) is None
+    assert not (tmp_path / "predictions.jsonl").exists()
+
+
+PROGRAM = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from asrlib import cli, hardware, sharding
+hardware.best_device, hardware.best_dtype = lambda: "cpu", lambda device=None: torch.float32
+sharding.WINDOW_CLIPS = 6
+hear, dead = cli._Listener.hear, Path("dead")
+def die(self, clips, **options):
+    for heard in hear(self, clips, **options):
+        if dead.is_file() and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+            os.kill(os.getpid(), signal.SIGKILL)  # in the middle of its first shard
+        yield heard
+cli._Listener.hear = die
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("dies", [False, True])
+def test_two_processes_find_what_one_finds_even_if_one_of_them_dies(tmp_path, dies):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    if dies:
+        (tmp_path / "dead").touch()
+    _write_folder(tmp_path / "speech", 20)
+    command = ["program.py", "evaluate", "speech", "--model", "openai/whisper-tiny.en", "--language", "en", "--json"]
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    environment.pop("RANK", None)
+    said = {}
+    for name, launcher in (("one", []), ("two", several)):
+        done = subprocess.run(
+            [sys.executable, *launcher, *command, "--output", name],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        said[name] = json.loads(done.stdout)
+    assert (tmp_path / "one/predictions.jsonl").read_bytes() == (tmp_path / "two/predictions.jsonl").read_bytes()
+    assert len(said["one"]["clips"]) == 20
+    rates = [{key: value for key, value in result.items() if key != "rtfx"} for result in said.values()]
+    assert rates[0] == rates[1]
+
+
+def _write_folder(folder, number):
+    """Write a folder with a number of telephone prompts and their metadata."""
+    import soundfile
+
+    from asrlib import audio, corpora
+
+    folder.mkdir()
+    rows = ["file_name,transcription"]
+    for place, row in enumerate(corpora.load("telephone", "en", "test").select(range(number))):
+        soundfile.write(folder / f"{place}.flac", audio.load(row["audio"]), 16_000)
+        rows.append(f'{place}.flac,"{row["text"]}"')
+    (folder / "metadata.csv").write_text("\n".join(rows))
+
+
+def test_several_processes_are_asked_for_a_folder_that_all_see(tmp_path, monkeypatch, capsys):
+    from asrlib import cli
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", str(tmp_path)])
+    assert "several processes need --output FOLDER" in capsys.readouterr().err
