@@ -12,9 +12,6 @@ from asrlib import course, environment, files, records
 ROOT = files.repository()
 BOOKS = course.registry(ROOT)
 MAX_BYTES = 300_000
-OLD = {
-    "06_distil_whisper_training"
-}  # not executed again since the rules for questions and answers: the next run brings them
 ENDING = ["Published, here, why they differ", "Exercises", "References"]
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
@@ -104,8 +101,6 @@ def numbered(text):
 
 @pytest.fixture
 def ruled(book):
-    if book.name in OLD:
-        pytest.skip("its next run brings questions and answers")
 
 
 @pytest.mark.usefixtures("ruled")
