@@ -99,18 +99,12 @@ def numbered(text):
     return [int(number) for number in re.findall(r"^(\d+)\. ", text, re.MULTILINE)]
 
 
-@pytest.fixture
-def ruled(book):
-
-
-@pytest.mark.usefixtures("ruled")
 def test_what_you_learned_answers_what_you_will_learn(prose):
     promised = prose[0].partition("You will learn to")[2]
     kept = "\n".join(prose).partition("**What you learned.**")[2].partition("\n## ")[0].partition("**Limits.**")[0]
     assert numbered(promised) == numbered(kept) == list(range(1, len(numbered(promised)) + 1))
 
 
-@pytest.mark.usefixtures("ruled")
 def test_every_exercise_has_an_answer_to_unfold(prose):
     exercises = "\n".join(prose).partition("## Exercises")[2].partition("\n## ")[0]
     items = re.split(r"^\d+\. ", exercises, flags=re.MULTILINE)[1:]
@@ -118,7 +112,6 @@ def test_every_exercise_has_an_answer_to_unfold(prose):
     assert [item for item in items if "<details><summary>Answer</summary>" not in item] == []
 
 
-@pytest.mark.usefixtures("ruled")
 def test_a_checkpoint_question_is_followed_by_its_cell_and_its_reason(notebook):
     asked = [number for number, cell in enumerate(notebook.cells) if "**Checkpoint.**" in cell.source]
     assert asked
