@@ -146,7 +146,7 @@ def _table() -> dict[str, Any]:
 def _local(model_id: str | Path) -> Path | None:
     """Return the folder of a local checkpoint, None for an id of the Hub; refuse everything else."""
     folder = files.user_path(model_id)
-    if folder.is_dir():
+    if os.path.isdir(folder):  # noqa: PTH112 - a name that is too long is no folder, and no error either
         _check_weights(folder)
         return folder
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(model_id)):
@@ -165,6 +165,11 @@ def _check_weights(folder: Path) -> None:
         raise AsrlibError(
             f"{folder} has no config.json of a Whisper model: name a folder that save_pretrained has written."
         )
+    if any("attn_implementation" in key and "/" in str(value) for key, value in config.items()):  # CVE-2026-4372
+        raise AsrlibError(
+            f"{folder}/config.json names code on the Hub for its attention, which transformers would run: the model is hostile "
+            "and was not opened."
+        )
     weights = sorted(folder.glob("*.safetensors"))
     if not weights and exported(folder):
         return
@@ -178,7 +183,7 @@ def _check_weights(folder: Path) -> None:
     for path in weights:
         try:
             safe_open(path, framework="np")
-        except SafetensorError as error:
+        except (OSError, SafetensorError) as error:  # OSError: a link to nowhere
             raise AsrlibError(f"{path} is damaged or truncated ({error}): copy or save it again.") from None
 
 
@@ -252,7 +257,11 @@ def _fill_converted(source: Path, format: str, folder: Path) -> None:
 
 def _snapshot(model_id: str, revision: str | None) -> Path | None:
     """Return the folder of a checkpoint in the Hub's own cache, downloaded when needed; None if there is no way to it."""
-    names = hub.listing(model_id, revision)
+    refused = None
+    try:
+        names = hub.listing(model_id, revision)
+    except hub.RefusedError as error:
+        names, refused = None, error
     if names is not None and not any(name.endswith(".safetensors") for name in names):
         raise AsrlibError(
             f"{model_id} publishes pickled weights only, which can run code when they are opened: choose a revision with "
@@ -260,6 +269,8 @@ def _snapshot(model_id: str, revision: str | None) -> Path | None:
         )
     folder = hub.snapshot(model_id, HUB_FILES, online=names is not None, revision=revision)
     if folder is None or not any(folder.glob("*.safetensors")):
+        if refused:
+            raise refused
         return None  # the Hub's cache holds nothing of it, or only a tokenizer, say
     _check_weights(folder)
     return folder

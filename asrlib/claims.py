@@ -103,7 +103,7 @@ def load(path: Path | str | None = None) -> list[dict[str, Any]]:
     schema = json.loads(files.data_file("claims.schema.json").read_text(encoding="utf-8"))
     try:
         claims = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise AsrlibError(f"{path} is not valid YAML ({getattr(error, 'problem_mark', error)}): correct it.") from None
     if error := best_match(Draft202012Validator(schema).iter_errors(claims)):
         place = "/".join(map(str, error.absolute_path)) or "top level"

@@ -1,4 +1,4 @@
-"""The command ``asrlib``: run, fetch, doctor, claims, compare, transcribe, evaluate, prepare, distil, demo.
+"""The command ``asrlib``: run, sweep, fetch, doctor, claims, compare, transcribe, evaluate, prepare, distil, demo.
 
 Exit codes: 0 all well; 1 something failed, and a sentence on stderr says what; 2 wrong usage; 130 interrupted.
 """
@@ -34,11 +34,15 @@ __all__ = ["main"]
 MODEL = "openai/whisper-base"
 AUDIO = {".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"}
 WORST = 5  # clips that `asrlib evaluate` shows
-MENDABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
+MENDABLE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # the name of a file may hold bytes that are no UTF-8
     parsed = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a stopped run ends its children and says so
     try:
@@ -89,6 +93,11 @@ def _course_commands(command: Callable[..., Any]) -> None:
     option("--force", action="store_true", help="run also what is finished and unchanged")
     option("--publish", action="store_true", help="write outputs back into notebooks/ and results/ (maintainers)")
     option("--timeout", type=_positive, default=3600, metavar="S", help="seconds for each notebook; default: 3600")
+    option("--output", type=Path, metavar="FOLDER", help="for PROFILE/NAME/, instead of build/runs/")
+
+    option = command("sweep", _sweep, "average the values of runs over their seeds, with intervals")
+    option("runs", nargs="+", type=Path, metavar="RUN|FOLDER", help="a folder with record.json, or one above such")
+    option("--output", type=Path, metavar="FOLDER", help="for sweep.csv and sweep.md; default: print a table")
 
     option = command("fetch", _fetch, "fetch the speech and weights that the reference profile needs")
     option("notebooks", **notebooks)
@@ -182,32 +191,45 @@ def _root() -> Path:
 def _run(options: argparse.Namespace) -> int:
     from asrlib import course, readme, runner
 
-    if options.publish and (options.profile != "reference" or options.parameters):
-        options.usage("--publish goes with the reference profile and without -p")
+    if options.publish and (options.profile != "reference" or options.parameters or options.output):
+        options.usage("--publish goes with the reference profile and without -p and --output")
     if bad := [text for text in options.parameters if "=" not in text]:
         options.usage(f"-p {bad[0]}: write it as NAME=VALUE")
     given = dict(text.split("=", 1) for text in options.parameters)
-    outcomes = runner.run(
-        _root(), options.notebooks, profile=options.profile, given=given, force=options.force, timeout=options.timeout
-    )
+    chosen = {name: getattr(options, name) for name in ("profile", "force", "timeout", "output")}
+    outcomes = runner.run(_root(), options.notebooks, given=given, **chosen)
     if options.publish:
         course.publish(_root(), outcomes)
         readme.write(_root())
     if good := [outcome.notebook for outcome in outcomes if outcome.good]:
-        _summary(options.profile, good)
+        _summary(options.profile, good, options.output)
     return 0 if len(good) == len(outcomes) else 1
 
 
-def _summary(profile: str, good: Sequence[str]) -> None:
+def _summary(profile: str, good: Sequence[str], output: Path | None) -> None:
     """Print the WERs of the notebooks that ran, where to read them, and how the published claims stand."""
     from asrlib import course
 
-    found = course.latest_records(_root(), profile)
+    found = course.latest_records(_root(), profile, output)
     if board := course.scoreboard(found[name] for name in good if name in found):
         print(f"\n{board}")
-    print(f"\nThe executed notebooks are in {os.path.relpath(course.run_folder(_root(), profile, ''))}/NAME/.")
+    print(f"\nThe executed notebooks are in {os.path.relpath(course.run_folder(_root(), profile, '', output))}/NAME/.")
+    if output:
+        return  # `asrlib claims` would not find these runs
     print(f"Published claims: {_counts(claims.judge(claims.load(), found.values()))}.")
     print("To read them: asrlib claims" + ("" if profile == "reference" else f" --profile {profile}"))
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from asrlib import sweep
+
+    rows = sweep.collect(sweep.read(options.runs))
+    if options.output:
+        for path in sweep.write(rows, options.output):
+            print(path)
+    else:
+        print(sweep.markdown(rows), end="")
+    return 0
 
 
 def _counts(verdicts: Sequence[Verdict]) -> str:
@@ -239,11 +261,12 @@ def _doctor(options: argparse.Namespace) -> int:
 def _claims(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from asrlib import course
+    from asrlib import course, records
 
     known = claims.load()
     if unknown := set(options.ids) - {claim["id"] for claim in known}:
         raise AsrlibError(f"There is no claim {', '.join(sorted(unknown))}: `asrlib claims` lists all.")
+    records.profile_values(files.read_toml(_root() / "notebooks" / "profiles.toml"), "", options.profile)
     found = course.latest_records(_root(), options.profile)
     chosen = [claim for claim in known if not options.ids or claim["id"] in options.ids]
     methods = sorted({claim["method"] for claim in known})

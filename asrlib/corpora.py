@@ -41,6 +41,7 @@ PACKAGED = ("telephone", "picture_words", "audiobook")
 FOREIGN = ("librispeech", "fleurs", "common_voice", "folder")
 COLUMNS = ("id", "audio", "text", "language", "seconds", "speaker", "split")
 ENOUGH = 0.9  # a source is believed when at least this share of the listed clips is there, unchanged
+MAX_LIST_BYTES = 1 << 24  # of a list of transcripts, unpacked; the longest has 100 kB
 PARQUET_BRANCH = "refs/convert/parquet"  # the Hub keeps every public set there as parquet, without loading scripts
 
 Clips = dict[str, tuple[Path, str | None]]  # name inside the corpus -> audio file, transcript as published
@@ -98,7 +99,8 @@ def _telephone_lines(package: Path, upstream: Path, name: str) -> list[str]:
     """Return the lines of the list of transcripts: Debian ships it compressed, upstream beside the recordings."""
     try:
         if (package / f"{name}.gz").is_file():
-            data = gzip.decompress((package / f"{name}.gz").read_bytes())
+            with gzip.open(package / f"{name}.gz") as stream:
+                data = stream.read(MAX_LIST_BYTES)
         else:
             data = (upstream / name).read_bytes() if (upstream / name).is_file() else b""
     except (EOFError, gzip.BadGzipFile, zlib.error):
@@ -589,6 +591,8 @@ def _fill_from_hub(name: str, part: str, folder: Path) -> None:
         )
     snapshot = hub.snapshot(repository, wanted, online=True, revision=PARQUET_BRANCH, kind="dataset")
     for file in wanted:
+        if not (snapshot / file).is_file():  # the Hub went away in between, and its cache holds another part
+            raise AsrlibError(f"The download of {repository} ({part}) ended early: run the same command again.")
         files.link(snapshot / file, folder / Path(file).name)
 
 

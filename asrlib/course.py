@@ -45,7 +45,10 @@ __all__ = [
 ]
 
 # No notebook imports these: a change repeats no run.
-ROOF = {"cli.py", "comparison.py", "course.py", "demo.py", "environment.py", "readme.py", "runner.py", "site.py"}
+ROOF = {
+    "cli.py", "comparison.py", "course.py", "demo.py", "environment.py", "evaluation.py", "readme.py", "runner.py",
+    "sharding.py", "site.py", "sweep.py",
+}  # fmt: skip
 LABELS = ("model", "corpus", "language", "split", "window")  # what tells the scoreboard's rows apart
 TOOK = re.compile(r"^\| took \|.*\|$", re.MULTILINE)  # in a notebook's first cell: the line that publishing fills in
 ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:home|root|Users|tmp|var/folders|mnt|private)/[^\s\"'<>)\]]*|[A-Z]:\\Users\\\S*")
@@ -202,7 +205,7 @@ def check_parameters(notebook: Notebook, given: Mapping[str, str]) -> dict[str, 
         kind = known[name].type
         try:
             value = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             value = text
         if kind == "str" and not isinstance(value, str):
             value = text  # -p NAME=12 means the text
@@ -288,24 +291,30 @@ class Outcome:
         return f"{line}{place}\n    {self.error}" + (f"\n    See {self.folder}/" if self.folder else "")
 
 
-def run_folder(root: Path, profile: str, name: str) -> Path:
-    """Return where a notebook's run in a profile leaves its files."""
-    return root / "build" / "runs" / profile / name
+def run_folder(root: Path, profile: str, name: str, output: Path | None = None) -> Path:
+    """Return where a notebook's run in a profile leaves its files: below ``output``, default ``build/runs``."""
+    return (output or root / "build" / "runs") / profile / name
 
 
 def result(folder: Path) -> Outcome | None:
     """Return what ``result.json`` says, or None where no run has ended, or by another version of this file."""
     try:
         return Outcome(**json.loads((folder / "result.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 
-def latest_records(root: Path, profile: str = "reference") -> dict[str, dict[str, Any]]:
-    """Return the records by notebook: the reader's own run in this profile where there is one, else the published one."""
+def latest_records(root: Path, profile: str = "reference", output: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Return the records by notebook: the reader's own run in this profile where there is one, else the published one.
+
+    Args:
+        root: the checkout.
+        profile: a table of ``profiles.toml``.
+        output: where the reader's own runs lie, default ``build/runs``.
+    """
     found = {}
     for name in registry(root):
-        mine = run_folder(root, profile, name)
+        mine = run_folder(root, profile, name, output)
         published = root / "results" / name / "record.json"
         if (outcome := result(mine)) and outcome.good and (mine / "record.json").is_file():
             found[name] = records.load(mine / "record.json")

@@ -11,10 +11,16 @@ A runtime's package is imported when the runtime is loaded, so none is needed bu
 from __future__ import annotations
 
 import atexit
+import codecs
 import contextlib
 import copy
+import json
 import logging
 import os
+import re
+import shutil
+import subprocess
+import tempfile
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,6 +37,9 @@ __all__ = ["ENGINES", "Runtime", "load"]
 
 Result = tuple[str, str, tuple]  # text, language, ((start seconds, end seconds, text), ...)
 MULTILINGUAL = 51_865  # tokens of the smallest vocabulary with languages; an English-only one has one less
+NODE_VERSION = 20  # the oldest that is still mended
+NPM_VERSION = "4.3.2"  # of @huggingface/transformers
+NPM_BYTES = 485_000_000  # of it and all that it needs; most of them are ONNX Runtime for every system
 EXTRAS = {
     "whisper": "peers", "faster_whisper": "peers", "ctranslate2": "peers", "pywhispercpp": "peers",
     "openvino": "toolkits", "nncf": "toolkits", "optimum.onnxruntime": "methods",
@@ -177,6 +186,119 @@ class Onnx(Asrlib):
 
         self.files = checkpoints.fetch(self.checkpoint, format="onnx" if self.precision == "float32" else "onnx-int8")
         self.model, self.processor = transcription.load(self.files)
+
+
+class TransformersJs(Runtime):
+    """Transformers.js, ONNX Runtime driven from JavaScript: what a page in a browser runs, here under Node.js on the CPU.
+
+    It decodes greedily, clip by clip. It cannot find the language. A long recording is cut every 20 s into pieces of 30 s,
+    whose texts are joined where they overlap; the others go from window to window.
+    """
+
+    precisions = ("int8", "float32")
+    searches = False
+
+    def _load(self) -> None:
+        node, packages = _node(), _packages()
+        self.files = checkpoints.fetch(self.checkpoint, format="onnx" if self.precision == "float32" else "onnx-int8")
+        self.script = _Script(node, packages)
+        self.script.ask(model=str(self.files), threads=self.threads)
+
+    def transcribe(
+        self, clips: Iterable[Any], *, language: str | None = None, timestamps: bool = False, label: str = ""
+    ) -> Iterator[Hypothesis]:
+        """Transcribe clips in order.
+
+        Raises:
+            AsrlibError: as every runtime, and where a multilingual model is not told the language.
+        """
+        if self.multilingual and not language:
+            raise AsrlibError("Transformers.js cannot find the language: name it, or choose another engine.")
+        return super().transcribe(clips, language=language, timestamps=timestamps, label=label)
+
+    def _hear(self, samples: np.ndarray, times: bool) -> Result:
+        options = {"language": self._told, "task": "transcribe"} if self.multilingual else {}
+        if times:
+            options |= {"return_timestamps": True, "chunk_length_s": 30}
+        with tempfile.TemporaryDirectory() as folder:  # a line of JSON would hold a long recording four times
+            sound = Path(folder, "sound.f32")
+            samples.astype("<f4", copy=False).tofile(sound)
+            heard = self.script.ask(sound=str(sound), options=options)
+        segments = _segments((*part["timestamp"], part["text"]) for part in heard.get("chunks", ()))
+        return heard["text"].strip(), self._told, segments
+
+
+class _Script:
+    """``transformers_js.mjs`` in a process of Node.js, which holds the model and ends with this object."""
+
+    def __init__(self, node: str, packages: Path) -> None:
+        self.complaints = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+        command = [node, str(Path(__file__).with_name("transformers_js.mjs")), str(packages)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.complaints}
+        # A session of its own: Ctrl-C at the terminal interrupts the notebook's clip, not the model.
+        self.process = subprocess.Popen(command, **pipes, text=True, encoding="utf-8", start_new_session=True)
+        weakref.finalize(self, _end, self.process)
+        self.number = 0
+
+    def ask(self, **question: Any) -> dict[str, Any]:
+        """Return the answer to a question, both as the script describes them."""
+        self.number += 1
+        with contextlib.suppress(BrokenPipeError):  # it has died, and gives no answer
+            self.process.stdin.write(json.dumps({"number": self.number, **question}) + "\n")
+            self.process.stdin.flush()
+        for line in self.process.stdout:
+            answer = json.loads(line)
+            if answer["number"] < self.number:  # the asker was interrupted while it waited for this one
+                continue
+            if "error" not in answer:
+                return answer
+            raise AsrlibError(f"Transformers.js failed ({answer['error']}): choose another engine for this.")
+        self.complaints.seek(0)
+        said = self.complaints.read().decode(errors="replace").strip() or "it said nothing"
+        raise AsrlibError(f"Node.js ended before it answered ({said.splitlines()[-1]}): load the engine again.")
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Stop a process and take leave of it."""
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        with contextlib.suppress(OSError):  # a question that nobody read
+            pipe.close()
+
+
+def _node() -> str:
+    """Return the path of Node.js."""
+    path = shutil.which("node")
+    said = subprocess.run([path, "--version"], capture_output=True, text=True).stdout if path else ""
+    version = re.match(r"v(\d+)", said)
+    if not version or int(version[1]) < NODE_VERSION:
+        raise AsrlibError(
+            f"Transformers.js needs Node.js {NODE_VERSION} or newer: install it, or choose another engine."
+        )
+    return path
+
+
+def _packages() -> Path:
+    """Return the folder in asrlib's cache that holds Transformers.js and what it needs."""
+    return files.prepared(files.cache_dir() / "npm" / f"transformers-{NPM_VERSION}", _fill_npm)
+
+
+def _fill_npm(folder: Path) -> None:
+    """Let npm, with the user's own settings, install Transformers.js into a folder; no package may run a script."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise AsrlibError("Transformers.js comes through npm, which is not installed: install it beside Node.js.")
+    pins = {"private": True, "dependencies": {"@huggingface/transformers": NPM_VERSION}}
+    (folder / "package.json").write_text(json.dumps(pins))
+    command = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund"]
+    code, said = files.run(command, folder, "installing Transformers.js with npm", NPM_BYTES, cwd=folder)
+    if code:
+        reason = re.search(r"^npm (?:error|ERR!) (.+)", said, re.MULTILINE)
+        raise AsrlibError(
+            f"Transformers.js could not be had through npm ({reason[1] if reason else f'exit code {code}'}): check the network "
+            "and `npm ping`, then try again."
+        )
 
 
 class OpenVino(Asrlib):
@@ -346,8 +468,8 @@ class FasterWhisper(Runtime):
     @staticmethod
     def _joined(answer: tuple[Iterable[Any], Any], times: bool) -> Result:
         parts, about = answer
-        segments = _segments((part.start, part.end, part.text) for part in parts)
-        return " ".join(text for *_, text in segments), about.language, segments if times else ()
+        found = [(part.start, part.end, part.text) for part in parts]
+        return "".join(text for *_, text in found).strip(), about.language, _segments(found) if times else ()
 
 
 class FasterWhisperBatched(FasterWhisper):
@@ -440,7 +562,9 @@ class WhisperCpp(Runtime):
             n_threads=self.threads,
             print_progress=False,
             temperature_inc=0.0,
-            no_context=True,
+            no_context=True,  # no text of an earlier call, ...
+            n_max_text_ctx=0,  # ... nor of the window before
+            no_speech_thold=1.0,  # nothing is left out as silence
             suppress_nst=True,
             greedy={"best_of": 1},
             beam_search={"beam_size": self.beams, "patience": -1.0},
@@ -448,14 +572,22 @@ class WhisperCpp(Runtime):
         atexit.register(_close, weakref.ref(self.model))
 
     def _hear(self, samples: np.ndarray, times: bool) -> Result:
-        import _pywhispercpp
+        import _pywhispercpp as cpp
 
-        heard = self.model.transcribe(
-            samples, language=self._told or "auto", no_timestamps=not times, single_segment=not times
-        )
-        segments = _segments((part.t0 / 100, part.t1 / 100, part.text) for part in heard)
-        language = self._told or _pywhispercpp.whisper_lang_str(_pywhispercpp.whisper_full_lang_id(self.model._ctx))
-        return " ".join(text for *_, text in segments), language, segments if times else ()
+        self.model.transcribe(samples, language=self._told or "auto", no_timestamps=not times, single_segment=not times)
+        context = self.model._ctx
+        language = self._told or cpp.whisper_lang_str(cpp.whisper_full_lang_id(context))
+        # The wrapper's own texts have lost their spaces, and a letter whose bytes two segments share.
+        letters = codecs.getincrementaldecoder("utf-8")("replace")
+        parts = [
+            (
+                cpp.whisper_full_get_segment_t0(context, number) / 100,
+                cpp.whisper_full_get_segment_t1(context, number) / 100,
+                letters.decode(cpp.whisper_full_get_segment_text(context, number)),
+            )
+            for number in range(cpp.whisper_full_n_segments(context))
+        ]
+        return "".join(text for *_, text in parts).strip(), language, _segments(parts) if times else ()
 
 
 ENGINES: dict[str, type[Runtime]] = {
@@ -467,6 +599,7 @@ ENGINES: dict[str, type[Runtime]] = {
     "ctranslate2": CTranslate2,
     "whisper.cpp": WhisperCpp,
     "onnxruntime": Onnx,
+    "transformers.js": TransformersJs,
     "openvino": OpenVino,
 }
 
@@ -495,8 +628,12 @@ def _close(known: weakref.ref[Any]) -> None:
         model._ctx = None
 
 
-def _segments(parts: Iterable[tuple[float, float | None, str]]) -> tuple[tuple[float, float, str], ...]:
-    """Return segments as plain numbers and texts; an end that a runtime left open is its start."""
-    return tuple(
-        (float(start), float(start if end is None else end), text.strip()) for start, end, text in parts if text.strip()
-    )
+def _segments(parts: Iterable[tuple[float | None, float | None, str]]) -> tuple[tuple[float, float, str], ...]:
+    """Return segments as plain numbers and texts; a time that a runtime left open is the last one before it."""
+    found, last = [], 0.0
+    for start, end, text in parts:
+        begin = last if start is None else float(start)
+        last = begin if end is None else float(end)
+        if text.strip():
+            found.append((begin, last, text.strip()))
+    return tuple(found)

@@ -140,8 +140,10 @@ def write_atomic(path: Path | str, content: str | bytes | Iterable[str]) -> Path
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as stream:
-                for piece in pieces:
-                    stream.write(piece.encode() if isinstance(piece, str) else piece)
+                for (
+                    piece
+                ) in pieces:  # the name of a file may hold bytes that are no UTF-8: they become \\udcNN, as in JSON
+                    stream.write(piece.encode(errors="backslashreplace") if isinstance(piece, str) else piece)
                 stream.flush()
                 os.fsync(stream.fileno())
             Path(name).chmod(0o644)  # mkstemp makes files private; results are to be shared
@@ -236,10 +238,12 @@ def sha256(path: Path | str) -> str:
 
 
 def read_toml(path: Path | str) -> dict[str, Any]:
-    """Read a TOML file; a syntax error becomes one sentence with file, line and column."""
+    """Read a TOML file; an absent file is an error, and a wrong one becomes one sentence with file, line and column."""
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise AsrlibError(f"{path} cannot be read ({error.strerror}): restore the file.") from None
+    except (ValueError, RecursionError) as error:  # ValueError: wrong syntax, or bytes that are no UTF-8
         raise AsrlibError(f"{path} is not valid TOML: {error}.") from None
 
 
@@ -249,7 +253,7 @@ def read_json(path: Path | str) -> dict[str, Any]:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AsrlibError(f"{path} cannot be read as JSON ({error}): copy or save it again.") from None
     if not isinstance(content, dict):
         raise AsrlibError(f"{path} holds no JSON object: copy or save it again.")
@@ -258,16 +262,17 @@ def read_json(path: Path | str) -> dict[str, Any]:
 
 def read_jsonl(path: Path | str) -> Iterator[dict[str, Any]]:
     """Yield the objects of a JSON-lines file; a broken line is named by its number."""
-    with open(path, encoding="utf-8") as stream:
+    with open(path, "rb") as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
                 continue
             try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise AsrlibError(
-                    f"{path}, line {number}, is not valid JSON ({error.msg}): restore the file."
-                ) from None
+                row, problem = json.loads(line.decode()), "no JSON object"
+            except (ValueError, RecursionError) as error:
+                row, problem = None, f"not valid JSON ({getattr(error, 'msg', error)})"
+            if not isinstance(row, dict):
+                raise AsrlibError(f"{path}, line {number}, is {problem}: restore the file.")
+            yield row
 
 
 def write_jsonl(path: Path | str, rows: Iterable[dict[str, Any]]) -> Path:

@@ -5,13 +5,22 @@ Ground floor: imports nothing of asrlib but the error class.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import re
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from asrlib import AsrlibError
 
-__all__ = ["listing", "snapshot"]
+__all__ = ["RefusedError", "listing", "snapshot"]
 
 TIMEOUT = 5.0  # seconds; a Hub that does not answer by then counts as unreachable
+
+
+class RefusedError(AsrlibError):
+    """Something answers, but not as the Hub does when all is well: what its own cache holds may still serve."""
 
 
 def listing(name: str, revision: str | None = None, kind: str = "model") -> list[str] | None:
@@ -23,11 +32,13 @@ def listing(name: str, revision: str | None = None, kind: str = "model") -> list
         kind: ``model`` or ``dataset``.
 
     Raises:
-        AsrlibError: the Hub answers that there is no such repository or revision, or that one has to log in first.
+        AsrlibError: the Hub answers that there is no such repository or revision, or that one has to log in first; as a
+            `RefusedError`, that it is too busy or broken, or that what answers is not the Hub.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import (
         GatedRepoError,
+        HfHubHTTPError,
         HFValidationError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -45,9 +56,24 @@ def listing(name: str, revision: str | None = None, kind: str = "model") -> list
         ) from None
     except RevisionNotFoundError:
         raise AsrlibError(f"{name} has no revision {revision!r} on the Hub: correct it.") from None
+    except HfHubHTTPError as error:
+        raise _refused(name, error.response) from None
+    except (ValueError, TypeError, KeyError, AttributeError):  # what it sends is no JSON, or not the Hub's
+        raise RefusedError(
+            f"What answers at {constants.ENDPOINT} is not the Hub: check HF_ENDPOINT, and whether this network asks for a "
+            "login on a page of its own."
+        ) from None
     except OSError:  # all errors of the connection, and OfflineModeIsEnabled
         return None
     return [file.rfilename for file in found.siblings or []]
+
+
+def _refused(name: str, answer: Any) -> RefusedError:
+    """Say what the status of an answer means for who asked."""
+    advice = "wait, and run the same command again"
+    if answer.status_code in (401, 403):
+        advice = "log in anew with `huggingface-cli login`, or remove the token (HF_TOKEN) that it does not accept"
+    return RefusedError(f"The Hub answers {answer.status_code} ({answer.reason}) for {name}: {advice}.")
 
 
 def snapshot(
@@ -62,21 +88,48 @@ def snapshot(
             nothing of the repository is there.
 
     Raises:
-        AsrlibError: the download ended early; what came is kept for the next run.
+        AsrlibError: the download ended early; what came is kept for the next run. Or a file is not what the Hub calls it by
+            its checksum; it is thrown away.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(
+        folder = Path(
             snapshot_download(
                 name, repo_type=kind, revision=revision, allow_patterns=patterns, local_files_only=not online
             )
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name that would leave the cache
         if not online and isinstance(error, LocalEntryNotFoundError):
             return None
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
         raise AsrlibError(
             f"The download of {name} from the Hub ended early ({reason}): run the same command again, it will resume."
         ) from None
+    for path in sorted(folder.rglob("*")):
+        if any(fnmatchcase(path.relative_to(folder).as_posix(), pattern) for pattern in patterns) and not _whole(path):
+            with contextlib.suppress(OSError):  # a cache that cannot be written keeps it, and it is refused again
+                path.resolve().unlink()
+                path.unlink()
+            raise AsrlibError(
+                f"{path.name} of {name} does not have the Hub's checksum and is not used: run the same command again."
+            )
+    return folder
+
+
+def _whole(path: Path) -> bool:
+    """Tell whether a file in the Hub's cache is what its checksum says: the name of the file that it is a link to.
+
+    That is its SHA-256, or for a small file git's SHA-1, with which git puts the length before the content; mirrors give
+    the plain one. The Hub's client itself compares lengths alone. Names of another form are no checksums.
+    """
+    blob = path.resolve()
+    if not blob.is_file() or not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
+        return True
+    if len(blob.name) == 64:
+        with open(blob, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest() == blob.name
+    content = blob.read_bytes()
+    ways = (b"blob %d\0%b" % (len(content), content), content)
+    return blob.name in {hashlib.sha1(way, usedforsecurity=False).hexdigest() for way in ways}

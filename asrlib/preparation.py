@@ -147,13 +147,17 @@ def label(model: Any, processor: Any, pieces: Sequence[np.ndarray], language: st
     """
     start = words.prompt(model, language)
     for first in range(0, len(pieces), BATCH):
-        batch = list(pieces[first : first + BATCH])
-        features = processor(batch, sampling_rate=audio.SAMPLING_RATE, return_tensors="pt").input_features
-        states, _ = transcription.encode(model, features.to(model.device, model.dtype))
-        tokens = transcription.greedy(model, states, [start] * len(batch))
+        states = _encode(model, processor, pieces[first : first + BATCH])
+        tokens = transcription.greedy(model, states, [start] * len(states))
         for said, (logprob, silent, told) in zip(tokens, _confidence(model, states, start, tokens), strict=True):
             written = processor.tokenizer.decode(said, skip_special_tokens=True).strip()
             yield Label(written, language, logprob, _compression(written), silent, told)
+
+
+def _encode(model: Any, processor: Any, pieces: Sequence[np.ndarray]) -> torch.Tensor:
+    """Return the encoder's states of some pieces, (pieces, positions, width)."""
+    features = processor(list(pieces), sampling_rate=audio.SAMPLING_RATE, return_tensors="pt").input_features
+    return transcription.encode(model, features.to(model.device, model.dtype))[0]
 
 
 def _confidence(
@@ -212,40 +216,53 @@ class _Hearing:
     """
 
     def __init__(self, model: str, second: str | None, language: str | None) -> None:
-        self.model, self.processor = transcription.load(model)
-        if not hasattr(self.model, "proj_out"):
-            raise AsrlibError(f"{model} was exported to ONNX: label with the checkpoint that it came from.")
-        self.other = transcription.load(second) if second else None
-        multilingual = getattr(self.model.generation_config, "is_multilingual", True)
-        if not multilingual and language not in (None, "en"):
-            raise AsrlibError("An English-only model labels English: choose a multilingual one for other languages.")
+        self.first = transcription.load(model)
+        self.second = transcription.load(second) if second else self.first
+        self.faster = 1.0 if second else FASTER
+        for name, (loaded, _) in {model: self.first, second or model: self.second}.items():
+            if not hasattr(loaded, "proj_out"):
+                raise AsrlibError(f"{name} was exported to ONNX: label with the checkpoint that it came from.")
+            if language:
+                words.prompt(loaded, language)  # an English-only model refuses other languages
+        multilingual = getattr(self.first[0].generation_config, "is_multilingual", True)
         self.language = language if multilingual else "en"
 
     def hear(self, pieces: Sequence[np.ndarray], name: str) -> list[Label]:
         """Label the pieces of one recording, whose name goes before the progress."""
-        import soxr
-
         if not pieces:
             return []
         language = self.language or self._vote(pieces[:ASKED])
-        written = label(self.model, self.processor, pieces, language)
-        labels = list(track(written, f"{name}: pieces labelled", len(pieces)))
-        options = {"language": language, "batch_size": BATCH, "label": f"{name}: second hearing"}
-        heard = pieces if self.other else [soxr.resample(piece, FASTER, 1) for piece in pieces]
-        again = transcription.transcribe(*(self.other or (self.model, self.processor)), heard, **options)
+        labels = list(track(label(*self.first, pieces, language), f"{name}: pieces labelled", len(pieces)))
+        again = track(self._again(pieces, labels), f"{name}: second hearing", len(pieces))
         normalize = text.normalizer(language)
         return [
-            replace(found, disagreement=_disagreement(normalize(found.text), normalize(other.text)))
+            replace(found, disagreement=_disagreement(normalize(found.text), normalize(other)))
             for found, other in zip(labels, again, strict=True)
         ]
 
+    def _again(self, pieces: Sequence[np.ndarray], labels: Sequence[Label]) -> Iterator[str]:
+        """Yield what the second hearing makes of labelled pieces.
+
+        No token is less than a byte: a hearing of more tokens than the label has bytes differs already, so it ends there and
+        need not go round in its loop.
+        """
+        import soxr
+
+        model, processor = self.second
+        start = words.prompt(model, labels[0].language)
+        for first in range(0, len(pieces), BATCH):
+            batch = [soxr.resample(piece, self.faster, 1) for piece in pieces[first : first + BATCH]]
+            most = 20 + max(len(found.text.encode()) for found in labels[first : first + BATCH])
+            states = _encode(model, processor, batch)
+            tokens = transcription.greedy(model, states, [start] * len(batch), max_new_tokens=most)
+            yield from processor.batch_decode(tokens, skip_special_tokens=True)
+
     def _vote(self, pieces: Sequence[np.ndarray]) -> str:
         """Return the language that most pieces are taken for."""
-        generation = self.model.generation_config
-        features = self.processor(list(pieces), sampling_rate=audio.SAMPLING_RATE, return_tensors="pt").input_features
-        states, _ = transcription.encode(self.model, features.to(self.model.device, self.model.dtype))
+        generation = self.first[0].generation_config
         start, codes = [[generation.decoder_start_token_id]] * len(pieces), generation.lang_to_id
-        votes = transcription.greedy(self.model, states, start, allowed=list(codes.values()), max_new_tokens=1)
+        states = _encode(*self.first, pieces)
+        votes = transcription.greedy(self.first[0], states, start, allowed=list(codes.values()), max_new_tokens=1)
         names = {token: name.strip("<|>") for name, token in codes.items()}
         return Counter(names[vote[0]] for vote in votes).most_common(1)[0][0]
 

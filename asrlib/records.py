@@ -147,7 +147,7 @@ def profile_values(table: Mapping[str, Any], notebook: str, profile: str) -> dic
     Raises:
         AsrlibError: the profile does not exist.
     """
-    if profile not in table:
+    if not isinstance(table.get(profile), Mapping):
         raise AsrlibError(f"There is no profile {profile!r}: choose one of {', '.join(table)}.")
     return table[profile].get(notebook, {})
 
@@ -415,7 +415,7 @@ def load(path: Path | str) -> dict[str, Any]:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise AsrlibError(f"There is no record {path}: run the notebook first, with `asrlib run`.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except (ValueError, RecursionError):
         raise AsrlibError(f"{path} is not valid JSON: delete it and run the notebook again.") from None
     _validate(content, str(path))
     return content

@@ -39,6 +39,7 @@ def run(
     given: Mapping[str, str] | None = None,
     force: bool = False,
     timeout: float = 3600,
+    output: Path | None = None,
 ) -> list[Outcome]:
     """Run notebooks one after the other; one that fails does not stop those that do not need it.
 
@@ -49,14 +50,17 @@ def run(
         given: parameter texts that override the profile, for every chosen notebook.
         force: run also what is finished and unchanged.
         timeout: seconds after which a notebook is ended.
+        output: folder for ``PROFILE/NAME/``, default ``build/runs``. What a notebook needs must have finished in the same
+            folder: runs with other parameters lie in another one, and neither reads the other's results.
 
     Raises:
         AsrlibError: wrong notebook, profile or parameter, found before the first notebook starts.
     """
     jobs = []
+    output = output and output.resolve()  # the notebook runs in a folder of its own
     for book in course.select(root, chosen):
         course.stamp(root, book, profile)  # a missing file or an unknown profile shows here
-        jobs.append(_Job(root, book, profile, course.check_parameters(book, given or {})))
+        jobs.append(_Job(root, book, profile, course.check_parameters(book, given or {}), output))
     outcomes: dict[str, Outcome] = {}
     for job in jobs:
         outcomes[job.book.name] = outcome = _outcome(job, outcomes, force, timeout)
@@ -70,11 +74,15 @@ class _Job:
     book: Notebook
     profile: str
     values: dict[str, Any]
+    output: Path | None = None
     key: str = ""
 
     @property
     def folder(self) -> Path:
-        return course.run_folder(self.root, self.profile, self.book.name)
+        return self.folder_of(self.book.name)
+
+    def folder_of(self, name: str) -> Path:
+        return course.run_folder(self.root, self.profile, name, self.output)
 
     def outcome(self, status: str, **details: Any) -> Outcome:
         return Outcome(self.book.name, status, self.key, os.path.relpath(self.folder), **details)
@@ -84,7 +92,7 @@ def _outcome(job: _Job, earlier: Mapping[str, Outcome], force: bool, timeout: fl
     """Run one notebook, or say why that is not needed or not possible."""
     keys = []
     for need in job.book.needs:
-        found = earlier.get(need) or course.result(course.run_folder(job.root, job.profile, need))
+        found = earlier.get(need) or course.result(job.folder_of(need))
         if found is None or not found.good:
             error = f"It needs {need}, which has not finished: run that first."
             return Outcome(job.book.name, "not run", error=error)

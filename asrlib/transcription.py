@@ -42,6 +42,7 @@ __all__ = [
     "hear",
     "load",
     "log_mel",
+    "long_log_mel",
     "merge_padding",
     "rtfx",
     "transcribe",
@@ -50,6 +51,7 @@ __all__ = [
 TAIL = (
     8_000  # samples of silence behind a clip that are transformed: more than the 400 that a frame can mix with speech
 )
+PIECE = 3000  # frames of a long recording that are transformed together
 SAMPLES_PER_POSITION = 320  # 10 ms hop, convolution of stride 2: 50 encoder positions a second
 WHOLE_CONTEXT = 1500  # positions of a published model: 30 seconds
 MARGIN = 100  # positions of padding kept one by one after the clip: two seconds
@@ -116,8 +118,12 @@ def load(model: str | Path, *, device: str | None = None, dtype: torch.dtype | N
         processor = WhisperProcessor.from_pretrained(path)
         if checkpoints.exported(path):
             return _load_exported(path), processor
-        loaded = WhisperForConditionalGeneration.from_pretrained(path, dtype=dtype or hardware.best_dtype(device))
-    except (OSError, ValueError, KeyError) as error:
+        loaded, told = WhisperForConditionalGeneration.from_pretrained(
+            path, dtype=dtype or hardware.best_dtype(device), output_loading_info=True
+        )
+        if told["missing_keys"]:  # transformers would fill them with random numbers
+            raise ValueError(f"it lacks {min(told['missing_keys'])}")
+    except (OSError, ValueError, KeyError, RuntimeError) as error:  # RuntimeError: a tensor of another shape
         raise AsrlibError(
             f"{model} is not a complete Whisper checkpoint ({str(error).splitlines()[0]}): fetch or save it again."
         ) from None
@@ -323,8 +329,9 @@ class Engine:
 
     def features(self, clips: Sequence[Clip]) -> torch.Tensor:
         """Return log-mel features, (clips, mel bins, frames of the context: 3000), or as many frames as one long clip has."""
-        whole = self.positions if self.fits(clips[0]) else None
-        return log_mel(self.processor, [clip.samples for clip in clips], whole)
+        if not self.fits(clips[0]):
+            return long_log_mel(self.processor, clips[0].samples)
+        return log_mel(self.processor, [clip.samples for clip in clips], self.positions)
 
     def decode(self, clips: Sequence[Clip], features: torch.Tensor) -> list[tuple[str, str, tuple]]:
         """Return (text, language, segments) of each clip."""
@@ -396,15 +403,17 @@ class Engine:
             return_segments=True,
             **options,
         )
-        decode = self.processor.tokenizer.decode
+        parts, decode = out["segments"][0], self.processor.tokenizer.decode
         segments = tuple(
             (float(part["start"]), float(part["end"]), decode(part["tokens"], skip_special_tokens=True).strip())
-            for part in out["segments"][0]
+            for part in parts
         )
-        return " ".join(text for *_, text in segments if text), language, segments
+        # Tokens bring their own spaces, where a language has them.
+        whole = decode([token for part in parts for token in part["tokens"].tolist()], skip_special_tokens=True)
+        return whole.strip(), language, segments
 
 
-def log_mel(processor: Any, samples: Sequence[np.ndarray], positions: int | None = WHOLE_CONTEXT) -> torch.Tensor:
+def log_mel(processor: Any, samples: Sequence[np.ndarray], positions: int = WHOLE_CONTEXT) -> torch.Tensor:
     """Return Whisper's features of clips, those of its feature extractor.
 
     What follows a clip in its window is silence, whose log-mel is known: the floor that the extractor sets 8 decades of energy
@@ -413,20 +422,47 @@ def log_mel(processor: Any, samples: Sequence[np.ndarray], positions: int | None
     Args:
         processor: a ``WhisperProcessor``.
         samples: clips at 16 kHz.
-        positions: encoder positions of the window, half of its frames; None for the whole length of the longest clip.
+        positions: encoder positions of the window, half of its frames.
 
     Returns:
         (clips, mel bins, frames).
     """
     options = {"sampling_rate": audio.SAMPLING_RATE, "return_tensors": "pt", "padding": "longest", "truncation": False}
-    if positions is None:
-        return processor.feature_extractor(list(samples), **options).input_features
     whole = positions * SAMPLES_PER_POSITION
     heard = processor.feature_extractor([np.pad(clip, (0, TAIL))[:whole] for clip in samples], **options).input_features
     floor = heard.amax(dim=(1, 2), keepdim=True) - 2
     features = floor.repeat(1, heard.shape[1], 2 * positions)
     features[:, :, : heard.shape[2]] = heard
     return features
+
+
+def long_log_mel(processor: Any, samples: np.ndarray) -> torch.Tensor:
+    """Return Whisper's features of one recording of any length, those of its feature extractor, at the memory of the result.
+
+    The extractor transforms all frames at once, which takes some ten times the memory of the features. Frames do not depend
+    on each other, so `PIECE` of them are enough at a time; only the floor below the loudest bin must wait for the last.
+
+    Args:
+        processor: a ``WhisperProcessor``.
+        samples: at 16 kHz, at least 201 of them.
+
+    Returns:
+        (1, mel bins, frames), a frame for each whole 10 ms.
+    """
+    import torch
+
+    extractor = processor.feature_extractor
+    size, hop = extractor.n_fft, extractor.hop_length
+    window, filters = torch.hann_window(size), torch.from_numpy(extractor.mel_filters).float().T
+    features = torch.empty(1, len(filters), len(samples) // hop)
+    for first in range(0, features.shape[2], PIECE):
+        last = min(first + PIECE, features.shape[2])
+        begin, end = first * hop - size // 2, (last - 1) * hop + size // 2
+        beyond = (max(0, -begin), max(0, end - len(samples)))  # at its ends the sound is mirrored
+        piece = torch.from_numpy(np.pad(samples[max(0, begin) : end], beyond, mode="reflect"))
+        energy = torch.stft(piece, size, hop, window=window, center=False, return_complex=True).abs() ** 2
+        features[0, :, first:last] = (filters @ energy).clamp_min(1e-10).log10()
+    return features.clamp_min_(features.max() - 8).add_(4).div_(4)
 
 
 def merge_padding(lengths: Sequence[int], positions: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -452,13 +488,18 @@ def merge_padding(lengths: Sequence[int], positions: int) -> tuple[torch.Tensor,
     )
 
 
-def _heads(x: torch.Tensor, heads: int) -> torch.Tensor:
-    """View (batch, time, width) as (batch, heads, time, width / heads)."""
-    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+def _heads(x: torch.Tensor, attend: Any) -> torch.Tensor:
+    """View (batch, time, width) as (batch, heads, time, size of a head); each layer of a pruned model has heads of its own."""
+    return x.unflatten(2, (attend.num_heads, attend.head_dim)).transpose(1, 2)
+
+
+def _pair(attend: Any, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the keys and values of an attention module for states (batch, time, width), each split into heads."""
+    return _heads(linear(attend.k_proj, states), attend), _heads(linear(attend.v_proj, states), attend)
 
 
 def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Attend with few queries to many keys, all (batch, heads, time, width / heads).
+    """Attend with few queries to many keys, all (batch, heads, time, size of a head).
 
     Two plain matrix products: for a single query they are five times faster on a CPU than the fused kernel, which is made
     for many.
@@ -483,7 +524,7 @@ def encode(model: Any, features: torch.Tensor, lengths: Sequence[int] | None = N
     import torch
     from torch.nn.functional import gelu, scaled_dot_product_attention
 
-    encoder, heads = model.model.encoder, model.config.encoder_attention_heads
+    encoder = model.model.encoder
     with torch.inference_mode():
         states = gelu(encoder.conv2(gelu(encoder.conv1(features)))).transpose(1, 2) + encoder.embed_positions.weight
         bias = None
@@ -495,7 +536,7 @@ def encode(model: Any, features: torch.Tensor, lengths: Sequence[int] | None = N
         for layer in encoder.layers:
             normed, attend = layer.self_attn_layer_norm(states), layer.self_attn
             parts = (attend.q_proj, attend.k_proj, attend.v_proj)
-            query, key, value = (_heads(linear(part, normed), heads) for part in parts)
+            query, key, value = (_heads(linear(part, normed), attend) for part in parts)
             heard = scaled_dot_product_attention(query, key, value, bias)
             states = states + linear(attend.out_proj, heard.transpose(1, 2).flatten(2))
             states = states + linear(layer.fc2, linear(layer.fc1, layer.final_layer_norm(states), "gelu"))
@@ -503,28 +544,27 @@ def encode(model: Any, features: torch.Tensor, lengths: Sequence[int] | None = N
 
 
 class _Cache:
-    """Keys and values of a decoder for a batch, (clips, heads, positions, width / heads).
+    """Keys and values of a decoder for a batch, (clips, heads, positions, size of a head) in each layer.
 
     Those of self-attention grow in place; those of cross-attention are computed once.
     """
 
     def __init__(self, model: Any, states: torch.Tensor, room: int) -> None:
-        self.heads = model.config.decoder_attention_heads
-        attends = [layer.encoder_attn for layer in model.model.decoder.layers]
-        pairs = [(linear(attend.k_proj, states), linear(attend.v_proj, states)) for attend in attends]
-        self.cross = [tuple(_heads(x, self.heads).contiguous() for x in pair) for pair in pairs]
-        shape = (states.shape[0], self.heads, room, states.shape[2] // self.heads)
-        self.own = [(states.new_empty(shape), states.new_empty(shape)) for _ in attends]
+        layers, clips = model.model.decoder.layers, len(states)
+        self.cross = [tuple(x.contiguous() for x in _pair(layer.encoder_attn, states)) for layer in layers]
+        attends = [layer.self_attn for layer in layers]
+        shapes = [(clips, attend.num_heads, room, attend.head_dim) for attend in attends]
+        self.own = [(states.new_empty(shape), states.new_empty(shape)) for shape in shapes]
 
     def append(self, index: int, at: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Store new keys and values of a layer, (clips, new, width), at a position; return all up to them."""
+        """Store new keys and values of a layer at a position; return all up to them."""
         import torch
 
-        end = at + key.shape[1]
+        end = at + key.shape[2]
         if end > self.own[index][0].shape[2]:  # double the room: most clips never need it
             self.own[index] = tuple(torch.cat([x, torch.empty_like(x)], dim=2) for x in self.own[index])
         for store, new in zip(self.own[index], (key, value), strict=True):
-            store[:, :, at:end] = _heads(new, self.heads)
+            store[:, :, at:end] = new
         return tuple(store[:, :, :end] for store in self.own[index])
 
     def keep(self, rows: torch.Tensor) -> None:
@@ -541,11 +581,11 @@ def _step(model: Any, tokens: torch.Tensor, at: int, cache: _Cache, bias: torch.
     causal = states.new_full((new, new), -float("inf")).triu(1) if new > 1 else None
     for index, layer in enumerate(decoder.layers):
         normed, attend = layer.self_attn_layer_norm(states), layer.self_attn
-        key, value = cache.append(index, at, linear(attend.k_proj, normed), linear(attend.v_proj, normed))
-        query = _heads(linear(attend.q_proj, normed), cache.heads)
+        key, value = cache.append(index, at, *_pair(attend, normed))
+        query = _heads(linear(attend.q_proj, normed), attend)
         states = states + linear(attend.out_proj, _attend(query, key, value, causal))
         normed, attend = layer.encoder_attn_layer_norm(states), layer.encoder_attn
-        query = _heads(linear(attend.q_proj, normed), cache.heads)
+        query = _heads(linear(attend.q_proj, normed), attend)
         states = states + linear(attend.out_proj, _attend(query, *cache.cross[index], bias))
         states = states + linear(layer.fc2, linear(layer.fc1, layer.final_layer_norm(states), "gelu"))
     return linear(model.proj_out, decoder.layer_norm(states[:, -1]))

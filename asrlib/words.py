@@ -93,6 +93,8 @@ def prompt(model: Any, language: str | None) -> list[int]:
         if not language:
             raise AsrlibError("A multilingual model reads the words of one language: name it.")
         start += [generation.lang_to_id[f"<|{language_code(language)}|>"], generation.task_to_id["transcribe"]]
+    elif language and language_code(language) != "en":
+        raise AsrlibError("An English-only model reads English: choose a multilingual one for other languages.")
     return [*start, generation.no_timestamps_token_id]
 
 

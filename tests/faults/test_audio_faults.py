@@ -1,6 +1,8 @@
 """Audio that cannot be used: one sentence that names the file, never a traceback from the decoder."""
 
 import io
+import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -91,6 +93,83 @@ def test_too_long_is_refused_before_decoding(tmp_path):
 def test_two_channels_as_an_array():
     with pytest.raises(AsrlibError, match=r"shape \(2, 100\)"):
         audio.load(np.zeros((2, 100), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("container", "subtype", "off"),
+    [
+        ("WAV", "PCM_U8", 1 / 128),
+        ("WAV", "PCM_24", 1e-6),
+        ("WAV", "PCM_32", 1e-6),
+        ("WAV", "FLOAT", 1e-7),
+        ("WAV", "DOUBLE", 1e-7),
+        ("WAV", "ULAW", 0.02),
+        ("WAVEX", "PCM_24", 1e-6),
+        ("FLAC", "PCM_S8", 1 / 128),
+        ("AIFF", "PCM_24", 1e-6),
+    ],
+)
+def test_every_width_of_sample_is_heard_alike(tmp_path, container, subtype, off):
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, WAVE, 16_000, format=container, subtype=subtype)
+    assert audio.load(path) == pytest.approx(WAVE, abs=off)
+
+
+@pytest.mark.parametrize("rate", [96_000, 192_000])
+@pytest.mark.parametrize("channels", [1, 2, 8, 32])
+def test_high_rates_and_many_channels_become_one_channel_at_16_khz(tmp_path, rate, channels):
+    import soxr
+
+    sound = 0.1 * np.random.default_rng(channels).standard_normal((rate // 2, channels)).astype(np.float32)
+    path = tmp_path / "studio.wav"
+    soundfile.write(path, sound, rate, subtype="FLOAT")
+    assert np.array_equal(audio.load(path), soxr.resample(sound.mean(axis=1), rate, 16_000))
+    assert audio.duration(path) == pytest.approx(0.5)
+
+
+def test_blocks_do_not_change_a_sample(tmp_path, monkeypatch):
+    path = tmp_path / "clip.ogg"
+    soundfile.write(path, np.stack([WAVE, -0.5 * WAVE], axis=1), 44_100, format="OGG")
+    whole = audio.load(path)
+    monkeypatch.setattr(audio, "BLOCK", 1000)
+    assert np.array_equal(audio.load(path), whole)
+
+
+@pytest.mark.parametrize(
+    ("hours", "rate", "channels", "bits"), [(3, 16_000, 1, 16), (0.25, 48_000, 2, 8), (0.25, 96_000, 8, 16)]
+)
+def test_three_hours_need_little_more_memory_than_their_samples(tmp_path, hours, rate, channels, bits):
+    """The file is sparse: nothing, which takes no room on the disk, then a second of noise."""
+    seconds, frame = int(hours * 3600), channels * bits // 8
+    head = struct.pack("<HHIIHH", 1, channels, rate, rate * frame, frame, bits)
+    size = seconds * rate * frame
+    path = tmp_path / "lecture.wav"
+    with open(path, "wb") as stream:
+        stream.write(b"RIFF" + struct.pack("<I", 36 + size) + b"WAVEfmt " + struct.pack("<I", 16) + head)
+        stream.write(b"data" + struct.pack("<I", size))
+        stream.seek(size - rate * frame, 1)
+        stream.write(np.random.default_rng(0).bytes(rate * frame))
+    tracemalloc.start()
+    try:
+        samples = audio.load(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(samples) == seconds * 16_000
+    assert peak < samples.nbytes + 6 * 4 * audio.BLOCK
+    with pytest.raises(AsrlibError, match=r"lecture\.wav lasts .* s, more than the 600 s allowed"):
+        audio.load(path, max_seconds=600)
+
+
+@pytest.mark.parametrize(
+    ("frames", "said"), [(1 << 32, "lasts 268,435 s"), (6 * 3600 * 16_000, "is not audio that can be read")]
+)
+def test_a_length_that_is_a_lie_is_refused(frames, said):
+    """A FLAC of one second that says it lasts three days, or six hours."""
+    data = bytearray(encoded("FLAC"))
+    data[21:26] = ((data[21] & 0xF0) << 32 | frames).to_bytes(5, "big")  # the low 36 bits of STREAMINFO's numbers
+    with pytest.raises(AsrlibError, match=said):
+        audio.load(bytes(data))
 
 
 @settings(max_examples=150, deadline=None)

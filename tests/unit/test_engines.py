@@ -1,14 +1,37 @@
 """Every runtime hears the same real clips; what it cannot do is one sentence."""
 
+import gc
+import json
+import signal
 import sys
 
 import numpy as np
+import psutil
 import pytest
 
 from asrlib import AsrlibError, audio, checkpoints, corpora, engines, scoring, text
 
-TINY = "openai/whisper-tiny.en"
+TINY, BASE = "openai/whisper-tiny.en", "openai/whisper-base"
+needs_node = pytest.mark.usefixtures("node")
 EXACT = ("transformers", "openai-whisper", "whisper.cpp")  # float32, or the 16 bits that the weights were published in
+
+
+@pytest.fixture(scope="session")
+def node():
+    """Fetch Transformers.js, or skip the test and say what is lacking."""
+    try:
+        engines._node()
+        engines._packages()
+    except AsrlibError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def name(request):
+    """Return the name of a runtime; the packages of Transformers.js are there by then."""
+    if request.param == "transformers.js":
+        request.getfixturevalue("node")
+    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +57,7 @@ def difference(one, other):
 
 
 @pytest.mark.weights
-@pytest.mark.parametrize("name", [name for name in engines.ENGINES if name != "asrlib"])
+@pytest.mark.parametrize("name", [name for name in engines.ENGINES if name != "asrlib"], indirect=True)
 def test_a_runtime_hears_what_ours_hears(name, speech, plain):
     engine = engines.load(name, TINY)
     heard = list(engine.transcribe(speech, language="en"))
@@ -47,7 +70,9 @@ def test_a_runtime_hears_what_ours_hears(name, speech, plain):
 
 @pytest.mark.weights
 @pytest.mark.parametrize(
-    "name", ["transformers", "openai-whisper", "faster-whisper", "faster-whisper-batched", "whisper.cpp"]
+    "name",
+    ["transformers", "openai-whisper", "faster-whisper", "faster-whisper-batched", "whisper.cpp", "transformers.js"],
+    indirect=True,
 )
 def test_a_long_recording_is_heard_whole_with_times(name, speech):
     long = audio.stitch(speech.select([0, 1, 2, 3] * 4), seconds=40, seed=0)
@@ -59,6 +84,44 @@ def test_a_long_recording_is_heard_whole_with_times(name, speech):
     assert scoring.score([long.text], [heard.text], normalizer=text.normalizer("en")).wer < 0.5
 
 
+@pytest.fixture(scope="module")
+def half_a_minute():
+    prompts = corpora.load("telephone", "en", "test").select(range(0, 96, 4))
+    return audio.stitch(prompts, seconds=75, seed=0).audio[: 30 * 16_000]
+
+
+@pytest.mark.weights
+def test_whisper_cpp_hears_each_window_for_itself(half_a_minute):
+    """The same half minute twice: with the text of the first window before it, the second one repeats sentences of that."""
+    engine = engines.load("whisper.cpp", TINY)
+    (once,) = engine.transcribe([half_a_minute], timestamps=True)
+    (twice,) = engine.transcribe([np.tile(half_a_minute, 2)])
+    normal = text.normalizer("en")
+    assert len(normal(once.text).split()) > 40
+    assert normal(twice.text).split() == 2 * normal(once.text).split()
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize(
+    ("name", "precision"), [("asrlib", "float32"), ("faster-whisper", "float32"), ("whisper.cpp", "float16")]
+)
+def test_segments_are_joined_without_spaces_that_nobody_wrote(half_a_minute, name, precision):
+    """English sound, told to be Japanese, comes as Japanese sentences of sorts."""
+    (heard,) = engines.load(name, BASE, precision=precision).transcribe([half_a_minute], language="ja", timestamps=True)
+    assert len(heard.segments) > 4
+    assert heard.text.count("。") > 4
+    assert " " not in heard.text
+
+
+@pytest.mark.weights
+def test_a_letter_that_segments_of_whisper_cpp_share_is_kept(half_a_minute):
+    engine = engines.load("whisper.cpp", BASE)
+    engine.model._set_params({"token_timestamps": True, "max_len": 1})  # a segment for each token
+    (heard,) = engine.transcribe([half_a_minute], language="ja", timestamps=True)
+    assert len(heard.segments) > 40
+    assert "\ufffd" not in heard.text + "".join(part for *_, part in heard.segments)
+
+
 @pytest.mark.weights
 @pytest.mark.parametrize(
     "name", ["transformers", "openai-whisper", "faster-whisper", "ctranslate2", "whisper.cpp", "openvino"]
@@ -66,8 +129,104 @@ def test_a_long_recording_is_heard_whole_with_times(name, speech):
 def test_a_runtime_finds_the_language(name):
     italian = corpora.load("telephone", "it", "test")
     longest = max(range(len(italian)), key=lambda row: italian[row]["seconds"])
-    (heard,) = engines.load(name, "openai/whisper-base").transcribe([italian[longest]])
+    (heard,) = engines.load(name, BASE).transcribe([italian[longest]])
     assert heard.language == "it"
+
+
+@pytest.fixture(scope="module")
+def script():
+    return engines.load("transformers.js", TINY)
+
+
+@pytest.mark.weights
+@needs_node
+@pytest.mark.parametrize("precision", ["int8", "float32"])
+def test_transformers_js_hears_what_the_same_graphs_say_elsewhere(precision, speech):
+    there, here = (engines.load(name, TINY, precision=precision) for name in ("transformers.js", "onnxruntime"))
+    here.batch_size = 1  # int8 rounds what a batch has in common
+    heard = [[item.text for item in engine.transcribe(speech, language="en")] for engine in (there, here)]
+    assert heard[0] == heard[1]
+    assert there.bytes == here.bytes
+
+
+@pytest.mark.weights
+@needs_node
+def test_transformers_js_obeys_the_language_and_must_be_told():
+    italian = corpora.load("telephone", "it", "test").select(range(2))
+    there, here = (engines.load(name, BASE) for name in ("transformers.js", "onnxruntime"))
+    here.batch_size = 1
+    with pytest.raises(AsrlibError, match="cannot find the language"):
+        there.transcribe(italian)
+    heard, expected = (list(engine.transcribe(italian, language="Italian")) for engine in (there, here))
+    assert [item.text for item in heard] == [item.text for item in expected]
+    assert {item.language for item in heard} == {"it"}
+
+
+@pytest.mark.weights
+@needs_node
+def test_transformers_js_goes_on_after_an_interrupted_question(script, speech, tmp_path):
+    (before,) = script.transcribe(speech.select([0]))
+    node = script.script
+    node.number += 1  # as `ask` does, up to where Ctrl-C may come
+    node.process.stdin.write(json.dumps({"number": node.number, "sound": str(tmp_path / "gone"), "options": {}}) + "\n")
+    (after,) = script.transcribe(speech.select([0]))
+    assert after.text == before.text
+    with pytest.raises(AsrlibError, match=r"Transformers\.js failed \(.*gone"):
+        node.ask(sound=str(tmp_path / "gone"), options={})
+
+
+@pytest.mark.weights
+@needs_node
+def test_transformers_js_leaves_no_process_behind(speech, start):
+    engine = engines.load("transformers.js", TINY)
+    process = engine.script.process
+    heard = engine.transcribe(speech, language="en")
+    next(heard)
+    del engine
+    gc.collect()
+    assert process.poll() is None  # a transcription goes on
+    heard.close()
+    del heard
+    gc.collect()
+    assert process.returncode == -signal.SIGKILL
+    code = "from asrlib import engines; s = engines._Script(engines._node(), engines._packages()); print(s.process.pid, flush=True); input()"
+    parent = start(code)
+    orphan = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    orphan.wait(60)  # raises where it has not ended
+
+
+@pytest.mark.weights
+@needs_node
+def test_a_dead_node_is_one_sentence(speech):
+    engine = engines.load("transformers.js", TINY)
+    engine.script.process.kill()
+    with pytest.raises(
+        AsrlibError, match=r"Node\.js ended before it answered \(it said nothing\): load the engine again"
+    ):
+        list(engine.transcribe(speech.select([0])))
+
+
+@pytest.mark.parametrize("version", ["", "v18.20.4", "not a version"])
+def test_transformers_js_without_node_is_one_sentence(monkeypatch, unfetched, tmp_path, version):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if version:
+        (tmp_path / "node").write_text(f"#!/bin/sh\necho {version}\n")
+        (tmp_path / "node").chmod(0o755)
+    with pytest.raises(AsrlibError, match=r"^Transformers\.js needs Node\.js 20 or newer: install it, or choose"):
+        engines.load("transformers.js")
+
+
+@needs_node
+def test_npm_without_a_network_is_one_sentence_and_leaves_nothing(monkeypatch, unfetched, tmp_path):
+    monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
+    for name, value in {"registry": "http://127.0.0.1:9", "cache": str(tmp_path), "fetch_retries": "0"}.items():
+        monkeypatch.setenv(f"npm_config_{name}", value)
+    with pytest.raises(
+        AsrlibError, match=r"^Transformers\.js could not be had through npm \(code \w+\): check the network"
+    ):
+        engines.load("transformers.js")
+    assert [path.suffix for path in (tmp_path / "cache" / "npm").iterdir()] == [".lock"]
 
 
 @pytest.mark.weights
@@ -94,11 +253,17 @@ def test_what_a_runtime_cannot_do_is_one_sentence(speech):
         ("telepathy", {}, "There is no engine 'telepathy'"),
         ("faster-whisper", {"precision": "int3"}, "no precision 'int3': choose one of int8, float32"),
         ("asrlib", {"beams": 2}, "decodes greedily"),
+        ("transformers.js", {"beams": 2}, "decodes greedily"),
     ],
 )
 def test_a_wrong_choice_is_one_sentence(name, options, said):
     with pytest.raises(AsrlibError, match=said):
         engines.load(name, TINY, **options)
+
+
+def test_a_time_that_is_left_open_is_the_last_one_before_it():
+    parts = [(None, None, " a"), (1, 2.5, ""), (None, 4, "b "), (5, None, "c"), (None, None, "d")]
+    assert engines._segments(parts) == ((0.0, 0.0, "a"), (2.5, 4.0, "b"), (5.0, 5.0, "c"), (5.0, 5.0, "d"))
 
 
 @pytest.mark.parametrize(("name", "package", "extra"), [

@@ -83,10 +83,11 @@ torch.set_num_threads(1)
 from asrlib import cli, hardware, sharding
 hardware.best_device, hardware.best_dtype = lambda: "cpu", lambda device=None: torch.float32
 sharding.WINDOW_CLIPS = 6
-hear, dead = cli._Listener.hear, Path("dead")
+hear, fatal = cli._Listener.hear, Path("fatal")
 def die(self, clips, **options):
     for heard in hear(self, clips, **options):
-        if dead.is_file() and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        if fatal.is_file() and os.environ.get("RANK") == "1":
+            fatal.rename("dead")
             os.kill(os.getpid(), signal.SIGKILL)  # in the middle of its first shard
         yield heard
 cli._Listener.hear = die
@@ -99,7 +100,7 @@ sys.exit(cli.main(sys.argv[1:]))
 def test_two_processes_find_what_one_finds_even_if_one_of_them_dies(tmp_path, dies):
     (tmp_path / "program.py").write_text(PROGRAM)
     if dies:
-        (tmp_path / "dead").touch()
+        (tmp_path / "fatal").touch()
     _write_folder(tmp_path / "speech", 20)
     command = ["program.py", "evaluate", "speech", "--model", "openai/whisper-tiny.en", "--language", "en", "--json"]
     several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
@@ -113,6 +114,7 @@ def test_two_processes_find_what_one_finds_even_if_one_of_them_dies(tmp_path, di
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         said[name] = json.loads(done.stdout)
+    assert (tmp_path / "dead").is_file() == dies
     assert (tmp_path / "one/predictions.jsonl").read_bytes() == (tmp_path / "two/predictions.jsonl").read_bytes()
     assert len(said["one"]["clips"]) == 20
     rates = [{key: value for key, value in result.items() if key != "rtfx"} for result in said.values()]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,6 @@ from hypothesis import strategies as st
 
 from asrlib import AsrlibError, audio, cli, corpora, preparation, scoring, text, transcription
 from asrlib.preparation import Label, Limits
-from asrlib.transcription import Hypothesis
 
 RATE = audio.SAMPLING_RATE
 GOOD = Label("hello there", "en", -0.2, 0.9, 0.01)
@@ -48,24 +48,23 @@ def hearing(monkeypatch):
     seen = []
 
     class Model:
-        generation_config = type("Config", (), {"is_multilingual": False})()
+        generation_config = SimpleNamespace(is_multilingual=False, decoder_start_token_id=1, no_timestamps_token_id=2)
         proj_out = None
 
     def words(samples):
-        return "word " * round(len(samples) / RATE + 0.3)  # what is played faster by 10 % is as many words
+        return "word " * round(len(samples) / RATE)
 
     def label(model, processor, pieces, language):
         seen.extend(pieces)
         for piece in pieces:
             yield Label(words(piece).strip(), language, -0.1, 0.5, 0.0)
 
-    def transcribe(model, processor, pieces, **options):
-        for piece in pieces:
-            yield Hypothesis("x", words(piece), "en", len(piece) / RATE, 0.1)
+    def again(self, pieces, labels):
+        yield from map(words, pieces)
 
     monkeypatch.setattr(preparation, "label", label)
     monkeypatch.setattr(transcription, "load", lambda model: (Model(), None))
-    monkeypatch.setattr(transcription, "transcribe", transcribe)
+    monkeypatch.setattr(preparation._Hearing, "_again", again)
     return seen
 
 
@@ -283,7 +282,7 @@ def test_the_command_says_what_was_kept_and_where(recordings, tmp_path, capsys):
 
 @pytest.mark.usefixtures("found")
 def test_an_exported_model_or_another_language_is_refused(recordings, tmp_path, monkeypatch, hearing):
-    with pytest.raises(AsrlibError, match="English-only model labels English"):
+    with pytest.raises(AsrlibError, match="English-only model reads English"):
         preparation.prepare(recordings, tmp_path / "set", language="fr")
     monkeypatch.setattr(transcription, "load", lambda model: (object(), None))
     with pytest.raises(AsrlibError, match="exported to ONNX"):
@@ -339,5 +338,5 @@ def test_the_language_is_found_and_a_wrong_one_shows():
     assert found.language == "it"
     assert found.in_language > 0.5
     assert preparation.doubt(found, Limits(logprob=-9, disagreement=1e9)) == ""
-    (told,) = preparation.label(hearing.model, hearing.processor, [piece], "en")
+    (told,) = preparation.label(*hearing.first, [piece], "en")
     assert preparation.doubt(told, Limits()) == "another language"

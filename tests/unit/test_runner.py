@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -68,6 +69,29 @@ def test_a_failure_is_run_again_and_stops_all_that_needs_it_old_results_or_not(t
     assert statuses(three) == stopped
     ends["01_one"] = "finished"
     assert statuses(three) == {"01_one": "finished", "02_two": "unchanged", "03_three": "unchanged"}
+
+
+def test_an_output_folder_of_its_own_holds_a_run_and_what_it_needs(three, ends):
+    own = Path("sweep/SEED=1")
+    assert statuses(three, "2", output=own) == {"02_two": "not run"}
+    assert statuses(three, "1", output=own) == {"01_one": "finished"}
+    assert statuses(three, "2") == {"02_two": "not run"}
+    assert statuses(three, "2", output=own) == {"02_two": "finished"}
+    assert statuses(three, "1", "2", output=own) == {"01_one": "unchanged", "02_two": "unchanged"}
+    assert course.result(three.root / own / "smoke" / "02_two").folder == "sweep/SEED=1/smoke/02_two"
+    assert not (three.root / "build").exists()
+
+
+def test_runs_with_other_parameters_in_other_folders_leave_each_other_alone(three, ends):
+    for clips in "57":
+        assert statuses(three, "1", given={"N_CLIPS": clips}, output=Path(clips)) == {"01_one": "finished"}
+    for clips in "57":
+        assert statuses(three, "1", given={"N_CLIPS": clips}, output=Path(clips)) == {"01_one": "unchanged"}
+
+
+def test_a_notebook_writes_into_the_output_folder(three):
+    job = runner._Job(three.root, course.registry(three.root)["01_one"], "smoke", {}, three.root / "own")
+    assert runner._child_environment(job)["ASRLIB_OUTPUT"] == str(three.root / "own" / "smoke" / "01_one")
 
 
 def test_the_progress_line_tells_cells_seconds_rest_and_what_the_cell_reports(three):

@@ -1,12 +1,18 @@
 """The engine against the library's own ``generate``, on a tiny random model and on real weights and speech."""
 
+import copy
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import WhisperFeatureExtractor
+from transformers.pytorch_utils import prune_linear_layer
 
-from asrlib import AsrlibError, audio, corpora, scoring, text, transcription
+from asrlib import AsrlibError, audio, corpora, metering, scoring, text, transcription
 
 GREEDY = {"do_sample": False, "num_beams": 1}
 
@@ -146,6 +152,31 @@ def test_features_are_the_extractors(exact, speech):
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.fixture(scope="module", params=[80, 128])
+def extractor(request):
+    return WhisperFeatureExtractor(feature_size=request.param)
+
+
+@settings(deadline=None, max_examples=15)
+@given(pieces=st.integers(1, 3), beyond=st.integers(-400, 400), seed=st.integers(0, 99), loud=st.floats(0, 1))
+def test_features_of_a_long_recording_are_the_extractors(extractor, pieces, beyond, seed, loud):
+    """Around the edges of the pieces, and wherever the loudest sound is: the floor below it is that of the whole."""
+    samples = np.random.default_rng(seed).standard_normal(pieces * transcription.PIECE * 160 + beyond, np.float32) / 1e4
+    samples[int(loud * (len(samples) - 1))] = 1.0
+    ours = transcription.long_log_mel(SimpleNamespace(feature_extractor=extractor), samples)
+    options = {"sampling_rate": 16_000, "return_tensors": "pt", "padding": "longest", "truncation": False}
+    theirs = extractor([samples], **options).input_features
+    assert ours.shape == theirs.shape == (1, extractor.feature_size, len(samples) // 160)
+    assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_features_of_a_long_recording_need_little_more_memory_than_they_are(extractor):
+    samples = np.random.default_rng(0).standard_normal(600 * 16_000, np.float32)
+    with metering.PeakMemory() as peak:
+        features = transcription.long_log_mel(SimpleNamespace(feature_extractor=extractor), samples)
+    assert peak.mib < 4 * features.nbytes / 2**20  # all frames at once would need more than ten times
+
+
 def test_merging_keeps_speech_and_counts_every_position_once():
     kept, weights = transcription.merge_padding([16_000, 16_000 * 12, 16_000 * 30], 1500)
     assert kept.shape == weights.shape
@@ -157,8 +188,9 @@ def test_merging_keeps_speech_and_counts_every_position_once():
     assert kept[0, : alone.shape[1]].tolist() == alone[0].tolist()
 
 
-def test_decoding_an_ended_batch_matches_generate_on_random_weights():
-    """Random weights end at random places: clips leave the batch early, the cache grows, tokens stay those of generate."""
+@pytest.fixture
+def random_model():
+    """Random weights, which end a transcript at random places: some clips early, others late."""
     from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 
     torch.manual_seed(0)
@@ -172,15 +204,49 @@ def test_decoding_an_ended_batch_matches_generate_on_random_weights():
         decoder_start_token_id=1, eos_token_id=29, pad_token_id=29, bos_token_id=1, suppress_tokens=[5, 6],
         begin_suppress_tokens=[29, 7], is_multilingual=False, no_timestamps_token_id=63, max_length=120, return_timestamps=False,
     )  # fmt: skip
+    return model
+
+
+def generated(model, features):
+    """What the library's ``generate`` writes, each clip up to its end token."""
+    rows = model.generate(features, attention_mask=torch.ones(len(features), features.shape[2]), **GREEDY).tolist()
+    return [list(itertools.takewhile(lambda token: token != 29, row)) for row in rows]
+
+
+def test_decoding_an_ended_batch_matches_generate_on_random_weights(random_model):
+    """Clips leave the batch early, the cache grows, tokens stay those of generate."""
     features = torch.randn(9, 80, 200) * 3
-    states, _ = transcription.encode(model, features)
-    assert torch.allclose(states, model.model.encoder(features).last_hidden_state, atol=1e-5)
-    ours = transcription.greedy(model, states, [[1, 63]] * 9)
-    expected = model.generate(features, attention_mask=torch.ones(9, 200), **GREEDY).tolist()
-    expected = [list(itertools.takewhile(lambda token: token != 29, row)) for row in expected]
-    assert ours == expected
+    states, _ = transcription.encode(random_model, features)
+    assert torch.allclose(states, random_model.model.encoder(features).last_hidden_state, atol=1e-5)
+    ours = transcription.greedy(random_model, states, [[1, 63]] * 9)
+    assert ours == generated(random_model, features)
     assert min(map(len, ours)) < 10 < 100 < max(map(len, ours))
     assert not {5, 6} & set(itertools.chain(*ours))
+
+
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.lists(st.sets(st.integers(0, 1), max_size=1), min_size=5, max_size=5))
+def test_a_model_with_fewer_heads_is_heard_as_it_is(random_model, cut):
+    """Heads are taken out of each attention module, another one or none of each; the config goes on naming two."""
+    model = copy.deepcopy(random_model)
+    encoder, decoder = model.model.encoder.layers, model.model.decoder.layers
+    attends = [layer.self_attn for layer in (*encoder, *decoder)] + [layer.encoder_attn for layer in decoder]
+    for attend, heads in zip(attends, cut, strict=True):
+        without(attend, heads)
+    features = torch.randn(4, 80, 200, generator=torch.Generator().manual_seed(1)) * 3
+    states, _ = transcription.encode(model, features)
+    assert torch.allclose(states, model.model.encoder(features).last_hidden_state, atol=1e-5)
+    assert transcription.greedy(model, states, [[1, 63]] * 4) == generated(model, features)
+
+
+def without(attend, heads):
+    """Take heads out of an attention module for good."""
+    rows = torch.arange(attend.num_heads).repeat_interleave(attend.head_dim)
+    kept = (~torch.isin(rows, torch.tensor(sorted(heads)))).nonzero().flatten()
+    for name in ("q_proj", "k_proj", "v_proj"):
+        setattr(attend, name, prune_linear_layer(getattr(attend, name), kept, dim=0))
+    attend.out_proj = prune_linear_layer(attend.out_proj, kept, dim=1)
+    attend.num_heads -= len(heads)
 
 
 @pytest.mark.weights

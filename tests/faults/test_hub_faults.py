@@ -1,0 +1,348 @@
+"""A Hub that fails in every way: one sentence says so, nothing half is believed, and a second try finds it well again."""
+
+import hashlib
+import http.server
+import io
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+
+from asrlib import AsrlibError, checkpoints, cli, corpora, files, hub
+
+MODEL, SET, COMMIT = "me/whisper-mine", "google/fleurs", "c" * 40
+LOGIN = b"<html><body>Please log in to this network</body></html>"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Plays the Hub for one model and one data set; ``server.api`` and ``server.file`` name what is wrong with it."""
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        asked = self.path.startswith("/api/")
+        self.server.asked.append(self.path)
+        fault = self.server.api if asked else self.server.file
+        fault = fault.pop(0) if isinstance(fault, list) else fault  # one after the other
+        if self.path == "/login":
+            self.answer(LOGIN)
+        elif fault == "slow":
+            self.server.released.wait(60)
+            self.close_connection = True
+        elif isinstance(fault, tuple):
+            status, code = fault
+            self.answer(b"", status, **({"X-Error-Code": code} if code else {}))
+        elif fault == "login":
+            self.answer(b"", 302, Location="/login")
+        elif asked:
+            self.tell(fault)
+        else:
+            self.send(self.path.partition(f"/resolve/{COMMIT}/")[2], fault)
+
+    def tell(self, fault):
+        names = [{"rfilename": name} for name in self.server.files]
+        body = json.dumps({"id": MODEL, "sha": COMMIT, "siblings": names}).encode()
+        self.answer({"html": LOGIN, "other JSON": b"[1, 2]", "no id": b"{}"}.get(fault, body))
+
+    def send(self, name, fault):
+        if name not in self.server.files:
+            return self.answer(b"", 404, **{"X-Error-Code": "EntryNotFound"})
+        body = self.server.files[name]
+        facts = {"ETag": f'"{self.server.checksum(body)}"', "X-Repo-Commit": COMMIT}
+        start = int(self.headers.get("Range", "bytes=0-").split("=")[1].split("-")[0])
+        got = self.command == "GET" and not name.endswith(".json")
+        if got and fault == "wrong bytes":
+            body = body[:-8] + bytes(8)
+        if got and fault == "html":
+            body = LOGIN
+        length, body = len(body[start:]), body[start:]
+        if got and fault in ("cut", "hang"):
+            body = body[: length // 2]
+        self.answer(body, 206 if start else 200, length, **facts)
+        if got and fault == "hang":
+            self.server.released.wait(60)
+        if got and fault == "cut":
+            self.close_connection = True
+            self.connection.close()
+
+    def answer(self, body, status=200, length=None, **headers):
+        self.send_response(status)
+        for name, value in {"Content-Length": len(body) if length is None else length, **headers}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+            self.wfile.flush()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def played(tmp_path, monkeypatch):
+    """The Hub, played by this machine, and well; with an empty cache of its client and of asrlib."""
+    from huggingface_hub import constants, file_download
+    from huggingface_hub.utils import _http, disable_progress_bars, enable_progress_bars, reset_sessions
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    server.handle_error = lambda *_: None  # a client that has given up
+    server.api = server.file = ""
+    server.asked, server.released = [], threading.Event()
+    server.checksum = lambda body: hashlib.sha256(body).hexdigest()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
+    for module in (file_download, _http):
+        monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda seconds: None))  # before it tries again
+    monkeypatch.setattr(hub, "TIMEOUT", 0.2)
+    monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
+    reset_sessions()
+    disable_progress_bars()
+    yield server
+    server.released.set()
+    server.shutdown()
+    server.server_close()
+    reset_sessions()
+    enable_progress_bars()
+
+
+@pytest.fixture
+def model(played, tmp_path):
+    """The played Hub with a checkpoint of a few thousand random numbers, a vocabulary, and a pickle."""
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+    sizes = dict.fromkeys(("d_model", "encoder_ffn_dim", "decoder_ffn_dim"), 8)
+    layers = {f"{side}_{what}": 1 for side in ("encoder", "decoder") for what in ("layers", "attention_heads")}
+    config = WhisperConfig(vocab_size=60, pad_token_id=1, bos_token_id=1, eos_token_id=1, **sizes, **layers)
+    WhisperForConditionalGeneration(config).save_pretrained(tmp_path / "mine")
+    played.files = {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
+    played.files["pytorch_model.bin"] = b"a pickle"
+    return played
+
+
+@pytest.fixture
+def speech(played, tmp_path):
+    """The played Hub with one clip of FLEURS in each of two splits, and with no checksums that can be checked."""
+    import pyarrow
+    from pyarrow import parquet
+
+    sound = io.BytesIO()
+    soundfile.write(sound, 0.1 * np.sin(np.arange(16_000) / 9), 16_000, format="WAV")
+    played.files = {}
+    for part in ("test", "train"):
+        columns = {"id": [1], "num_samples": [16_000], "transcription": [part]}
+        columns["audio"] = [{"bytes": sound.getvalue(), "path": "a.wav"}]
+        parquet.write_table(pyarrow.table(columns), tmp_path / "written")
+        played.files[f"ro_ro/{part}/0000.parquet"] = (tmp_path / "written").read_bytes()
+    return played
+
+
+def refused(said, work, *arguments):
+    """Assert that work ends with one sentence, and that nothing in asrlib's cache is taken for a result."""
+    with pytest.raises(AsrlibError, match=said) as caught:
+        work(*arguments)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith(".")
+    left = [path for path in files.cache_dir().rglob("*") if path.suffix != ".lock" and not path.is_dir()]
+    assert not left and not list(files.cache_dir().rglob("*.part"))
+    assert not checkpoints.available(MODEL)
+
+
+def well(server):
+    server.api = server.file = ""
+    folder = checkpoints.fetch(MODEL)
+    assert files.sha256(folder / "model.safetensors") == hashlib.sha256(server.files["model.safetensors"]).hexdigest()
+    assert not (folder / "pytorch_model.bin").exists()
+    return folder
+
+
+NOT_HERE = "is not on this machine and the Hub cannot be reached: go online"
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("slow", NOT_HERE),
+        ((401, ""), r"The Hub answers 401 \(Unauthorized\) for me/whisper-mine: log in anew"),
+        ((401, "RepoNotFound"), "The Hub has no public model me/whisper-mine: correct the name, or log in"),
+        ((403, ""), r"answers 403 \(Forbidden\) .*: log in anew"),
+        ((403, "GatedRepo"), "me/whisper-mine is gated: accept its terms"),
+        ((404, "RepoNotFound"), "The Hub has no public model me/whisper-mine: correct the name"),
+        ((404, "RevisionNotFound"), "has no revision None on the Hub"),
+        ((404, ""), r"answers 404 \(Not Found\)"),
+        ((429, ""), r"answers 429 \(Too Many Requests\) for me/whisper-mine: wait, and run the same command again"),
+        ((500, ""), r"answers 500 \(Internal Server Error\) .*: wait"),
+        ((503, ""), r"answers 503 \(Service Unavailable\) .*: wait"),
+        (
+            "html",
+            r"What answers at http://127\.0\.0\.1:\d+ is not the Hub: check HF_ENDPOINT, and whether this network",
+        ),
+        ("login", "is not the Hub: .* asks for a login"),
+        ("other JSON", "is not the Hub"),
+        ("no id", "is not the Hub"),
+    ],
+    ids=str,
+)
+def test_a_hub_that_does_not_tell_what_it_has(model, fault, said):
+    model.api = fault
+    refused(said, checkpoints.fetch, MODEL)
+    well(model)
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://no-such-host.invalid"])
+def test_a_hub_that_cannot_be_reached(model, monkeypatch, address):
+    from huggingface_hub import constants
+
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "ENDPOINT", address)
+        refused(NOT_HERE, checkpoints.fetch, MODEL)
+    well(model)
+
+
+def test_an_address_that_is_none(model, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "the Hub of our institute")
+    refused("What answers at the Hub of our institute is not the Hub: check HF_ENDPOINT", checkpoints.fetch, MODEL)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("cut", "ended early"),
+        ("hang", "ended early"),
+        ((401, ""), "ended early .*401"),
+        ((404, "EntryNotFound"), "ended early .*404"),
+        ((429, ""), "ended early"),
+        ((500, ""), "ended early"),
+        ("login", "ended early"),
+        ("wrong bytes", r"model\.safetensors of me/whisper-mine does not have the Hub's checksum and is not used"),
+    ],
+    ids=str,
+)
+def test_a_hub_that_fails_while_it_sends(model, fault, said):
+    model.file = fault
+    refused(said, checkpoints.fetch, MODEL)
+    well(model)
+
+
+def test_a_login_page_in_the_place_of_a_file_is_not_joined_to_the_rest_of_it(model):
+    """The client goes on where it stopped, behind the login page: the length is right then, and the content is not."""
+    model.file = "html"
+    refused("ended early", checkpoints.fetch, MODEL)
+    model.file = ""
+    refused("does not have the Hub's checksum", checkpoints.fetch, MODEL)
+    well(model)
+
+
+def test_what_the_client_believed_earlier_is_checked_too(model, tmp_path):
+    """A cache that was damaged on the disk, and serves offline."""
+    well(model)
+    (blob,) = (path.resolve() for path in (tmp_path / "hub").rglob("snapshots/*/model.safetensors"))
+    blob.write_bytes(blob.read_bytes()[:-8] + bytes(8))
+    for path in (tmp_path / "cache").rglob("*mine"):
+        shutil.rmtree(path)
+    model.api = (500, "")
+    refused("does not have the Hub's checksum", checkpoints.fetch, MODEL)
+    well(model)
+
+
+@pytest.mark.parametrize("api", ["slow", (500, ""), (429, ""), (401, ""), "html"], ids=str)
+def test_what_the_clients_cache_holds_serves_where_the_hub_does_not(model, tmp_path, api):
+    well(model)
+    for path in (tmp_path / "cache").rglob("*mine"):
+        shutil.rmtree(path)
+    model.api, model.file = api, (500, "")
+    assert checkpoints.provenance(checkpoints.fetch(MODEL))["revision"] == COMMIT
+
+
+@pytest.mark.parametrize(
+    "checksum",
+    [
+        lambda body: hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest(),  # git's, of small files
+        lambda body: hashlib.sha1(body).hexdigest(),  # a mirror's
+        lambda body: f"{len(body)}-5f",  # none
+    ],
+)
+def test_other_checksums_are_known_or_no_checksums(model, checksum):
+    model.checksum = checksum
+    well(model)
+
+
+def test_a_checkpoint_that_only_has_pickles_is_refused(model):
+    del model.files["model.safetensors"]
+    refused("publishes pickled weights only", checkpoints.fetch, MODEL)
+    assert not [path for path in model.asked if path.endswith("pytorch_model.bin")]
+
+
+def test_the_command_says_one_sentence_and_exits_with_1(model, tmp_path, capsys):
+    model.api = (429, "")
+    soundfile.write(tmp_path / "clip.wav", 0.1 * np.sin(np.arange(16_000) / 9), 16_000)
+    assert cli.main(["transcribe", str(tmp_path / "clip.wav"), "--model", MODEL]) == 1
+    said = capsys.readouterr().err
+    assert said == (
+        "asrlib: The Hub answers 429 (Too Many Requests) for me/whisper-mine: wait, and run the same command again.\n"
+    )
+
+
+# ---- corpora
+
+
+@pytest.mark.parametrize(
+    ("api", "file", "said"),
+    [
+        ("slow", "", r"google/fleurs \(ro_ro/test\) is not on this machine and the Hub cannot be reached"),
+        ((404, "RepoNotFound"), "", "The Hub has no public dataset google/fleurs"),
+        ((429, ""), "", r"answers 429 \(Too Many Requests\) for google/fleurs: wait"),
+        ("html", "", "is not the Hub: check HF_ENDPOINT"),
+        ("", "cut", "The download of google/fleurs from the Hub ended early"),
+        ("", (500, ""), "ended early"),
+        ("", "wrong bytes", r"0000\.parquet of google/fleurs does not have the Hub's checksum"),
+    ],
+    ids=str,
+)
+def test_speech_from_a_hub_that_fails(speech, api, file, said):
+    speech.api, speech.file = api, file
+    refused(said, corpora.load, "fleurs", "ro", "test")
+    speech.api = speech.file = ""
+    assert corpora.load("fleurs", "ro", "test")["text"] == ["test"]
+
+
+def test_speech_of_another_split_is_not_taken_for_what_the_hub_did_not_send(speech):
+    assert corpora.load("fleurs", "ro", "test")["text"] == ["test"]
+    speech.api = ["", (500, "")]  # it tells what it has, and then no more
+    with pytest.raises(AsrlibError, match=r"The download of google/fleurs \(ro_ro/train\) ended early"):
+        corpora.load("fleurs", "ro", "train")
+    speech.api = ""
+    assert corpora.load("fleurs", "ro", "train")["text"] == ["train"]
+
+
+def test_a_file_whose_name_leaves_the_cache_is_refused(speech, tmp_path):
+    speech.files["ro_ro/test/../../../../../../../escaped.parquet"] = b"evil"
+    refused("ended early", corpora.load, "fleurs", "ro", "test")
+    assert not list(tmp_path.rglob("escaped*"))
+
+
+def test_importing_asks_nobody():
+    code = (
+        "import socket\n"
+        "def none(*_): raise SystemExit('asked the network')\n"
+        "socket.socket.connect = socket.getaddrinfo = none\n"
+        "from asrlib import checkpoints, corpora, hub, transcription\n"
+        "print(sorted(checkpoints.known()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "openai/whisper-base" in done.stdout
