@@ -50,5 +50,5 @@ $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it and run make again." >&2; exit 1; }
 	@echo "Setting up .venv with the tested packages: some minutes the first time."
 	@$(PYTHON) -m venv .venv
-	@.venv/bin/python -m pip install -qq --disable-pip-version-check -r requirements.lock -e ".[methods,toolkits,peers,notebooks,demo,site,dev]"
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check -r requirements.lock -e ".[methods,toolkits,peers,notebooks,demo,site,workflow,dev]"
 	@touch $@

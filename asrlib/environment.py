@@ -25,7 +25,7 @@ from asrlib import AsrlibError, __version__, files
 __all__ = ["Finding", "colab_text", "conda_text", "diagnose", "direct_dependencies", "lock_text", "pins"]
 
 PYTHON = "3.11"
-EXTRAS = ("methods", "toolkits", "peers", "notebooks", "demo", "site", "dev")
+EXTRAS = ("methods", "toolkits", "peers", "notebooks", "demo", "site", "workflow", "dev")
 COLAB_KEEPS = ("torch", "torchvision", "torchaudio", "numpy", "pandas", "pillow")
 FREE = {"triton", "setuptools", "pip"}  # differ by platform, or belong to Python's own tools: pip chooses them
 HEAD = """\
