@@ -36,6 +36,7 @@ lint: $(READY)
 bench: $(READY)
 	@.venv/bin/python benchmarks/transcription.py
 	@.venv/bin/python benchmarks/growth.py
+	@.venv/bin/python benchmarks/scale.py
 	@.venv/bin/python benchmarks/finetune_step.py
 
 site: $(READY)

@@ -178,7 +178,7 @@ def _read(path: Path) -> Any:
     return nbformat.read(path, as_version=4)
 
 
-TYPES = {"str": str, "int": int, "float": int | float, "bool": bool}
+TYPES = {"str": str, "int": int, "float": int | float, "bool": bool, "list": list}
 
 
 def _fits(value: Any, kind: str) -> bool:

@@ -86,12 +86,16 @@ class _Times:
 
 def _scored(folder: Path | str, table: Any, tally: scoring.Tally, times: _Times) -> Iterator[Row]:
     """Yield what is kept of each readable clip while tally and times add it up."""
+    speakers: dict[str, str] = {}  # one name of each is enough in memory
+    place = 0
     for rows, made in sharding.merged(folder, table):
-        pairs = [(row, done) for row, done in zip(rows, made, strict=True) if done.get("seconds")]
-        times.unreadable += len(rows) - len(pairs)
-        references, hypotheses = [row["text"] for row, _ in pairs], [done["hypothesis"] for _, done in pairs]
-        counts = tally.add(references, hypotheses, [row["speaker"] or row["id"] for row, _ in pairs])
-        for (row, done), count in zip(pairs, counts.tolist(), strict=True):
+        blocks = [speakers.setdefault(row["speaker"], row["speaker"]) or at for at, row in enumerate(rows, place)]
+        place += len(rows)
+        heard = [triple for triple in zip(rows, made, blocks, strict=True) if triple[1].get("seconds")]
+        times.unreadable += len(rows) - len(heard)
+        references, hypotheses = [row["text"] for row, *_ in heard], [done["hypothesis"] for _, done, _ in heard]
+        counts = tally.add(references, hypotheses, [block for *_, block in heard])
+        for (row, done, _), count in zip(heard, counts.tolist(), strict=True):
             times.speech, times.computing = times.speech + done["seconds"][0], times.computing + done["seconds"][1]
             texts = {"reference": row["text"], "hypothesis": done["hypothesis"]}
             yield {"id": row["id"], "errors": sum(count[:3]), "words": count[3], **texts}

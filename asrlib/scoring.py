@@ -186,7 +186,7 @@ def _count(references: Sequence[str], hypotheses: Sequence[str], process: Callab
 class Tally:
     """Errors of one system added up batch by batch, for a corpus whose texts would not fit into memory.
 
-    Of each utterance five numbers and its block's label are kept (48 bytes), and no text. `score` is one of a single batch.
+    Of each utterance four counts and its block's label are kept, and no text. `score` is one of a single batch.
     """
 
     def __init__(self, normalizer: Callable[[str], str] | None = None) -> None:
@@ -195,7 +195,6 @@ class Tally:
         self._counts: list[np.ndarray] = []
         self._characters = np.zeros(4, dtype=np.int64)
         self._blocks: list[Hashable] = []
-        self._known: dict[Hashable, Hashable] = {}  # equal labels are kept once
 
     def add(
         self, references: Sequence[str], hypotheses: Sequence[str], blocks: Sequence[Hashable] | None = None
@@ -225,7 +224,7 @@ class Tally:
         counts = _count(references, hypotheses, jiwer.process_words)
         self._counts.append(counts)
         self._characters += _count(references, hypotheses, jiwer.process_characters).sum(axis=0)
-        self._blocks += labels if blocks is None else [self._known.setdefault(label, label) for label in labels]
+        self._blocks += labels
         return counts
 
     def score(self, seed: int = 0) -> Score:

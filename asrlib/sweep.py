@@ -10,10 +10,9 @@ import io
 import json
 import math
 import re
-import shlex
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -50,9 +49,6 @@ class Job:
     options: tuple[str, ...]
     needs: tuple[str, ...]
     key: str
-
-    def __str__(self) -> str:
-        return shlex.join(self.options)
 
 
 def plan(root: Path, table: Mapping[str, Any]) -> dict[str, Job]:
@@ -158,7 +154,7 @@ class Row:
     metric: str
     unit: str
     labels: Mapping[str, Any]
-    values: Mapping[int, float] = field(default_factory=dict)
+    values: Mapping[int, float]
 
     @property
     def mean(self) -> float:
@@ -260,14 +256,15 @@ def _check_group(group: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _rows(group: Sequence[Mapping[str, Any]], shown: Mapping[str, Any]) -> list[Row]:
-    rows: dict[tuple[str, str], Row] = {}
+    metrics: dict[tuple[str, str], Mapping[str, Any]] = {}
+    values: dict[tuple[str, str], dict[int, float]] = {}
     for record in group:
-        run = record["run"]
         for metric in record["metrics"]:
-            new = Row(run["notebook"], run["profile"], shown, metric["name"], metric["unit"], metric["labels"], {})
-            row = rows.setdefault((metric["name"], _identity(metric["labels"])), new)
-            row.values[run["seed"]] = metric["value"]
-    return list(rows.values())
+            key = metric["name"], _identity(metric["labels"])
+            metrics.setdefault(key, metric)
+            values.setdefault(key, {})[record["run"]["seed"]] = metric["value"]
+    book = [group[0]["run"][name] for name in ("notebook", "profile")]
+    return [Row(*book, shown, item["name"], item["unit"], item["labels"], values[key]) for key, item in metrics.items()]
 
 
 # ------------------------------------------------------------------------------------------------------------------ write

@@ -97,3 +97,19 @@ def test_a_recipe_learns_from_real_clips():
     before = recipe.model.proj_out.weight.clone()
     assert recipe.step(batch) > 0
     assert not before.equal(recipe.model.proj_out.weight)
+
+
+def test_the_part_of_the_first_process_does_not_shrink_with_their_number():
+    simulated = {"hours": 100.0, "shared_s": 40.0, "alone_s": 8.0}
+    measured = {"computing_s": 6.0, "speech_s": 60.0, "loading_s": 2.0}
+    found = script("scale").project(simulated, measured, [1, 10])
+    assert found["hours"] == pytest.approx({1: (36_040 + 10) / 3600, 10: (3_604 + 10) / 3600})
+    assert found["even_at"] == pytest.approx(3_604)
+
+
+@pytest.mark.weights
+def test_simulated_hours_go_through_the_real_pipeline():
+    found = script("scale").pipeline(0.2)
+    assert 0.2 <= found["hours"] < 0.21
+    assert 5 < found["wer_percent"] < 20  # every tenth clip is left out
+    assert found["shared_s"] > 0 < found["alone_s"]

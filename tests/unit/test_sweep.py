@@ -58,8 +58,8 @@ def test_every_notebook_meets_every_combination_and_needs_its_own(two):
     cells = [f"LANGUAGE={code}/SEED={seed}/smoke" for code in ("ro", "no") for seed in (0, 1)]
     assert list(jobs) == [f"{cell}/{name}" for name in ("01_one", "02_two") for cell in cells]
     assert jobs[f"{cells[3]}/02_two"].needs == (f"{cells[3]}/01_one",)
-    assert str(jobs[f"{cells[3]}/01_one"]) == "-p LANGUAGE=no -p SEED=1 -p N_CLIPS=3"
-    assert str(jobs[f"{cells[3]}/02_two"]) == "-p LANGUAGE=no -p SEED=1"
+    assert jobs[f"{cells[3]}/01_one"].options == ("-p", "LANGUAGE=no", "-p", "SEED=1", "-p", "N_CLIPS=3")
+    assert jobs[f"{cells[3]}/02_two"].options == ("-p", "LANGUAGE=no", "-p", "SEED=1")
 
 
 def test_a_key_changes_with_the_code_of_the_notebook_and_of_what_it_needs(two):
@@ -107,6 +107,13 @@ def test_a_folder_stays_inside_the_sweep_whatever_the_values(values):
 def test_the_table_of_this_course_is_right():
     table = yaml.safe_load((ROOT / "workflow" / "sweep.yaml").read_text())
     assert len(sweep.plan(ROOT, table)) == math.prod(map(len, table["matrix"].values())) * len(table["notebooks"])
+
+
+def test_every_parameter_of_the_course_can_be_given_what_its_profile_gives_it():
+    profiles = files.read_toml(ROOT / "notebooks" / "profiles.toml")
+    for book in course.registry(ROOT).values():
+        values = profiles["smoke"].get(book.name, {})
+        assert course.check_parameters(book, {name: sweep._text(value) for name, value in values.items()}) == values
 
 
 # ---------------------------------------------------------------------------------------------------------------- collect
