@@ -3,11 +3,11 @@
 Modules import only downwards::
 
     roof    cli, course, runner, site, comparison,          run notebooks, show results, talk to people, keep the lock
-            readme, demo, environment
+            sweep, readme, demo, environment
     4       records, claims                                 one record per run; verdicts of published claims
-    3       transcription (kernels), engines, words,        batched decoding, other runtimes, word times, data sets;
-            preparation, training, distillation,            what training needs besides visible calls
-            quantization, pruning, metering
+    3       transcription (kernels), sharding, evaluation,  batched decoding, in many processes, other runtimes, word
+            engines, words, preparation, training,          times, data sets; what training needs besides visible calls
+            distillation, quantization, pruning, metering
     2       corpora (curation), checkpoints (conversion,    real speech and real weights on disk
             ggml, architectures)
     ground  audio, text, scoring, hardware, figures, exercises, files, hub, progress

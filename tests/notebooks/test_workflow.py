@@ -135,7 +135,7 @@ def test_a_wrong_table_is_refused_before_anything_starts(sweep, tmp_path, change
 @pytest.mark.weights
 def test_a_notebook_hears_two_languages_under_two_seeds(tmp_path):
     sweep = {
-        "notebooks": {"01_zero_shot_whisper": {"N_CLIPS": 2}},
+        "notebooks": {"01_zero_shot_whisper": {"N_ENGLISH": 5, "N_CLIPS": 2}},
         "matrix": {"MODEL_ID": ["openai/whisper-base"], "PICTURE_WORDS": [["ro"], ["bg"]], "SEED": [0, 1]},
         "resources": {"mem_mb": 4000, "runtime": 10},
     }

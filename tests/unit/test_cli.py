@@ -64,6 +64,7 @@ def test_help_and_import_need_neither_torch_nor_transformers():
         ["run", "-p", "NAME"],
         ["run", "--publish", "--profile", "smoke"],
         ["run", "--publish", "-p", "A=1"],
+        ["run", "--publish", "--output", "x"],
         ["transcribe"],
         ["transcribe", __file__, cli.__file__, "--format", "srt"],
         ["transcribe", __file__, "--format", "srt", "--window", "merged"],
