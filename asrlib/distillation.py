@@ -303,7 +303,8 @@ def distil(
         teacher, processor, student = _models(model, layers, str(processes.device))
         prompt = _prompt(teacher, processor, language)
         if first:
-            _reserve(output / "run.json", {"corpus": corpus, "root": str(root or ""), "teacher": str(model)})
+            run = {"corpus": corpus, "root": str(root or ""), "teacher": str(model)}
+            files.reserve(output, run, "teacher or corpus")
         encode = functools.partial(EncoderStates, output / "shards", teacher, processor, rows)
     with _together(processes):
         mine = encode(share=(processes.process_index, count), label="encoder states" * first)
@@ -380,13 +381,6 @@ def _choose(corpus: str, root: Path | str | None, number: int | None, seed: int)
     seconds = list(rows["seconds"])
     order = np.random.default_rng(seed).permutation(len(rows)).tolist()
     return rows.select(sorted([place for place in order if seconds[place] <= LONGEST][:number]))
-
-
-def _reserve(path: Path, run: dict[str, str]) -> None:
-    """Say what a folder is made of, once: labels of two teachers must not mix."""
-    if files.read_json(path) not in ({}, run):
-        raise AsrlibError(f"{path.parent} belongs to another teacher or corpus: delete it, or give another folder.")
-    files.write_atomic(path, json.dumps(run))
 
 
 def _models(model: str, layers: int, device: str) -> tuple[Any, Any, Any]:

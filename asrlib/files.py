@@ -20,7 +20,7 @@ import tempfile
 import tomllib
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -41,6 +41,7 @@ __all__ = [
     "read_jsonl",
     "read_toml",
     "repository",
+    "reserve",
     "run",
     "sha256",
     "user_path",
@@ -140,9 +141,8 @@ def write_atomic(path: Path | str, content: str | bytes | Iterable[str]) -> Path
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as stream:
-                for (
-                    piece
-                ) in pieces:  # the name of a file may hold bytes that are no UTF-8: they become \\udcNN, as in JSON
+                for piece in pieces:
+                    # The name of a file may hold bytes that are no UTF-8: they become \\udcNN, as in JSON.
                     stream.write(piece.encode(errors="backslashreplace") if isinstance(piece, str) else piece)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -208,6 +208,24 @@ def lock(target: Path | str, *, wait: bool = True) -> Iterator[bool]:
         yield guard.is_locked
     finally:
         guard.release()
+
+
+def reserve(folder: Path, run: Mapping[str, Any], owner: str) -> None:
+    """Say in ``run.json`` what a folder is made of, once: results of two models must not mix.
+
+    Args:
+        folder: is made when missing.
+        run: what its content depends on.
+        owner: what that is called, such as ``"model or corpus"``.
+
+    Raises:
+        AsrlibError: the folder was made of something else.
+    """
+    path = folder / "run.json"
+    with lock(path):
+        if read_json(path) not in ({}, run):
+            raise AsrlibError(f"{folder} belongs to another {owner}: delete it, or give another folder.")
+        write_atomic(path, json.dumps(run) + "\n")
 
 
 def prepared(target: Path, fill: Callable[[Path], object]) -> Path:

@@ -13,7 +13,6 @@ with locks.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -63,7 +62,7 @@ def fill(folder: Path | str, table: Any, work: Callable[[list[Row]], Iterable[Ro
         AsrlibError: a folder of another run, a full disk, and what ``work`` raises.
     """
     shards = left = _shards(folder, table)
-    _reserve(Path(folder) / "run.json", {**run, "clips": len(table), "shards": len(shards)})
+    files.reserve(Path(folder), {**run, "clips": len(table), "shards": len(shards)}, "model or corpus")
     with Meter(label, len(table), "clips") if label else contextlib.nullcontext() as meter:
         step = meter.step if meter else lambda clips: None
         for wait in (False, True):  # first what is free; then, of what the others hold, what they leave behind
@@ -113,11 +112,3 @@ def _shards(folder: Path | str, table: Any) -> list[tuple[Path, range]]:
     """Return file and places of each shard; of a table on disk, only the column of seconds is read."""
     seconds = list(table["seconds"]) if hasattr(table, "column_names") else [row["seconds"] for row in table]
     return [(Path(folder) / f"{number:06d}.jsonl", places) for number, places in enumerate(cut(seconds))]
-
-
-def _reserve(path: Path, run: Row) -> None:
-    """Say what a folder is made of, once: lines of two models must not mix."""
-    with files.lock(path):
-        if files.read_json(path) not in ({}, run):
-            raise AsrlibError(f"{path.parent} belongs to another model or corpus: delete it, or give another folder.")
-        files.write_atomic(path, json.dumps(run) + "\n")
