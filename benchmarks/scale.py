@@ -111,6 +111,22 @@ def project(simulated: dict[str, float], measured: dict[str, float], processes: 
     }
 
 
+def told(record: dict) -> str:
+    """Return a record as the lines that a person reads."""
+    sizes, real = record["sizes"], record["real"]
+    lines = []
+    for size in sizes:
+        cost = 1e6 * (size["shared_s"] + size["alone_s"]) / size["clips"]
+        memory = f"memory {size['memory_mib']:.0f} MiB"
+        lines.append(f"{size['hours']:>6,.0f} h, {size['clips']:,} clips: {cost:.0f} us a clip, {memory}")
+    one = real["computing_s"] / real["clips"]
+    lines.append(f"{record['model']}: {1e3 * one:.0f} ms a clip, loading {real['loading_s']:.1f} s")
+    for number, hours in record["projected"]["hours"].items():
+        lines.append(f"{sizes[-1]['hours']:,.0f} h of speech on {number:>2} machines like this one: {hours:.1f} h")
+    even = f"Beyond {record['projected']['even_at']:,.0f} of them"
+    return "\n".join([*lines, f"{even} the first process's own part takes longer than the shared one."])
+
+
 def main() -> None:
     """Measure, print, write the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -121,18 +137,12 @@ def main() -> None:
     for hours in arguments.hours:
         found, rise = metering.in_fresh_process(pipeline, hours)
         sizes.append(found | {"memory_mib": rise})
-        cost = 1e6 * (found["shared_s"] + found["alone_s"]) / found["clips"]
-        print(f"{hours:>6g} h, {found['clips']:,} clips: {cost:.0f} us a clip, memory {rise:.0f} MiB", flush=True)
     measured, _ = metering.in_fresh_process(real, arguments.clips)
-    projected = project(sizes[-1], measured, PROCESSES)
-    print(
-        f"{MODEL}: {1e3 * measured['computing_s'] / measured['clips']:.0f} ms a clip, loading {measured['loading_s']:.1f} s"
-    )
-    for number, hours in projected["hours"].items():
-        print(f"{sizes[-1]['hours']:,.0f} h of speech on {number:>2} machines like this one: {hours:.1f} h")
-    print(f"Beyond {projected['even_at']:,.0f} of them the first process's own part takes longer than the shared one.")
-    record = {"machine": hardware.describe(), "model": MODEL, "sizes": sizes, "real": measured, "projected": projected}
+    record = {"machine": hardware.describe(), "model": MODEL, "sizes": sizes, "real": measured}
+    record["projected"] = project(sizes[-1], measured, PROCESSES)
+    print(told(record))
     folder = (files.repository() or Path.cwd()) / "build" / "bench"
+    files.write_atomic(folder / "scale.txt", told(record) + "\n")  # docs/scale.md shows a committed one
     print(f"\nrecord: {files.write_atomic(folder / 'scale.json', json.dumps(record, indent=1) + chr(10))}")
 
 

@@ -107,6 +107,14 @@ def test_the_part_of_the_first_process_does_not_shrink_with_their_number():
     assert found["even_at"] == pytest.approx(3_604)
 
 
+def test_the_lines_in_the_documentation_are_those_of_the_committed_record():
+    record = json.loads((BENCHMARKS / "published" / "scale.json").read_text())
+    bench = script("scale")
+    assert (BENCHMARKS / "published" / "scale.txt").read_text() == bench.told(record) + "\n"
+    expected = bench.project(record["sizes"][-1], record["real"], bench.PROCESSES)
+    assert record["projected"]["hours"] == pytest.approx({str(key): value for key, value in expected["hours"].items()})
+
+
 @pytest.mark.weights
 def test_simulated_hours_go_through_the_real_pipeline():
     found = script("scale").pipeline(0.2)
