@@ -86,7 +86,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def played(tmp_path, monkeypatch):
+def played(tmp_path, monkeypatch, hub_at):
     """The Hub, played by this machine, and well; with an empty cache of its client and of asrlib."""
     from huggingface_hub import constants, file_download
     from huggingface_hub.utils import _http, disable_progress_bars, enable_progress_bars, reset_sessions
@@ -97,18 +97,11 @@ def played(tmp_path, monkeypatch):
     server.api = server.file = ""
     server.asked, server.released = [], threading.Event()
     server.checksum = lambda body: hashlib.sha256(body).hexdigest()
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    template = address + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    hub_at(server)
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
     for module in (file_download, _http):
         monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda seconds: None))  # before it tries again
     monkeypatch.setattr(hub, "TIMEOUT", 0.2)
-    monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
     reset_sessions()
     disable_progress_bars()
     yield server

@@ -3,7 +3,6 @@ import http.server
 import io
 import json
 import tarfile
-import threading
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -405,19 +404,10 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch, hub_cache):
+def hub(tmp_path, hub_cache, hub_at):
     """Serve the parquet branch of FLEURS, with one Romanian and one French clip, from this machine."""
-    from huggingface_hub import constants, file_download
-
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    template = address + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
+    hub_at(server)
     Hub.files = {}
     for part, text in {"ro_ro/test": "unu", "fr_fr/test": "un"}.items():
         columns = {"id": [1], "num_samples": [16_000], "audio": [{"bytes": encoded(1), "path": "a.wav"}]}
