@@ -707,6 +707,8 @@ def _folder(language: str | None, splits: list[str], root: Path | None) -> Datas
     """Any folder of audio with ``metadata.csv``: file_name, transcription (or text, sentence); optional language, speaker, split."""
     if root is None:
         raise AsrlibError("The corpus 'folder' needs root=the folder that holds your audio and metadata.csv.")
+    if not root.is_dir():
+        raise AsrlibError(f"There is no folder {root}: check the path.")
     table = root / "metadata.csv"
     if not table.is_file():
         raise AsrlibError(f"{table} does not exist: write one with the columns file_name and transcription.")

@@ -2,8 +2,8 @@
 
 A runtime answers `asrlib.transcription.hear` with the methods of `asrlib.transcription.Engine`; reading, batching, order and
 timing are the same for all. Each adapter takes away the defaults that would make it search differently from the others:
-beams, temperature fallback, text of the window before, timestamps in short clips. What remains different is said in its
-docstring. All take as many threads as PyTorch does.
+beams, temperature fallback, text of the window before, leaving out what may be silence, timestamps in short clips. What
+remains different is said in its docstring. All take as many threads as PyTorch does.
 
 A runtime's package is imported when the runtime is loaded, so none is needed but the one that is used.
 """
@@ -132,6 +132,10 @@ class Runtime:
     def fits(self, clip: Clip) -> bool:
         """Say whether a clip is heard in one window."""
         return len(clip.samples) <= transcription.WHOLE_CONTEXT * transcription.SAMPLES_PER_POSITION
+
+    def width(self, clip: Clip) -> int:
+        """Return the encoder positions that a clip takes: all of a window, whatever its length."""
+        return transcription.WHOLE_CONTEXT
 
     def features(self, clips: Sequence[Clip]) -> Any:
         """Return nothing: most runtimes compute log-mel features themselves."""
@@ -433,6 +437,7 @@ class OpenAi(Runtime):
             temperature=0.0,
             beam_size=self.beams if self.beams > 1 else None,
             condition_on_previous_text=False,
+            no_speech_threshold=None,  # nothing is left out as silence
             without_timestamps=not times,
         )
         segments = _segments((part["start"], part["end"], part["text"]) for part in heard["segments"])
@@ -460,6 +465,7 @@ class FasterWhisper(Runtime):
                 beam_size=self.beams,
                 temperature=0.0,
                 condition_on_previous_text=False,
+                no_speech_threshold=None,  # nothing is left out as silence
                 without_timestamps=not times,
             ),
             times,

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from asrlib import AsrlibError, audio, checkpoints, hardware
-from asrlib.kernels import linear
+from asrlib.kernels import attention, linear
 from asrlib.progress import Meter
 from asrlib.text import language_code
 
@@ -207,8 +207,8 @@ def hear(engine: Any, clips: Iterable[Any], *, batch_size: int = 16, label: str 
     """Let any engine transcribe clips; yield hypotheses in the clips' order, at constant memory.
 
     Args:
-        engine: what has the methods ``fits``, ``features`` and ``decode`` of `Engine`, and its attribute ``timestamps``; such
-            as the runtimes of `asrlib.engines`.
+        engine: what has the methods ``fits``, ``width``, ``features`` and ``decode`` of `Engine`, and its attribute
+            ``timestamps``; such as the runtimes of `asrlib.engines`.
         clips, batch_size, label: as in `transcribe`. Clips of like length share a batch; one that is longer than the engine's
             window, or whose times are wanted, stands alone.
     """
@@ -253,10 +253,24 @@ def _batches(clips: Iterable[Any], engine: Engine, batch_size: int) -> Iterator[
             return
         ahead.sort(key=lambda clip: clip.seconds)
         short = [clip for clip in ahead if engine.fits(clip) and not engine.timestamps]
-        groups = [short[first : first + batch_size] for first in range(0, len(short), batch_size)]
-        groups += [[clip] for clip in ahead[len(short) :]]
+        groups = [*_alike(short, engine, batch_size), *([clip] for clip in ahead[len(short) :])]
         for group in groups:
             yield group, engine.features(group)
+
+
+def _alike(clips: Sequence[Clip], engine: Engine, batch_size: int) -> Iterator[list[Clip]]:
+    """Cut clips, shortest first, into batches; what fills them up to their longest clip may cost no more than one window."""
+    group: list[Clip] = []
+    used = 0
+    for clip in clips:
+        width = engine.width(clip)
+        if len(group) == batch_size or len(group) * width - used > WHOLE_CONTEXT:
+            yield group
+            group, used = [], 0
+        group.append(clip)
+        used += width
+    if group:
+        yield group
 
 
 def _ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
@@ -326,6 +340,13 @@ class Engine:
                 f"{context / audio.SAMPLING_RATE:g} s: give it shorter clips, or take a model with the whole context of 30 s."
             )
         return len(clip.samples) <= context
+
+    def width(self, clip: Clip) -> int:
+        """Return the encoder positions that a clip takes."""
+        if self.window == "full":
+            return self.positions
+        speech = _own_positions(len(clip.samples), self.positions)
+        return speech + math.ceil((self.positions - speech) / MERGE)
 
     def features(self, clips: Sequence[Clip]) -> torch.Tensor:
         """Return log-mel features, (clips, mel bins, frames of the context: 3000), or as many frames as one long clip has."""
@@ -465,6 +486,11 @@ def long_log_mel(processor: Any, samples: np.ndarray) -> torch.Tensor:
     return features.clamp_min_(features.max() - 8).add_(4).div_(4)
 
 
+def _own_positions(samples: int, positions: int) -> int:
+    """Return how many positions of a clip stand for themselves."""
+    return min(positions, math.ceil(samples / SAMPLES_PER_POSITION) + MARGIN)
+
+
 def merge_padding(lengths: Sequence[int], positions: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return which encoder positions represent each clip, and how many each stands for; both (clips, kept).
 
@@ -475,7 +501,7 @@ def merge_padding(lengths: Sequence[int], positions: int) -> tuple[torch.Tensor,
 
     rows = []
     for length in lengths:
-        speech = min(positions, math.ceil(length / SAMPLES_PER_POSITION) + MARGIN)
+        speech = _own_positions(length, positions)
         first = torch.arange(speech, positions, MERGE)
         last = torch.clamp(first + MERGE, max=positions)
         kept = torch.cat([torch.arange(speech), (first + last) // 2])
@@ -522,7 +548,7 @@ def encode(model: Any, features: torch.Tensor, lengths: Sequence[int] | None = N
         these positions, the logarithm of how many positions each stands for, or None.
     """
     import torch
-    from torch.nn.functional import gelu, scaled_dot_product_attention
+    from torch.nn.functional import gelu
 
     encoder = model.model.encoder
     with torch.inference_mode():
@@ -537,7 +563,7 @@ def encode(model: Any, features: torch.Tensor, lengths: Sequence[int] | None = N
             normed, attend = layer.self_attn_layer_norm(states), layer.self_attn
             parts = (attend.q_proj, attend.k_proj, attend.v_proj)
             query, key, value = (_heads(linear(part, normed), attend) for part in parts)
-            heard = scaled_dot_product_attention(query, key, value, bias)
+            heard = attention(query, key, value, bias)
             states = states + linear(attend.out_proj, heard.transpose(1, 2).flatten(2))
             states = states + linear(layer.fc2, linear(layer.fc1, layer.final_layer_norm(states), "gelu"))
         return encoder.layer_norm(states), bias

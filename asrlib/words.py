@@ -118,10 +118,14 @@ def _encode(processor: Any, text: str, language: str | None) -> list[int]:
 
 
 def _alignment_heads(model: Any) -> list[tuple[int, int]]:
-    layers, width = model.config.decoder_layers, model.config.decoder_attention_heads
-    upper = [(layer, head) for layer in range(layers // 2, layers) for head in range(width)]
+    counts = [layer.encoder_attn.num_heads for layer in model.model.decoder.layers]
+    upper = [(layer, head) for layer in range(len(counts) // 2, len(counts)) for head in range(counts[layer])]
+    if set(counts) != {model.config.decoder_attention_heads}:  # pruned: the published numbers mean other heads now
+        return upper
     known = getattr(model.generation_config, "alignment_heads", None) or upper
-    return [(layer, head) for layer, head in known if layer < layers] or upper  # a distilled decoder has fewer layers
+    return [
+        (layer, head) for layer, head in known if layer < len(counts)
+    ] or upper  # a distilled decoder has fewer layers
 
 
 def _cross_attention(
@@ -142,16 +146,16 @@ def _cross_attention(
             for part in ("q_proj", "k_proj"):
                 hooks.callback(getattr(attend, part).register_forward_hook(catch((layer, part))).remove)
         model.model.decoder(input_ids=tokens, encoder_hidden_states=states, use_cache=False)
-    return _products(caught, heads, model.config.decoder_attention_heads)
+    return _products(caught, heads, model.model.decoder.layers[0].encoder_attn.head_dim)
 
 
-def _products(caught: dict[tuple[int, str], Any], heads: Sequence[tuple[int, int]], count: int) -> torch.Tensor:
+def _products(caught: dict[tuple[int, str], Any], heads: Sequence[tuple[int, int]], size: int) -> torch.Tensor:
     import torch
 
     weights = []
     for layer, head in heads:
-        query, key = (caught[layer, part].float().unflatten(1, (count, -1))[:, head] for part in ("q_proj", "k_proj"))
-        weights.append((query @ key.T * query.shape[1] ** -0.5).softmax(dim=-1))
+        query, key = (caught[layer, part].float().unflatten(1, (-1, size))[:, head] for part in ("q_proj", "k_proj"))
+        weights.append((query @ key.T * size**-0.5).softmax(dim=-1))
     return torch.stack(weights).cpu()
 
 

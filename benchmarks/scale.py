@@ -56,6 +56,9 @@ def pipeline(hours: float) -> dict[str, float]:
         def fits(self, clip: transcription.Clip) -> bool:
             return True
 
+        def width(self, clip: transcription.Clip) -> int:
+            return transcription.WHOLE_CONTEXT
+
         def features(self, clips: list[transcription.Clip]) -> np.ndarray:
             return np.zeros(len(clips))
 

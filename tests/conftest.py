@@ -120,6 +120,23 @@ def start():
         process.communicate()
 
 
+@pytest.fixture(scope="session")
+def without_heads():
+    """Return a function that takes heads out of an attention module for good."""
+    import torch
+    from transformers.pytorch_utils import prune_linear_layer
+
+    def cut(attend, heads: set[int]) -> None:
+        rows = torch.arange(attend.num_heads).repeat_interleave(attend.head_dim)
+        kept = (~torch.isin(rows, torch.tensor(sorted(heads)))).nonzero().flatten()
+        for name in ("q_proj", "k_proj", "v_proj"):
+            setattr(attend, name, prune_linear_layer(getattr(attend, name), kept, dim=0))
+        attend.out_proj = prune_linear_layer(attend.out_proj, kept, dim=1)
+        attend.num_heads -= len(heads)
+
+    return cut
+
+
 @pytest.fixture
 def hub_at(tmp_path, monkeypatch):
     """Return a function that lets a server of this machine play the Hub, for empty caches of its client and of asrlib."""

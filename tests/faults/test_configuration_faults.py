@@ -117,7 +117,7 @@ def test_broken_profiles_are_named(course, capsys, table, said):
         (["transcribe", "ру сский.wav"], "ру сский.wav does not exist: check the path."),
         (["evaluate", "nowhere/en/test"], "There is no corpus 'nowhere': choose one of telephone,"),
         (["evaluate", "telephone/tlh/test"], "The corpus 'telephone' has no language 'tlh': choose one of"),
-        (["evaluate", "telephone/en"], "metadata.csv does not exist: write one with the columns"),
+        (["evaluate", "telephone/en"], "There is no folder telephone/en: check the path."),
         (["evaluate", "common_voice/en/test"], "Common Voice asks each reader to agree to its terms"),
         (["evaluate", "ein Örtchen"], "metadata.csv does not exist: write one with the columns"),
         (["compare", "ein Örtchen", "ein Örtchen"], "ein Örtchen"),

@@ -1,4 +1,4 @@
-"""Linear layers in oneDNN's layout against PyTorch's own, and everything that must not go that way."""
+"""Linear layers in oneDNN's layout and attention by products against PyTorch's own, and what must not go that way."""
 
 import copy
 
@@ -87,3 +87,41 @@ def test_the_second_copy_goes_with_the_layer():
     assert torch.equal(copied.weight, plain.weight)
     del plain
     assert len(kernels._laid_out) == known - 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    shape=st.tuples(
+        st.integers(1, 3), st.integers(1, 5), st.integers(1, 40), st.integers(1, 40), st.sampled_from([8, 64])
+    ),
+    standing=st.one_of(st.none(), st.lists(st.integers(0, 8), min_size=3, max_size=3)),
+    room=st.sampled_from([1, 500, 3000]),
+)
+def test_attention_is_that_of_pytorch_whatever_is_computed_together(shape, standing, room):
+    clips, heads, queries, keys, size = shape
+    torch.manual_seed(0)
+    # As the encoder makes them: heads are a view of the width, not apart in memory.
+    query, key, value = (
+        torch.randn(clips, positions, heads * size).bfloat16().unflatten(2, (heads, size)).transpose(1, 2)
+        for positions in (queries, keys, keys)
+    )
+    bias = None
+    if standing:  # how many positions each key stands for: none behind a shorter clip, but never none at all
+        counts = torch.tensor(standing).repeat(clips, keys)[:, :keys]
+        counts[:, 0] += 1
+        bias = counts.log().bfloat16()[:, None, None]
+    exact = [x.float() for x in (query, key, value)]
+    expected = torch.nn.functional.scaled_dot_product_attention(*exact, None if bias is None else bias.float())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "_amx", lambda: False)
+        patch.setattr(kernels, "CACHED", room)
+        found = kernels.attention(query, key, value, bias)
+    assert found.dtype == torch.bfloat16
+    assert torch.allclose(found.float(), expected, atol=0.06)
+
+
+@pytest.mark.parametrize(("dtype", "amx"), [(torch.float32, False), (torch.bfloat16, True)])
+def test_fused_attention_does_what_it_does_better(monkeypatch, dtype, amx):
+    monkeypatch.setattr(kernels, "_amx", lambda: amx)
+    x = torch.randn(2, 3, 10, 8, dtype=dtype)
+    assert torch.equal(kernels.attention(x, x, x), torch.nn.functional.scaled_dot_product_attention(x, x, x))

@@ -28,13 +28,15 @@ def test_a_shard_has_no_more_clips_than_are_read_ahead():
     assert [len(places) for places in sharding.cut([1.0] * 600)] == [256, 256, 88]
 
 
-@given(st.lists(st.integers(1, 40), max_size=30), st.integers(1, 4))
-def test_the_batches_of_the_shards_are_those_of_the_whole(lengths, batch_size):
+@given(st.lists(st.integers(1, 40), max_size=30), st.integers(1, 4), st.sampled_from(["full", "merged"]))
+def test_the_batches_of_the_shards_are_those_of_the_whole(lengths, batch_size, window):
     with pytest.MonkeyPatch.context() as patch:
         for module in (transcription, sharding):
             patch.setattr(module, "WINDOW_CLIPS", 7)
             patch.setattr(module, "WINDOW_AUDIO", 60.0)
-        engine = SimpleNamespace(fits=lambda clip: clip.seconds <= 30, timestamps=False, features=len)
+        merged = transcription.Engine.width
+        engine = SimpleNamespace(fits=lambda clip: clip.seconds <= 30, timestamps=False, features=len, positions=1500)
+        engine.window, engine.width = window, lambda clip: merged(engine, clip)
         clips = [{"id": str(place), "audio": np.ones(16_000 * length)} for place, length in enumerate(lengths)]
 
         def batches(some):

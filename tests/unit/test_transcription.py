@@ -10,7 +10,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import WhisperFeatureExtractor
-from transformers.pytorch_utils import prune_linear_layer
 
 from asrlib import AsrlibError, audio, corpora, metering, scoring, text, transcription
 
@@ -188,6 +187,27 @@ def test_merging_keeps_speech_and_counts_every_position_once():
     assert kept[0, : alone.shape[1]].tolist() == alone[0].tolist()
 
 
+@given(
+    st.lists(st.integers(1, 480_000), max_size=60).map(sorted), st.integers(1, 16), st.sampled_from(["full", "merged"])
+)
+def test_a_batch_is_full_or_its_next_clip_would_cost_more_than_a_window(lengths, batch_size, window):
+    engine = SimpleNamespace(window=window, positions=1500)
+    engine.width = lambda clip: transcription.Engine.width(engine, clip)
+    clips = [transcription.Clip(index, str(index), np.empty(length)) for index, length in enumerate(lengths)]
+    groups = list(transcription._alike(clips, engine, batch_size))
+    assert [clip for group in groups for clip in group] == clips
+
+    def filling(group):
+        widths = transcription.merge_padding([len(clip.samples) for clip in group], 1500)[1].count_nonzero(dim=1)
+        return int((widths.max() - widths).sum()) if window == "merged" else 0
+
+    for group in groups:
+        assert len(group) <= batch_size
+        assert filling(group) <= 1500
+    for group, following in itertools.pairwise(groups):
+        assert len(group) == batch_size or filling([*group, following[0]]) > 1500
+
+
 @pytest.fixture
 def random_model():
     """Random weights, which end a transcript at random places: some clips early, others late."""
@@ -226,27 +246,17 @@ def test_decoding_an_ended_batch_matches_generate_on_random_weights(random_model
 
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.lists(st.sets(st.integers(0, 1), max_size=1), min_size=5, max_size=5))
-def test_a_model_with_fewer_heads_is_heard_as_it_is(random_model, cut):
+def test_a_model_with_fewer_heads_is_heard_as_it_is(random_model, without_heads, cut):
     """Heads are taken out of each attention module, another one or none of each; the config goes on naming two."""
     model = copy.deepcopy(random_model)
     encoder, decoder = model.model.encoder.layers, model.model.decoder.layers
     attends = [layer.self_attn for layer in (*encoder, *decoder)] + [layer.encoder_attn for layer in decoder]
     for attend, heads in zip(attends, cut, strict=True):
-        without(attend, heads)
+        without_heads(attend, heads)
     features = torch.randn(4, 80, 200, generator=torch.Generator().manual_seed(1)) * 3
     states, _ = transcription.encode(model, features)
     assert torch.allclose(states, model.model.encoder(features).last_hidden_state, atol=1e-5)
     assert transcription.greedy(model, states, [[1, 63]] * 4) == generated(model, features)
-
-
-def without(attend, heads):
-    """Take heads out of an attention module for good."""
-    rows = torch.arange(attend.num_heads).repeat_interleave(attend.head_dim)
-    kept = (~torch.isin(rows, torch.tensor(sorted(heads)))).nonzero().flatten()
-    for name in ("q_proj", "k_proj", "v_proj"):
-        setattr(attend, name, prune_linear_layer(getattr(attend, name), kept, dim=0))
-    attend.out_proj = prune_linear_layer(attend.out_proj, kept, dim=1)
-    attend.num_heads -= len(heads)
 
 
 @pytest.mark.weights

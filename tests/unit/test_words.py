@@ -1,5 +1,6 @@
 """Word times: the search for boundaries, what pauses do to them, lines of subtitles; and real weights against the library."""
 
+import copy
 import itertools
 
 import numpy as np
@@ -157,6 +158,19 @@ def test_the_weights_are_those_of_the_library(exact, speech):
     for caught, (layer, head) in zip(weights, [(1, 0), (3, 4)], strict=True):
         theirs = out.cross_attentions[layer][0, head, len(start) - 1 :, : caught.shape[1]]
         assert torch.allclose(caught, theirs, atol=1e-5)
+
+
+@pytest.mark.weights
+def test_heads_that_are_left_in_a_pruned_model_keep_their_weights(exact, speech, without_heads):
+    model, processor = exact
+    samples, said = audio.load(speech[0]["audio"]), "Please enter the number."
+    _, whole = words.attention(model, processor, samples, said, heads=[(0, 3), (0, 5), (1, 2)])
+    pruned = copy.deepcopy(model)
+    without_heads(pruned.model.decoder.layers[0].encoder_attn, {0, 4})
+    _, left = words.attention(pruned, processor, samples, said, heads=[(0, 2), (0, 3)])
+    assert torch.allclose(left, whole[:2], atol=1e-5)
+    assert words._alignment_heads(pruned) == [(layer, head) for layer in (2, 3) for head in range(6)]
+    assert words._alignment_heads(model) == [tuple(pair) for pair in model.generation_config.alignment_heads]
 
 
 @pytest.mark.weights
