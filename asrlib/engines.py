@@ -329,7 +329,6 @@ class OpenVino(Asrlib):
         encoder.layers = torch.nn.ModuleList()  # not needed twice
         if native and self.precision != "float32":
             self.model.to(torch.bfloat16)
-        encoder.forward = self._forward
 
     def _traced(self, encoder: Any) -> Any:
         """Return the encoder as OpenVINO's graph; what tracer and tools remark on it was looked at and changes nothing."""
@@ -349,23 +348,22 @@ class OpenVino(Asrlib):
         rich.reconfigure(quiet=True, force_jupyter=False)  # its progress bars
         return nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_SYM)
 
-    def _forward(self, input_features: Any, **_: Any) -> Any:
-        """Stand in for the encoder's own ``forward``, for ``generate`` on long recordings."""
-        import torch
-        from transformers.modeling_outputs import BaseModelOutput
-
-        states = torch.from_numpy(self.compiled(input_features.float().numpy())[0])
-        return BaseModelOutput(states.to(self.model.dtype))
-
     def _engine(self, model: Any, processor: Any, language: str | None, timestamps: bool) -> transcription.Engine:
-        return _WithEncoder(model, processor, language, "transcribe", "full", timestamps)
+        engine = _WithEncoder(model, processor, language, "transcribe", "full", timestamps)
+        engine.compiled = self.compiled
+        return engine
 
 
 class _WithEncoder(transcription.Engine):
-    """The usual engine, with the encoder called as a whole."""
+    """The usual engine, with OpenVINO's encoder."""
+
+    compiled: Any
 
     def encode(self, features: Any, lengths: Sequence[int] | None = None) -> tuple[Any, Any]:
-        return self.model.model.encoder(features).last_hidden_state, None
+        import torch
+
+        states = torch.from_numpy(self.compiled(features.float().numpy())[0])
+        return states.to(self.model.dtype), None
 
 
 def _States(encoder: Any) -> Any:

@@ -13,13 +13,14 @@ Whisper always encodes 30 seconds. Three things make that fast here without chan
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import math
 import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -52,6 +53,7 @@ TAIL = (
     8_000  # samples of silence behind a clip that are transformed: more than the 400 that a frame can mix with speech
 )
 PIECE = 3000  # frames of a long recording that are transformed together
+HOP = 160  # samples from frame to frame of the features
 SAMPLES_PER_POSITION = 320  # 10 ms hop, convolution of stride 2: 50 encoder positions a second
 WHOLE_CONTEXT = 1500  # positions of a published model: 30 seconds
 MARGIN = 100  # positions of padding kept one by one after the clip: two seconds
@@ -244,7 +246,7 @@ def _batches(clips: Iterable[Any], engine: Engine, batch_size: int) -> Iterator[
     numbered = (_read(item, index) for index, item in enumerate(clips))
     while True:
         ahead, seconds = [], 0.0
-        for clip in islice(numbered, WINDOW_CLIPS):
+        for clip in itertools.islice(numbered, WINDOW_CLIPS):
             ahead.append(clip)
             seconds += clip.seconds
             if seconds >= WINDOW_AUDIO:
@@ -358,7 +360,7 @@ class Engine:
         """Return (text, language, segments) of each clip."""
         features = features.to(self.model.device, self.model.dtype)
         if self.timestamps or not self.fits(clips[0]):
-            return [self._decode_long(features)]
+            return [self._generate_long(clips[0], features) if self.exported else self._decode_long(clips[0], features)]
         if self.exported:
             return self._generate(features)
         lengths = [len(clip.samples) for clip in clips] if self.window == "merged" else None
@@ -389,49 +391,109 @@ class Engine:
         names = {token: name.strip("<|>") for name, token in self.generation.lang_to_id.items()}
         return [names[tokens[0]] for tokens in choice]
 
-    def _spoken(self, features: torch.Tensor) -> list[str]:
-        """Return the language of each clip, told or detected, where ``generate`` does the decoding."""
-        if self.language or not self.multilingual:
-            return [self.language or "en"] * len(features)
-        if not self.exported:
-            return self._languages(*self.encode(features))
-        names = {token: name.strip("<|>") for name, token in self.generation.lang_to_id.items()}
-        return [names[token] for token in self.model.detect_language(input_features=features).tolist()]
+    def _decode_long(self, clip: Clip, features: torch.Tensor) -> tuple[str, str, tuple]:
+        """Decode one clip window after window, as the library's ``generate`` does; a window begins where the last one's
+        whole segments end.
+        """
+        import torch
+        from transformers.generation import WhisperTimeStampLogitsProcessor
+
+        frames, window = max(1, len(clip.samples) // HOP), 2 * self.positions
+        prompt: list[int] = []
+        segments: list[tuple[float, float, list[int]]] = []
+        at = 0
+        while at < frames:
+            part = features[:, :, at : min(at + window, features.shape[2])]
+            states, _ = self.encode(torch.nn.functional.pad(part, (0, window - part.shape[2])))
+            if not prompt:
+                language = self._languages(states, None)[0]
+                prompt = self._prompt(language)[:-1]  # with times
+                rules = WhisperTimeStampLogitsProcessor(self.generation, begin_index=len(prompt))
+                rules.eos_token_id = min(_ends(self.generation))  # the Trainer makes a list of it
+            (tokens,) = greedy(self.model, states, [prompt], rules=rules)
+            found, gone = _cut(tokens, rules.timestamp_begin, min(window, frames - at))
+            segments += [((at + start) / 100, (at + end) / 100, written) for start, end, written in found]
+            at += gone
+        return self._written(clip, language, segments)
 
     def _generate(self, features: torch.Tensor) -> list[tuple[str, str, tuple]]:
         """Decode clips of one window with the library's ``generate``."""
         import torch
 
-        languages = self._spoken(features)
-        options = {"language": languages, "task": self.task} if self.multilingual else {}
+        languages, options = self._told(features)
         mask = torch.ones_like(features[:, 0], dtype=torch.long)
         tokens = self.model.generate(features, attention_mask=mask, return_timestamps=False, **options)
         texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
         return [(text.strip(), spoken, ()) for text, spoken in zip(texts, languages, strict=True)]
 
-    def _decode_long(self, features: torch.Tensor) -> tuple[str, str, tuple]:
-        """Decode one clip with the library's sequential algorithm, which cuts windows at predicted timestamps."""
+    def _generate_long(self, clip: Clip, features: torch.Tensor) -> tuple[str, str, tuple]:
+        """Decode one clip, window after window, with the library's ``generate``."""
         import torch
 
         first = features[:, :, : 2 * self.positions]
         first = torch.nn.functional.pad(first, (0, 2 * self.positions - first.shape[-1]), value=float(first.min()))
-        language = self._spoken(first)[0]
-        options = {"language": language, "task": self.task} if self.multilingual else {}
+        (language,), options = self._told(first)
+        mask = torch.ones_like(features[:, 0], dtype=torch.long)
         out = self.model.generate(
-            features,
-            attention_mask=torch.ones_like(features[:, 0], dtype=torch.long),
-            return_timestamps=True,
-            return_segments=True,
-            **options,
+            features, attention_mask=mask, return_timestamps=True, return_segments=True, **options
         )
-        parts, decode = out["segments"][0], self.processor.tokenizer.decode
-        segments = tuple(
-            (float(part["start"]), float(part["end"]), decode(part["tokens"], skip_special_tokens=True).strip())
-            for part in parts
+        parts = [(part["start"], part["end"], part["tokens"].tolist()) for part in out["segments"][0]]
+        return self._written(
+            clip, language, [(round(float(a), 2), round(float(b), 2), tokens) for a, b, tokens in parts]
         )
+
+    def _written(
+        self, clip: Clip, language: str, segments: Sequence[tuple[float, float, list[int]]]
+    ) -> tuple[str, str, tuple]:
+        """Return the text of tokens, all together and in segments, without those that begin in the padding of the clip."""
+        decode = functools.partial(self.processor.tokenizer.decode, skip_special_tokens=True)
+        kept = [segments[0], *(segment for segment in segments[1:] if segment[0] < clip.seconds)]
         # Tokens bring their own spaces, where a language has them.
-        whole = decode([token for part in parts for token in part["tokens"].tolist()], skip_special_tokens=True)
-        return whole.strip(), language, segments
+        whole = decode([token for *_, tokens in kept for token in tokens]).strip()
+        return whole, language, tuple((start, end, decode(tokens).strip()) for start, end, tokens in kept)
+
+    def _told(self, features: torch.Tensor) -> tuple[list[str], dict[str, Any]]:
+        """Return the language of each clip, told or detected, and what ``generate`` is to be told."""
+        if not self.multilingual:
+            return ["en"] * len(features), {}
+        languages = [self.language] * len(features)
+        if not self.language:
+            names = {token: name.strip("<|>") for name, token in self.generation.lang_to_id.items()}
+            found = self.model.detect_language(input_features=features)
+            languages = [names[token] for token in found.tolist()]
+        return languages, {"language": languages, "task": self.task}
+
+
+def _ends(generation: Any) -> set[int]:
+    """Return the tokens that end a transcript; a published model has one, the Trainer makes a list of it."""
+    end = generation.eos_token_id
+    return set(end) if isinstance(end, list) else {end}
+
+
+def _cut(tokens: Sequence[int], begin: int, frames: int) -> tuple[list[tuple[int, int, list[int]]], int]:
+    """Cut what was written of a window into segments, at each pair of times: the end of one and the start of the next.
+
+    Args:
+        tokens: of one window, with times.
+        begin: token of the time 0; each further one is two frames later.
+        frames: of the window that are not padding.
+
+    Returns:
+        ((start, end, tokens) of each segment, in frames of the window; how many frames of the window are done with). A last
+        segment without an end is left to the next window, which begins where it does. Without any pair, all is one segment.
+    """
+    timed = [token >= begin for token in tokens]
+    pairs = [place for place in range(1, len(tokens)) if timed[place - 1] and timed[place]]
+    ended = timed[-2:] == [False, True]  # nothing was heard after the last time
+    if not pairs:
+        last = next((2 * (token - begin) for token in reversed(tokens) if token > begin), frames)
+        return [(0, last, list(tokens))], frames
+    places = [0, *pairs, *([len(tokens)] if ended else [])]
+    segments = [
+        (2 * (tokens[first] - begin), 2 * (tokens[last - 1] - begin), list(tokens[first:last]))
+        for first, last in itertools.pairwise(places)
+    ]
+    return segments, frames if ended else segments[-1][1]
 
 
 def log_mel(processor: Any, samples: Sequence[np.ndarray], positions: int = WHOLE_CONTEXT) -> torch.Tensor:
@@ -624,6 +686,7 @@ def greedy(
     bias: torch.Tensor | None = None,
     *,
     allowed: Sequence[int] | None = None,
+    rules: Any = None,
     max_new_tokens: int | None = None,
 ) -> list[list[int]]:
     """Decode greedily; the tokens are those of ``model.generate`` without beams, sampling and timestamps.
@@ -636,6 +699,7 @@ def greedy(
         prompts: start tokens of each clip, all of one length.
         bias: as `encode` returns it.
         allowed: only these tokens may be chosen (language detection); default: all but the suppressed ones.
+        rules: a ``LogitsProcessor``, such as the library's for times.
         max_new_tokens: default: up to the ``max_length`` of the generation configuration, 448 with the prompt as published.
 
     Returns:
@@ -645,8 +709,7 @@ def greedy(
 
     generation = model.generation_config
     room = min(model.config.max_target_positions, generation.max_length or math.inf) - len(prompts[0])
-    end = generation.eos_token_id
-    ends = set(end) if isinstance(end, list) else {end}  # the Trainer makes a list of it
+    ends = _ends(generation)
     with torch.inference_mode():
         barred = torch.zeros(model.proj_out.out_features, dtype=torch.bool)
         barred[list(generation.suppress_tokens or []) if allowed is None else slice(None)] = True
@@ -657,11 +720,14 @@ def greedy(
         found: list[list[int]] = [[] for _ in prompts]
         rows, ended = list(range(len(prompts))), set()
         tokens, at = torch.tensor(prompts, device=states.device), 0
+        written = tokens
         for step in range(min(room, max_new_tokens or room)):
             logits = _step(model, tokens, at, cache, bias).masked_fill(barred, -torch.inf)
             at += tokens.shape[1]
             if step == 0:
                 logits[:, at_first] = -torch.inf
+            if rules is not None:
+                logits = rules(written, logits)
             chosen = logits.argmax(dim=-1)
             for row, token in zip(rows, chosen.tolist(), strict=True):
                 if token in ends:
@@ -674,7 +740,8 @@ def greedy(
             if len(alive) <= len(rows) // 2:
                 places = torch.tensor(alive, device=states.device)
                 cache.keep(places)
-                rows, chosen = [rows[place] for place in alive], chosen[places]
+                rows, chosen, written = [rows[place] for place in alive], chosen[places], written[places]
                 bias = bias if bias is None else bias[places]
             tokens = chosen[:, None]
+            written = torch.cat([written, tokens], dim=1)
     return found

@@ -10,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import WhisperFeatureExtractor
+from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 
 from asrlib import AsrlibError, audio, corpora, metering, scoring, text, transcription
 
@@ -76,6 +77,50 @@ def test_multilingual_model_detects_and_obeys_language(speech):
     assert [hypothesis.language for hypothesis in heard] == ["en", "it"]
     told = list(transcription.transcribe(model, processor, rows[1:], language="Italian", window="merged"))
     assert told[0].text == heard[1].text
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("seconds", [12, 75])
+def test_windows_are_cut_as_generate_cuts_them(exact, speech, seconds):
+    model, processor = exact
+    long = audio.stitch(speech, seconds=seconds, seed=0)
+    (heard,) = transcription.transcribe(model, processor, [long.audio], timestamps=True)
+    features = transcription.long_log_mel(processor, long.audio)
+    features = torch.nn.functional.pad(features, (0, max(0, 3000 - features.shape[2])), value=float(features.min()))
+    out = model.generate(features, return_timestamps=True, return_segments=True)
+    decode = processor.tokenizer.decode
+    theirs = [
+        (float(part["start"]), float(part["end"]), decode(part["tokens"], skip_special_tokens=True).strip())
+        for part in out["segments"][0]
+    ]
+    if seconds < 30:  # it goes on to listen to the padding
+        theirs = theirs[: len(heard.segments)]
+    assert [text for *_, text in heard.segments] == [text for *_, text in theirs]
+    assert np.array([times for *times, _ in heard.segments]) == pytest.approx(np.array([times for *times, _ in theirs]))
+
+
+windows = st.lists(
+    st.tuples(st.integers(0, 30), st.integers(1, 3), st.integers(0, 60)), min_size=1, max_size=8
+)  # pause, tokens of text and length of a segment, in steps of 20 ms
+
+
+@given(windows, st.integers(0, 40), st.integers(1, 3000))
+def test_a_window_is_cut_as_the_library_cuts_it(window, cut_off, frames):
+    at, tokens, begin = 0, [], 100
+    for pause, words, length in window:
+        tokens += [begin + at + pause, *range(words), begin + at + pause + length]
+        at += pause + length
+    tokens = tokens[: max(1, len(tokens) - cut_off)]
+    seconds = {"time_precision": 0.02, "time_precision_features": 0.01}
+    theirs, gone = WhisperGenerationMixin._retrieve_segment(
+        torch.tensor(tokens), [None], [0.0], begin, [frames], **seconds, input_stride=2, prev_idx=0, idx=0,
+        return_token_timestamps=False, decoder_input_ids=torch.zeros(1, 3),
+    )  # fmt: skip
+    ours, done = transcription._cut(tokens, begin, frames)
+    assert done == gone
+    for (start, end, written), part in zip(ours, theirs, strict=True):
+        assert (start / 100, end / 100) == pytest.approx((float(part["start"]), float(part["end"])), abs=0.0101)
+        assert [token for token in written if token < begin] == [token for token in part["tokens"] if token < begin]
 
 
 @pytest.mark.weights
