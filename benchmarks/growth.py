@@ -1,7 +1,7 @@
 """How the cost of transcription grows: 1 to 1,000 clips, and 10 s to 2 h of one recording. Part of ``make bench``.
 
 Each size runs in a fresh process, so that its peak of memory is its own. Many clips must not need more memory than a window of
-them; one recording is heard window after window, but its features are computed at once, and its memory grows with them.
+them. One recording is heard window after window, so its memory grows with its samples and its features alone.
 Writes ``build/bench/growth.json`` and ``growth.png``.
 """
 

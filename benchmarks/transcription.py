@@ -1,8 +1,9 @@
-"""Transcription side by side: the same clips, one run, ratios. ``make bench`` runs it.
+"""Transcription side by side: the same speech, one run, ratios. ``make bench`` runs it.
 
-Every system hears the same real telephone prompts with whisper-base, greedily, in English. Times include features, encoder,
-decoder and reading nothing from disk: audio is decoded once, before. Systems take turns, three rounds, so that a change of
-the machine's speed meets all of them; medians and their ratios are reported, never single seconds.
+Every system hears the same real telephone prompts with whisper-base, greedily, in English: first clip by clip, then joined to
+recordings of several windows. Times include features, encoder, decoder and reading nothing from disk: audio is decoded once,
+before. Systems take turns, three rounds, so that a change of the machine's speed meets all of them; medians and their ratios
+are reported, never single seconds.
 
 The WER of each system carries an interval, its difference to the transformers pipeline a paired one. Writes
 ``build/bench/transcription.json`` and ``transcription.png``.
@@ -24,24 +25,29 @@ from asrlib import audio, corpora, engines, figures, files, hardware, kernels, s
 MODEL = "openai/whisper-base"
 BASELINE = "transformers pipeline, float32, batch 1"
 PEER = "faster-whisper int8, greedy"
+PRECISION = str(hardware.best_dtype("cpu")).removeprefix("torch.")
+CLIPS_ONLY = ("CTranslate2 int8, batch 8", f"asrlib {PRECISION}, merged window")  # they know a single window
+RECORDINGS_ONLY = ("faster-whisper int8, batched pieces",)  # a clip is one piece
+RECORDING = 45.0  # seconds: two windows
+System = Callable[[list], list[str]]
 
 
-def systems() -> dict[str, Callable[[list], list[str]]]:
-    """Return name to function from clips (arrays) to transcripts; each has its model loaded."""
-    precision = str(hardware.best_dtype("cpu")).removeprefix("torch.")
+def systems() -> dict[str, System]:
+    """Return name to function from sounds (arrays) to transcripts; each has its model loaded."""
     loaded = {
         BASELINE: engines.load("transformers", MODEL),
         PEER: engines.load("faster-whisper", MODEL),
+        RECORDINGS_ONLY[0]: engines.load("faster-whisper-batched", MODEL),
         "openai-whisper float32": engines.load("openai-whisper", MODEL),
         "whisper.cpp float16": engines.load("whisper.cpp", MODEL),
-        "CTranslate2 int8, batch 8": engines.load("ctranslate2", MODEL),
+        CLIPS_ONLY[0]: engines.load("ctranslate2", MODEL),
         "ONNX Runtime int8, batch 8": engines.load("onnxruntime", MODEL),
         "asrlib float32, full window": engines.load("asrlib", MODEL, precision="float32"),
-        f"asrlib {precision}, full window": engines.load("asrlib", MODEL),
+        f"asrlib {PRECISION}, full window": engines.load("asrlib", MODEL),
     }
 
-    def run(engine: engines.Runtime) -> Callable[[list], list[str]]:
-        return lambda clips: [heard.text for heard in engine.transcribe(clips, language="en")]
+    def run(engine: engines.Runtime) -> System:
+        return lambda sounds: [heard.text for heard in engine.transcribe(sounds, language="en")]
 
     model, processor = transcription.load(MODEL, device="cpu")
 
@@ -50,7 +56,16 @@ def systems() -> dict[str, Callable[[list], list[str]]]:
             heard.text for heard in transcription.transcribe(model, processor, clips, language="en", window="merged")
         ]
 
-    return {name: run(engine) for name, engine in loaded.items()} | {f"asrlib {precision}, merged window": merged}
+    return {name: run(engine) for name, engine in loaded.items()} | {CLIPS_ONLY[1]: merged}
+
+
+def recordings(rows: object, number: int) -> list[audio.Recording]:
+    """Join rows to so many recordings; each begins where the last one ended."""
+    made = []
+    for _ in range(number):
+        made.append(audio.stitch(rows, seconds=RECORDING))
+        rows = rows.select(range(len(made[-1].ids), len(rows)))
+    return made
 
 
 def encoder_share(rounds: int = 5) -> dict[str, float]:
@@ -83,26 +98,40 @@ def encoder_share(rounds: int = 5) -> dict[str, float]:
     return rates | {"share": rates["encoder"] / rates["matrix product"]}
 
 
-def measure(clips: list, rounds: int) -> tuple[dict[str, list[str]], dict[str, list[float]]]:
+def attention_gain(rounds: int = 5) -> float:
+    """Return how many times as fast as PyTorch's fused attention our own is, over a whole window in the fastest precision."""
+    x = torch.randn(2, 1500, 8, 64).to(hardware.best_dtype("cpu")).transpose(1, 2)
+    taken: dict[str, list[float]] = {"fused": [], "ours": []}
+    work = {"fused": torch.nn.functional.scaled_dot_product_attention, "ours": kernels.attention}
+    with torch.inference_mode():
+        for _ in range(rounds + 1):
+            for name, run in work.items():
+                started = time.perf_counter()
+                run(x, x, x)
+                taken[name].append(time.perf_counter() - started)
+    return min(taken["fused"][1:]) / min(taken["ours"][1:])
+
+
+def measure(
+    running: dict[str, System], sounds: list, rounds: int
+) -> tuple[dict[str, list[str]], dict[str, list[float]]]:
     """Run every system in turn; return transcripts of the last round and seconds of each."""
-    running = systems()
     heard, seconds = {}, {name: [] for name in running}
     for system in running.values():
-        system(clips[:2])  # warm up: allocate, choose kernels
+        system(sounds[:2])  # warm up: allocate, choose kernels
     for number in range(rounds):
         for name, system in running.items():
             started = time.perf_counter()
-            heard[name] = system(clips)
+            heard[name] = system(sounds)
             seconds[name].append(time.perf_counter() - started)
             print(f"round {number + 1}: {name}: {seconds[name][-1]:.1f} s", flush=True)
     return heard, seconds
 
 
-def table(rows: object, heard: dict, seconds: dict) -> list[dict]:
-    """Score every system against the references and against the baseline, clip by clip."""
+def table(references: list[str], length: float, heard: dict, seconds: dict) -> list[dict]:
+    """Score every system against the references and against the baseline, sound by sound."""
     normalizer = text.normalizer("en")
-    scores = {name: scoring.score(rows["text"], texts, normalizer=normalizer) for name, texts in heard.items()}
-    length = sum(rows["seconds"])
+    scores = {name: scoring.score(references, texts, normalizer=normalizer) for name, texts in heard.items()}
 
     def ratio(name: str, to: str) -> float:
         return statistics.median(b / a for a, b in zip(seconds[name], seconds[to], strict=True))
@@ -121,49 +150,63 @@ def table(rows: object, heard: dict, seconds: dict) -> list[dict]:
     ]
 
 
-def plot(rows: list[dict], path: Path) -> None:
-    """Draw throughput as bars."""
+def show(title: str, rows: list[dict]) -> None:
+    """Print a table."""
+    print(f"\n{title:42}{'WER % [95 %]':>20}{'RTFx':>7}{'x pipeline':>12}{'x faster-whisper':>18}")
+    for row in rows:
+        rate = f"{row['wer_percent']:.1f} [{row['interval'][0]:.1f}, {row['interval'][1]:.1f}]"
+        ratios = f"{row['times_pipeline']:12.2f}{row['times_faster_whisper']:18.2f}"
+        print(f"{row['system']:42}{rate:>20}{row['rtfx']:7.1f}{ratios}")
+
+
+def plot(tables: dict[str, list[dict]], path: Path) -> None:
+    """Draw throughput as bars, a panel for each kind of speech."""
     import matplotlib.pyplot as plt
 
     figures.use_style()
-    figure, axes = plt.subplots(figsize=(7, 3.6))
-    axes.barh([row["system"] for row in rows][::-1], [row["rtfx"] for row in rows][::-1], color=figures.BLUE)
-    axes.set(xlabel="RTFx (seconds of speech per second of computing)", ylabel="system")
+    figure, panels = plt.subplots(1, len(tables), figsize=(12, 3.6))
+    for axes, (kind, rows) in zip(panels, tables.items(), strict=True):
+        axes.barh([row["system"] for row in rows][::-1], [row["rtfx"] for row in rows][::-1], color=figures.BLUE)
+        axes.set(title=kind, xlabel="RTFx (seconds of speech per second of computing)", ylabel="system")
     figure.savefig(path)
     plt.close(figure)
 
 
 def main() -> None:
-    """Measure, print a table, write record and plot."""
+    """Measure, print tables, write record and plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=48)
+    parser.add_argument("--recordings", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    rows = corpora.load("telephone", "en", "test")
-    step = max(1, len(rows) // arguments.clips)
-    rows = rows.select(range(0, len(rows), step)[: arguments.clips])
+    corpus = corpora.load("telephone", "en", "test")
+    step = max(1, len(corpus) // arguments.clips)
+    rows = corpus.select(range(0, len(corpus), step)[: arguments.clips])
+    joined = recordings(corpus, arguments.recordings)
+    machine, running = hardware.describe(), systems()
+    print(f"{len(rows)} clips of {sum(rows['seconds']):.0f} s, {len(joined)} recordings of", end=" ")
+    print(f"{sum(one.seconds for one in joined):.0f} s, {machine['cpu']}, {machine['cores']} cores", flush=True)
+    few = {name: system for name, system in running.items() if name not in RECORDINGS_ONLY}
+    long = {name: system for name, system in running.items() if name not in CLIPS_ONLY}
     clips = [audio.load(row["audio"]) for row in rows]
-    machine = hardware.describe()
-    print(f"{len(clips)} clips, {sum(rows['seconds']):.0f} s of speech, {machine['cpu']}, {machine['cores']} cores")
-    results = table(rows, *measure(clips, arguments.rounds))
-    print(f"\n{'system':42}{'WER % [95 %]':>20}{'RTFx':>7}{'x pipeline':>12}{'x faster-whisper':>18}")
-    for row in results:
-        rate = f"{row['wer_percent']:.1f} [{row['interval'][0]:.1f}, {row['interval'][1]:.1f}]"
-        print(
-            f"{row['system']:42}{rate:>20}{row['rtfx']:7.1f}{row['times_pipeline']:12.2f}{row['times_faster_whisper']:18.2f}"
-        )
-    folder = (files.repository() or Path.cwd()) / "build" / "bench"
-    rates = encoder_share()
-    print(f"\nencoder {rates['encoder']:.2f} of {rates['matrix product']:.2f} TFLOP/s: {100 * rates['share']:.0f} %")
-    record = {
-        "machine": machine,
-        "clips": list(rows["id"]),
-        "rounds": arguments.rounds,
-        "systems": results,
-        "rates": rates,
+    on_clips = measure(few, clips, arguments.rounds)
+    on_recordings = measure(long, [one.audio for one in joined], arguments.rounds)
+    tables = {
+        "clips": table(list(rows["text"]), sum(rows["seconds"]), *on_clips),
+        "recordings": table([one.text for one in joined], sum(one.seconds for one in joined), *on_recordings),
     }
+    for kind, found in tables.items():
+        show(kind, found)
+    folder = (files.repository() or Path.cwd()) / "build" / "bench"
+    rates, gain = encoder_share(), attention_gain()
+    print(f"\nencoder {rates['encoder']:.2f} of {rates['matrix product']:.2f} TFLOP/s: {100 * rates['share']:.0f} %")
+    print(f"attention {gain:.1f} times as fast as PyTorch's")
+    record = {
+        "machine": machine, "clip_ids": list(rows["id"]), "recording_ids": [list(one.ids) for one in joined],
+        "rounds": arguments.rounds, **tables, "rates": rates, "attention_gain": gain,
+    }  # fmt: skip
     files.write_atomic(folder / "transcription.json", json.dumps(record, indent=1) + "\n")
-    plot(results, folder / "transcription.png")
+    plot(tables, folder / "transcription.png")
     print(f"\nrecord and plot: {folder}")
 
 
