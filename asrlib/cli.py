@@ -26,6 +26,7 @@ from asrlib import AsrlibError, __version__, claims, files
 
 if TYPE_CHECKING:
     from asrlib.claims import Verdict
+    from asrlib.engines import Runtime
     from asrlib.evaluation import Evaluation
     from asrlib.transcription import Hypothesis
 
@@ -34,6 +35,7 @@ __all__ = ["main"]
 MODEL = "openai/whisper-base"
 AUDIO = {".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"}
 WORST = 5  # clips that `asrlib evaluate` shows
+PROBE = 60  # seconds of speech on which runtimes are tried out
 MENDABLE = {
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG
 }  # fmt: skip
@@ -125,7 +127,11 @@ def _speech_commands(command: Callable[..., Any]) -> None:
     option("--format", choices=tuple(FORMATS), default="txt", help="default: txt; the others have segment times")
     option("--output", type=Path, metavar="FOLDER", help="write a file for each transcript there; default: print them")
     option("--words", action="store_true", help="times of words: srt and vtt get short lines, json single words")
-    option("--engine", metavar="NAME", help="another runtime, such as faster-whisper or whisper.cpp (notebook 08)")
+    option(
+        "--engine",
+        metavar="NAME",
+        help="another runtime, such as whisper.cpp (notebook 08), or fastest: tried out first",
+    )
     option("--window", choices=("full", "merged"), default="full",
            help="merged: faster with short clips, by an approximation, and without segment times; default: full")  # fmt: skip
 
@@ -310,11 +316,11 @@ def _compare(options: argparse.Namespace) -> int:
 class _Listener:
     """A model that transcribes clips one by one, names those that cannot be read, and goes on."""
 
-    def __init__(self, model: str, engine: str | None = None) -> None:
-        from asrlib import engines, transcription
+    def __init__(self, model: str, runtime: Runtime | None = None) -> None:
+        from asrlib import transcription
 
         self.failures = 0
-        self.runtime = engines.load(engine, model) if engine else None
+        self.runtime = runtime
         if self.runtime is None:
             self.model, self.processor = transcription.load(model)
             self.english_only = not getattr(self.model.generation_config, "is_multilingual", True)
@@ -362,7 +368,7 @@ def _transcribe(options: argparse.Namespace) -> int:
     if options.format in ("srt", "vtt") and len(paths) > 1 and not options.output:
         options.usage(f"several files as {options.format} need --output FOLDER")
     targets = _targets(paths, options.output, options.format)
-    listener = _Listener(options.model, options.engine)
+    listener = _Listener(options.model, _runtime(options, paths, times) if options.engine else None)
     clips = [(str(path), path) for path in paths]
     window = {} if options.engine else {"window": options.window}
     hypotheses = listener.hear(clips, language=options.language, timestamps=times, **window)
@@ -377,6 +383,28 @@ def _transcribe(options: argparse.Namespace) -> int:
             prefix = f"{heard.id}\t" if options.format == "txt" and len(paths) > 1 else ""
             print(prefix + text, end="", flush=True)
     return 1 if listener.failures else 0
+
+
+def _runtime(options: argparse.Namespace, paths: Iterable[Path], times: bool) -> Runtime:
+    """Return the runtime that was named, or the fastest for what is to be heard, and say which that is."""
+    from asrlib import audio, engines
+
+    if options.engine != "fastest":
+        return engines.load(options.engine, options.model)
+    sounds, length = [], 0
+    for path in paths:
+        with contextlib.suppress(AsrlibError):  # it will be named when its turn comes
+            sounds.append(audio.load(path)[: PROBE * audio.SAMPLING_RATE])
+            length += len(sounds[-1]) / audio.SAMPLING_RATE
+        if length >= PROBE:
+            break
+    if not sounds:
+        return engines.load("asrlib", options.model)
+    runtime, seconds = engines.fastest(options.model, sounds, language=options.language, timestamps=times)
+    best = min(seconds, key=seconds.__getitem__)
+    told = ", ".join(f"{name} {spent:.1f} s" for name, spent in seconds.items())
+    print(f"asrlib: for {length:.0f} s of this speech took {told}. {best} hears it all.", file=sys.stderr)
+    return runtime
 
 
 def _audio_files(places: Iterable[Path]) -> list[Path]:

@@ -21,6 +21,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,7 +34,7 @@ from asrlib import AsrlibError, audio, checkpoints, files, hardware, transcripti
 from asrlib.text import language_code
 from asrlib.transcription import Clip, Hypothesis
 
-__all__ = ["ENGINES", "Runtime", "load"]
+__all__ = ["ENGINES", "Runtime", "fastest", "load"]
 
 Result = tuple[str, str, tuple]  # text, language, ((start seconds, end seconds, text), ...)
 MULTILINGUAL = 51_865  # tokens of the smallest vocabulary with languages; an English-only one has one less
@@ -44,6 +45,13 @@ EXTRAS = {
     "whisper": "peers", "faster_whisper": "peers", "ctranslate2": "peers", "pywhispercpp": "peers",
     "openvino": "toolkits", "nncf": "toolkits", "optimum.onnxruntime": "methods",
 }  # fmt: skip
+CONTENDERS = (
+    "asrlib",
+    "ctranslate2",
+    "faster-whisper",
+    "onnxruntime",
+    "openvino",
+)  # in the precision each is fastest in
 
 
 def load(name: str, checkpoint: str | Path = "openai/whisper-base", *, precision: str = "", beams: int = 1) -> Runtime:
@@ -73,6 +81,39 @@ def load(name: str, checkpoint: str | Path = "openai/whisper-base", *, precision
         if extra is None:
             raise
         raise AsrlibError(f"{name} is not installed: pip install 'asrlib[{extra}]' first.") from None
+
+
+def fastest(
+    checkpoint: str | Path, sounds: Sequence[np.ndarray], *, language: str | None = None, timestamps: bool = False
+) -> tuple[Runtime, dict[str, float]]:
+    """Let the runtimes that may be fastest hear some sounds, and return the one that was, loaded, and the seconds of each.
+
+    Which precision a processor is fast in, and how well a runtime uses it, no name tells; most of them compute in int8, and
+    may hear a few words otherwise than the model in full precision.
+
+    Args:
+        checkpoint: as in `load`.
+        sounds: at 16 kHz, like those to come; a minute of them is enough. Each is heard twice: the first time warms up.
+        language, timestamps: as in `Runtime.transcribe`.
+
+    Raises:
+        AsrlibError: what `asrlib.transcription` refuses. A runtime that is not installed, or cannot hear such sounds, is left out.
+    """
+    best, seconds = None, {}
+    for name in CONTENDERS:
+        try:
+            runtime = load(name, checkpoint)
+            for _ in range(2):
+                started = time.perf_counter()
+                list(runtime.transcribe(sounds, language=language, timestamps=timestamps))
+                seconds[name] = time.perf_counter() - started
+        except AsrlibError:
+            if name == "asrlib":
+                raise
+            continue
+        if best is None or seconds[name] == min(seconds.values()):
+            best = runtime
+    return best, seconds
 
 
 class Runtime:

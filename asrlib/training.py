@@ -223,12 +223,14 @@ class StepMeter(TrainerCallback):
 
 def history(trainer: Any) -> pd.DataFrame:
     """Return a trainer's log by step: epoch, train loss, validation loss, and of the validation clips ``wer``, its interval
-    from ``low`` to ``high``, and ``orthographic`` WER, as far as ``compute_metrics`` returns them.
+    from ``low`` to ``high``, and ``orthographic`` WER, as far as ``compute_metrics`` returns them. They are empty where a
+    training was too short for an evaluation.
     """
     logs = pd.DataFrame(trainer.state.log_history).groupby("step").first().rename(columns={"loss": "train loss"})
     logs = logs.rename(columns={"eval_loss": "validation loss"}).rename(columns=lambda name: name.removeprefix("eval_"))
     kept = ("epoch", "train loss", "validation loss", "wer", "low", "high", "orthographic")
-    return logs[[name for name in kept if name in logs]]
+    unseen = "validation loss" not in logs
+    return logs.reindex(columns=[name for name in kept if name in logs or unseen])
 
 
 def plot_history(log: pd.DataFrame, title: str) -> None:

@@ -211,8 +211,8 @@ def hear(engine: Any, clips: Iterable[Any], *, batch_size: int = 16, label: str 
     Args:
         engine: what has the methods ``fits``, ``width``, ``features`` and ``decode`` of `Engine`, and its attribute
             ``timestamps``; such as the runtimes of `asrlib.engines`.
-        clips, batch_size, label: as in `transcribe`. Clips of like length share a batch; one that is longer than the engine's
-            window, or whose times are wanted, stands alone.
+        clips, batch_size, label: as in `transcribe`. Clips of like length share a batch; those that are longer than the
+            engine's window, or whose times are wanted, are not mixed with others.
     """
     total = len(clips) if hasattr(clips, "__len__") else 0
     waiting: dict[int, Hypothesis] = {}
@@ -242,7 +242,7 @@ def _read(item: Any, index: int) -> Clip:
 
 
 def _batches(clips: Iterable[Any], engine: Engine, batch_size: int) -> Iterator[tuple[list[Clip], Any]]:
-    """Yield (clips of like length, their features); each long clip stands alone."""
+    """Yield (clips of like length, their features); no batch has both clips of one window and others."""
     numbered = (_read(item, index) for index, item in enumerate(clips))
     while True:
         ahead, seconds = [], 0.0
@@ -255,9 +255,9 @@ def _batches(clips: Iterable[Any], engine: Engine, batch_size: int) -> Iterator[
             return
         ahead.sort(key=lambda clip: clip.seconds)
         short = [clip for clip in ahead if engine.fits(clip) and not engine.timestamps]
-        groups = [*_alike(short, engine, batch_size), *([clip] for clip in ahead[len(short) :])]
-        for group in groups:
-            yield group, engine.features(group)
+        for clips_of_a_kind in (short, ahead[len(short) :]):
+            for group in _alike(clips_of_a_kind, engine, batch_size):
+                yield group, engine.features(group)
 
 
 def _alike(clips: Sequence[Clip], engine: Engine, batch_size: int) -> Iterator[list[Clip]]:
@@ -350,17 +350,33 @@ class Engine:
         speech = _own_positions(len(clip.samples), self.positions)
         return speech + math.ceil((self.positions - speech) / MERGE)
 
-    def features(self, clips: Sequence[Clip]) -> torch.Tensor:
-        """Return log-mel features, (clips, mel bins, frames of the context: 3000), or as many frames as one long clip has."""
-        if not self.fits(clips[0]):
-            return long_log_mel(self.processor, clips[0].samples)
-        return log_mel(self.processor, [clip.samples for clip in clips], self.positions)
+    def features(self, clips: Sequence[Clip]) -> torch.Tensor | list[torch.Tensor]:
+        """Return log-mel features, (clips, mel bins, frames of the context: 3000); of clips that `decode` goes through window
+        after window a list of (1, mel bins, frames), with at least a window of frames.
+        """
+        if not self._windowed(clips):
+            return log_mel(self.processor, [clip.samples for clip in clips], self.positions)
+        return [
+            log_mel(self.processor, [clip.samples], self.positions)
+            if self.fits(clip)
+            else long_log_mel(self.processor, clip.samples)
+            for clip in clips
+        ]
 
-    def decode(self, clips: Sequence[Clip], features: torch.Tensor) -> list[tuple[str, str, tuple]]:
+    def _windowed(self, clips: Sequence[Clip]) -> bool:
+        """Say whether clips, shortest first, are heard with times and, as far as they are longer, in several windows."""
+        return self.timestamps or not self.fits(clips[-1])
+
+    def decode(
+        self, clips: Sequence[Clip], features: torch.Tensor | list[torch.Tensor]
+    ) -> list[tuple[str, str, tuple]]:
         """Return (text, language, segments) of each clip."""
+        if self._windowed(clips):
+            features = [one.to(self.model.device, self.model.dtype) for one in features]
+            if self.exported:
+                return [self._generate_long(*pair) for pair in zip(clips, features, strict=True)]
+            return self._decode_long(clips, features)
         features = features.to(self.model.device, self.model.dtype)
-        if self.timestamps or not self.fits(clips[0]):
-            return [self._generate_long(clips[0], features) if self.exported else self._decode_long(clips[0], features)]
         if self.exported:
             return self._generate(features)
         lengths = [len(clip.samples) for clip in clips] if self.window == "merged" else None
@@ -391,30 +407,31 @@ class Engine:
         names = {token: name.strip("<|>") for name, token in self.generation.lang_to_id.items()}
         return [names[tokens[0]] for tokens in choice]
 
-    def _decode_long(self, clip: Clip, features: torch.Tensor) -> tuple[str, str, tuple]:
-        """Decode one clip window after window, as the library's ``generate`` does; a window begins where the last one's
-        whole segments end.
+    def _decode_long(self, clips: Sequence[Clip], features: Sequence[torch.Tensor]) -> list[tuple[str, str, tuple]]:
+        """Decode clips window after window, side by side, as the library's ``generate`` does; a window begins where the whole
+        segments of the last one end.
         """
         import torch
         from transformers.generation import WhisperTimeStampLogitsProcessor
 
-        frames, window = max(1, len(clip.samples) // HOP), 2 * self.positions
-        prompt: list[int] = []
-        segments: list[tuple[float, float, list[int]]] = []
-        at = 0
-        while at < frames:
-            part = features[:, :, at : min(at + window, features.shape[2])]
-            states, _ = self.encode(torch.nn.functional.pad(part, (0, window - part.shape[2])))
-            if not prompt:
-                language = self._languages(states, None)[0]
-                prompt = self._prompt(language)[:-1]  # with times
-                rules = WhisperTimeStampLogitsProcessor(self.generation, begin_index=len(prompt))
-                rules.eos_token_id = min(_ends(self.generation))  # the Trainer makes a list of it
-            (tokens,) = greedy(self.model, states, [prompt], rules=rules)
-            found, gone = _cut(tokens, rules.timestamp_begin, min(window, frames - at))
-            segments += [((at + start) / 100, (at + end) / 100, written) for start, end, written in found]
-            at += gone
-        return self._written(clip, language, segments)
+        frames, window = [max(1, len(clip.samples) // HOP) for clip in clips], 2 * self.positions
+        languages: list[str] = []
+        segments: list[list[tuple[float, float, list[int]]]] = [[] for _ in clips]
+        at, going = [0] * len(clips), list(range(len(clips)))
+        while going:
+            parts = [features[row][:, :, at[row] : at[row] + window] for row in going]
+            parts = [torch.nn.functional.pad(part, (0, window - part.shape[2])) for part in parts]
+            states, _ = self.encode(torch.cat(parts))
+            languages = languages or self._languages(states, None)
+            prompts = [self._prompt(languages[row])[:-1] for row in going]  # with times
+            rules = WhisperTimeStampLogitsProcessor(self.generation, begin_index=len(prompts[0]))
+            rules.eos_token_id = min(_ends(self.generation))  # the Trainer makes a list of it
+            for row, tokens in zip(going, greedy(self.model, states, prompts, rules=rules), strict=True):
+                found, gone = _cut(tokens, rules.timestamp_begin, min(window, frames[row] - at[row]))
+                segments[row] += [((at[row] + start) / 100, (at[row] + end) / 100, part) for start, end, part in found]
+                at[row] += gone
+            going = [row for row in going if at[row] < frames[row]]
+        return [self._written(*parts) for parts in zip(clips, languages, segments, strict=True)]
 
     def _generate(self, features: torch.Tensor) -> list[tuple[str, str, tuple]]:
         """Decode clips of one window with the library's ``generate``."""

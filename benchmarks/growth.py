@@ -52,8 +52,15 @@ def measure(clip_counts: list[int], lengths: list[int]) -> list[dict]:
         for size in sizes:
             (heard, spent), rise = metering.in_fresh_process(work, MODEL, size)
             rows.append({"kind": kind, "size": size, "speech_s": heard, "compute_s": spent, "memory_mib": rise})
-            print(f"{kind} {size:>5}: RTFx {heard / spent:6.1f}, memory {rise:6.0f} MiB", flush=True)
+            print(line(rows[-1]), flush=True)
     return rows
+
+
+def line(row: dict) -> str:
+    """Return what was measured at one size as a person reads it."""
+    what = f"{row['size']:,} clips" if row["kind"] == "clips" else f"one recording of {row['size']:,} s"
+    rate = row["speech_s"] / row["compute_s"]
+    return f"{what:>24}: RTFx {rate:5.1f}, {row['compute_s']:6.1f} s of computing, memory {row['memory_mib']:4.0f} MiB"
 
 
 def plot(rows: list[dict], path: Path) -> None:
@@ -84,6 +91,9 @@ def main() -> None:
     folder = (files.repository() or Path.cwd()) / "build" / "bench"
     record = {"machine": hardware.describe(), "model": MODEL, "sizes": rows}
     files.write_atomic(folder / "growth.json", json.dumps(record, indent=1) + "\n")
+    files.write_atomic(
+        folder / "growth.txt", "".join(f"{line(row)}\n" for row in rows)
+    )  # docs/speed.md shows a committed one
     plot(rows, folder / "growth.png")
     print(f"\nrecord and plot: {folder}")
 

@@ -150,13 +150,22 @@ def table(references: list[str], length: float, heard: dict, seconds: dict) -> l
     ]
 
 
-def show(title: str, rows: list[dict]) -> None:
-    """Print a table."""
-    print(f"\n{title:42}{'WER % [95 %]':>20}{'RTFx':>7}{'x pipeline':>12}{'x faster-whisper':>18}")
-    for row in rows:
-        rate = f"{row['wer_percent']:.1f} [{row['interval'][0]:.1f}, {row['interval'][1]:.1f}]"
-        ratios = f"{row['times_pipeline']:12.2f}{row['times_faster_whisper']:18.2f}"
-        print(f"{row['system']:42}{rate:>20}{row['rtfx']:7.1f}{ratios}")
+def told(record: dict) -> str:
+    """Return a record as the lines that a person reads."""
+    machine, rates = record["machine"], record["rates"]
+    lines = [f"{machine['cpu']}, {machine['cores']} cores, {', '.join(machine['cpu_features'])}; {record['model']}"]
+    for kind in ("clips", "recordings"):
+        number, length = record["heard"][kind]
+        title = f"{number} {kind}, {length:.0f} s"
+        lines.append(f"\n{title:42}{'WER % [95 %]':>20}{'RTFx':>7}{'x pipeline':>12}{'x faster-whisper':>18}")
+        for row in record[kind]:
+            rate = f"{row['wer_percent']:.1f} [{row['interval'][0]:.1f}, {row['interval'][1]:.1f}]"
+            ratios = f"{row['times_pipeline']:12.2f}{row['times_faster_whisper']:18.2f}"
+            lines.append(f"{row['system']:42}{rate:>20}{row['rtfx']:7.1f}{ratios}")
+    share = f"{rates['encoder']:.2f} of {rates['matrix product']:.2f} TFLOP/s: {100 * rates['share']:.0f} %"
+    return "\n".join(
+        [*lines, f"\nencoder {share}", f"attention {record['attention_gain']:.1f} times as fast as PyTorch's"]
+    )
 
 
 def plot(tables: dict[str, list[dict]], path: Path) -> None:
@@ -183,29 +192,28 @@ def main() -> None:
     step = max(1, len(corpus) // arguments.clips)
     rows = corpus.select(range(0, len(corpus), step)[: arguments.clips])
     joined = recordings(corpus, arguments.recordings)
-    machine, running = hardware.describe(), systems()
-    print(f"{len(rows)} clips of {sum(rows['seconds']):.0f} s, {len(joined)} recordings of", end=" ")
-    print(f"{sum(one.seconds for one in joined):.0f} s, {machine['cpu']}, {machine['cores']} cores", flush=True)
+    heard = {
+        "clips": (len(rows), sum(rows["seconds"])),
+        "recordings": (len(joined), sum(one.seconds for one in joined)),
+    }
+    running = systems()
     few = {name: system for name, system in running.items() if name not in RECORDINGS_ONLY}
     long = {name: system for name, system in running.items() if name not in CLIPS_ONLY}
-    clips = [audio.load(row["audio"]) for row in rows]
-    on_clips = measure(few, clips, arguments.rounds)
+    on_clips = measure(few, [audio.load(row["audio"]) for row in rows], arguments.rounds)
     on_recordings = measure(long, [one.audio for one in joined], arguments.rounds)
     tables = {
-        "clips": table(list(rows["text"]), sum(rows["seconds"]), *on_clips),
-        "recordings": table([one.text for one in joined], sum(one.seconds for one in joined), *on_recordings),
+        "clips": table(list(rows["text"]), heard["clips"][1], *on_clips),
+        "recordings": table([one.text for one in joined], heard["recordings"][1], *on_recordings),
     }
-    for kind, found in tables.items():
-        show(kind, found)
-    folder = (files.repository() or Path.cwd()) / "build" / "bench"
-    rates, gain = encoder_share(), attention_gain()
-    print(f"\nencoder {rates['encoder']:.2f} of {rates['matrix product']:.2f} TFLOP/s: {100 * rates['share']:.0f} %")
-    print(f"attention {gain:.1f} times as fast as PyTorch's")
     record = {
-        "machine": machine, "clip_ids": list(rows["id"]), "recording_ids": [list(one.ids) for one in joined],
-        "rounds": arguments.rounds, **tables, "rates": rates, "attention_gain": gain,
+        "machine": hardware.describe(), "model": MODEL, "rounds": arguments.rounds, "heard": heard,
+        "clip_ids": list(rows["id"]), "recording_ids": [list(one.ids) for one in joined], **tables,
+        "rates": encoder_share(), "attention_gain": attention_gain(),
     }  # fmt: skip
+    print(f"\n{told(record)}")
+    folder = (files.repository() or Path.cwd()) / "build" / "bench"
     files.write_atomic(folder / "transcription.json", json.dumps(record, indent=1) + "\n")
+    files.write_atomic(folder / "transcription.txt", told(record) + "\n")  # docs/speed.md shows a committed one
     plot(tables, folder / "transcription.png")
     print(f"\nrecord and plot: {folder}")
 

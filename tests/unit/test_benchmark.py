@@ -113,11 +113,17 @@ def test_the_part_of_the_first_process_does_not_shrink_with_their_number():
     assert found["even_at"] == pytest.approx(3_604)
 
 
-def test_the_lines_in_the_documentation_are_those_of_the_committed_record():
-    record = json.loads((FRAGMENTS / "scale.json").read_text())
-    bench = script("scale")
-    assert (FRAGMENTS / "scale.txt").read_text() == bench.told(record) + "\n"
-    expected = bench.project(record["sizes"][-1], record["real"], bench.PROCESSES)
+def test_the_lines_in_the_documentation_are_those_of_the_committed_records():
+    records = {
+        name: json.loads((FRAGMENTS / f"{name}.json").read_text()) for name in ("scale", "transcription", "growth")
+    }
+    bench = {name: script(name) for name in records}
+    shown = {name: (FRAGMENTS / f"{name}.txt").read_text() for name in records}
+    assert shown["scale"] == bench["scale"].told(records["scale"]) + "\n"
+    assert shown["transcription"] == bench["transcription"].told(records["transcription"]) + "\n"
+    assert shown["growth"].splitlines() == [bench["growth"].line(row) for row in records["growth"]["sizes"]]
+    record = records["scale"]
+    expected = bench["scale"].project(record["sizes"][-1], record["real"], bench["scale"].PROCESSES)
     assert record["projected"]["hours"] == pytest.approx({str(key): value for key, value in expected["hours"].items()})
 
 

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -247,8 +248,8 @@ def test_evaluate_asks_for_the_language_that_decides_the_normaliser(tone, echo, 
 
 
 @pytest.mark.weights
-def test_a_real_model_transcribes_from_the_command_line(tmp_path, capsys):
-    from asrlib import corpora
+def test_a_real_model_transcribes_from_the_command_line(tmp_path, monkeypatch, capsys):
+    from asrlib import corpora, engines
 
     model = str(checkpoints.fetch("openai/whisper-tiny.en"))
     clip = next(row for row in corpora.load("telephone", "en", split="test") if 2 < row["seconds"] < 6)
@@ -265,5 +266,17 @@ def test_a_real_model_transcribes_from_the_command_line(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("WEBVTT\n\n00:00:0")
     assert cli.main(["transcribe", str(path), "--model", model, "--engine", "telepathy"]) == 1
     assert "There is no engine 'telepathy': choose one of asrlib, " in capsys.readouterr().err
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"no sound")
+    monkeypatch.setattr(engines, "CONTENDERS", ("asrlib", "ctranslate2"))
+    fastest = ["--model", model, "--engine", "fastest"]
+    assert cli.main(["transcribe", str(broken), str(path), *fastest]) == 1  # for the broken file
+    shown = capsys.readouterr()
+    assert heard["text"].split()[0] in shown.out
+    took = r"asrlib: for \d s of this speech took asrlib [\d.]+ s, ctranslate2 [\d.]+ s. (asrlib|ctranslate2) hears it all."
+    assert re.search(took, shown.err)
+    assert cli.main(["transcribe", str(path), *fastest, "--format", "vtt"]) == 0  # CTranslate2 has no times
+    assert re.search(r"took asrlib [\d.]+ s. asrlib hears it all.", capsys.readouterr().err)
+    assert cli.main(["transcribe", str(broken), *fastest]) == 1
     assert cli.main(["evaluate", str(tmp_path), "--model", model, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["wer_percent"] <= 100

@@ -4,6 +4,7 @@ import gc
 import json
 import signal
 import sys
+import types
 
 import numpy as np
 import psutil
@@ -71,9 +72,12 @@ def test_a_runtime_hears_what_ours_hears(name, speech, plain):
 @pytest.mark.weights
 @pytest.mark.parametrize(
     "name",
-    ["transformers", "openai-whisper", "faster-whisper", "faster-whisper-batched", "whisper.cpp", "transformers.js"],
+    [
+        "transformers", "openai-whisper", "faster-whisper", "faster-whisper-batched", "whisper.cpp", "onnxruntime",
+        "transformers.js", "openvino",
+    ],
     indirect=True,
-)
+)  # fmt: skip
 def test_a_long_recording_is_heard_whole_with_times(name, speech):
     long = audio.stitch(speech.select([0, 1, 2, 3] * 4), seconds=40, seed=0)
     assert long.seconds > 30
@@ -82,6 +86,42 @@ def test_a_long_recording_is_heard_whole_with_times(name, speech):
     assert starts == sorted(starts)
     assert heard.segments[-1][1] > 25
     assert scoring.score([long.text], [heard.text], normalizer=text.normalizer("en")).wer < 0.5
+
+
+class Timed:
+    """A runtime that takes so many seconds, more the first time."""
+
+    def __init__(self, clock, seconds, refuses=False):
+        self.clock, self.seconds, self.refuses, self.cold = clock, seconds, refuses, 100.0
+
+    def transcribe(self, sounds, *, language, timestamps):
+        if self.refuses:
+            raise AsrlibError("not such sounds")
+        self.clock.now += self.seconds + self.cold
+        self.cold = 0.0
+        return iter(sounds)
+
+
+def test_the_fastest_of_those_that_can_is_chosen(monkeypatch):
+    clock = types.SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    known = {
+        "asrlib": Timed(clock, 3.0), "ctranslate2": Timed(clock, 1.0, refuses=True), "faster-whisper": Timed(clock, 4.0),
+        "openvino": Timed(clock, 2.0),
+    }  # fmt: skip
+
+    def load(name, checkpoint):
+        if name not in known:
+            raise AsrlibError(f"{name} is not installed")
+        return known[name]
+
+    monkeypatch.setattr(engines, "load", load)
+    monkeypatch.setattr(engines, "time", clock)
+    best, seconds = engines.fastest(TINY, [np.zeros(16_000)], language="en")
+    assert best is known["openvino"]
+    assert seconds == {"asrlib": 3.0, "faster-whisper": 4.0, "openvino": 2.0}
+    known["asrlib"].refuses = True
+    with pytest.raises(AsrlibError, match="not such sounds"):
+        engines.fastest(TINY, [np.zeros(16_000)])
 
 
 @pytest.fixture(scope="module")

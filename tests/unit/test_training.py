@@ -293,6 +293,15 @@ def test_history_and_its_plot_tell_what_was_logged(monkeypatch):
     assert "40 % at step 2" in alt
 
 
+def test_a_training_too_short_for_an_evaluation_has_a_history(monkeypatch):
+    logged = [{"step": 1, "epoch": 1.0, "loss": 2.0}, {"step": 1, "epoch": 1.0, "train_loss": 2.0}]
+    log = training.history(SimpleNamespace(state=SimpleNamespace(log_history=logged)))
+    assert log["train loss"].tolist() == [2.0]
+    assert not log[log["wer"].notna()].size
+    monkeypatch.setattr(training.figures, "show", lambda figure, alt: None)
+    training.plot_history(log, "one step")
+
+
 def test_the_collator_drops_the_start_token_and_hides_the_padding():
     rows = [
         {"input_features": np.zeros((80, 50), np.float32), "labels": [1, 7, 8, 9]},

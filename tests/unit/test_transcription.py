@@ -99,6 +99,16 @@ def test_windows_are_cut_as_generate_cuts_them(exact, speech, seconds):
     assert np.array([times for *times, _ in heard.segments]) == pytest.approx(np.array([times for *times, _ in theirs]))
 
 
+@pytest.mark.weights
+def test_recordings_side_by_side_are_heard_as_each_alone(exact, speech):
+    model, processor = exact
+    long = [audio.stitch(speech, seconds=seconds, seed=0).audio for seconds in (75, 8, 40)]
+    alone = list(transcription.transcribe(model, processor, long, batch_size=1, timestamps=True))
+    together = list(transcription.transcribe(model, processor, long, timestamps=True))
+    assert [(heard.text, heard.segments) for heard in alone] == [(heard.text, heard.segments) for heard in together]
+    assert [heard.segments[-1][1] > seconds for heard, seconds in zip(alone, (60, 5, 30), strict=True)] == [True] * 3
+
+
 windows = st.lists(
     st.tuples(st.integers(0, 30), st.integers(1, 3), st.integers(0, 60)), min_size=1, max_size=8
 )  # pause, tokens of text and length of a segment, in steps of 20 ms
