@@ -127,11 +127,8 @@ def _speech_commands(command: Callable[..., Any]) -> None:
     option("--format", choices=tuple(FORMATS), default="txt", help="default: txt; the others have segment times")
     option("--output", type=Path, metavar="FOLDER", help="write a file for each transcript there; default: print them")
     option("--words", action="store_true", help="times of words: srt and vtt get short lines, json single words")
-    option(
-        "--engine",
-        metavar="NAME",
-        help="another runtime, such as whisper.cpp (notebook 08), or fastest: tried out first",
-    )
+    option("--engine", metavar="NAME",
+           help="another runtime, such as whisper.cpp (notebook 08), or fastest: tried out first")  # fmt: skip
     option("--window", choices=("full", "merged"), default="full",
            help="merged: faster with short clips, by an approximation, and without segment times; default: full")  # fmt: skip
 

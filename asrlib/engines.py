@@ -45,13 +45,7 @@ EXTRAS = {
     "whisper": "peers", "faster_whisper": "peers", "ctranslate2": "peers", "pywhispercpp": "peers",
     "openvino": "toolkits", "nncf": "toolkits", "optimum.onnxruntime": "methods",
 }  # fmt: skip
-CONTENDERS = (
-    "asrlib",
-    "ctranslate2",
-    "faster-whisper",
-    "onnxruntime",
-    "openvino",
-)  # in the precision each is fastest in
+CONTENDERS = ("asrlib", "ctranslate2", "faster-whisper", "onnxruntime", "openvino")  # for the fastest, as each comes
 
 
 def load(name: str, checkpoint: str | Path = "openai/whisper-base", *, precision: str = "", beams: int = 1) -> Runtime:
@@ -106,12 +100,12 @@ def fastest(
             for _ in range(2):
                 started = time.perf_counter()
                 list(runtime.transcribe(sounds, language=language, timestamps=timestamps))
-                seconds[name] = time.perf_counter() - started
         except AsrlibError:
             if name == "asrlib":
                 raise
             continue
-        if best is None or seconds[name] == min(seconds.values()):
+        seconds[name] = time.perf_counter() - started
+        if seconds[name] == min(seconds.values()):
             best = runtime
     return best, seconds
 
