@@ -58,6 +58,7 @@ SAMPLES_PER_POSITION = 320  # 10 ms hop, convolution of stride 2: 50 encoder pos
 WHOLE_CONTEXT = 1500  # positions of a published model: 30 seconds
 MARGIN = 100  # positions of padding kept one by one after the clip: two seconds
 MERGE = 8  # further positions of padding that one position stands for
+STEP = 64  # positions: a batch is as wide as a multiple of it, for kernels of each width are made anew and kept
 WINDOW_CLIPS = 256  # clips sorted by length together, and at most so many ...
 WINDOW_AUDIO = 1200.0  # ... seconds of audio, so that memory does not grow with the corpus
 T = TypeVar("T")
@@ -624,7 +625,8 @@ def encode(model: Any, features: torch.Tensor, lengths: Sequence[int] | None = N
 
     Returns:
         (states, bias): states (clips, positions, width); bias (clips, 1, 1, positions) is added to every attention logit over
-        these positions, the logarithm of how many positions each stands for, or None.
+        these positions, the logarithm of how many positions each stands for, minus infinity where a clip is only filled up;
+        or None.
     """
     import torch
     from torch.nn.functional import gelu
@@ -634,7 +636,9 @@ def encode(model: Any, features: torch.Tensor, lengths: Sequence[int] | None = N
         states = gelu(encoder.conv2(gelu(encoder.conv1(features)))).transpose(1, 2) + encoder.embed_positions.weight
         bias = None
         if lengths is not None:
-            kept, weights = (x.to(states.device) for x in merge_padding(lengths, states.shape[1]))
+            kept, weights = merge_padding(lengths, states.shape[1])
+            filling = (0, -kept.shape[1] % STEP)
+            kept, weights = (torch.nn.functional.pad(x, filling).to(states.device) for x in (kept, weights))
             states = states.gather(1, kept[:, :, None].expand(-1, -1, states.shape[2]))
             bias = weights.log().to(states.dtype)[:, None, None, :]
         states = states.contiguous()
