@@ -363,7 +363,7 @@ def test_a_killed_distillation_labels_only_the_shard_that_is_missing(world, monk
         ({"threshold": 5}, "Not one of 36 labels is within 5 % WER"),
         ({"layers": 4}, "./teacher has 3 decoder layers"),
         ({"clips": 3}, "holds the encoder states of other clips"),
-        ({"root": "nowhere"}, "nowhere/metadata.csv does not exist"),
+        ({"root": "nowhere"}, "There is no folder nowhere: check the path"),
     ],
 )
 def test_what_a_person_can_mend_is_one_sentence(world, monkeypatch, capsys, options, message):
