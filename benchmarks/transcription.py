@@ -157,11 +157,11 @@ def told(record: dict) -> str:
     for kind in ("clips", "recordings"):
         number, length = record["heard"][kind]
         title = f"{number} {kind}, {length:.0f} s"
-        lines.append(f"\n{title:42}{'WER % [95 %]':>20}{'RTFx':>7}{'x pipeline':>12}{'x faster-whisper':>18}")
+        lines.append(f"\n{title:40}{'WER % [95 %]':>18}{'RTFx':>6}{'x pipeline':>11}{'x faster-whisper':>17}")
         for row in record[kind]:
             rate = f"{row['wer_percent']:.1f} [{row['interval'][0]:.1f}, {row['interval'][1]:.1f}]"
-            ratios = f"{row['times_pipeline']:12.2f}{row['times_faster_whisper']:18.2f}"
-            lines.append(f"{row['system']:42}{rate:>20}{row['rtfx']:7.1f}{ratios}")
+            ratios = f"{row['times_pipeline']:11.2f}{row['times_faster_whisper']:17.2f}"
+            lines.append(f"{row['system']:40}{rate:>18}{row['rtfx']:6.1f}{ratios}")
     share = f"{rates['encoder']:.2f} of {rates['matrix product']:.2f} TFLOP/s: {100 * rates['share']:.0f} %"
     return "\n".join(
         [*lines, f"\nencoder {share}", f"attention {record['attention_gain']:.1f} times as fast as PyTorch's"]
