@@ -12,6 +12,7 @@ The WER of each system carries an interval, its difference to the transformers p
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import time
@@ -26,8 +27,8 @@ MODEL = "openai/whisper-base"
 BASELINE = "transformers pipeline, float32, batch 1"
 PEER = "faster-whisper int8, greedy"
 PRECISION = str(hardware.best_dtype("cpu")).removeprefix("torch.")
-CLIPS_ONLY = ("CTranslate2 int8, batch 8", f"asrlib {PRECISION}, merged window")  # they know a single window
-RECORDINGS_ONLY = ("faster-whisper int8, batched pieces",)  # a clip is one piece
+DIRECT, MERGED = "CTranslate2 int8, batch 8", f"asrlib {PRECISION}, merged window"  # they know a single window
+PIECES = "faster-whisper int8, batched pieces"  # a clip is one piece
 RECORDING = 45.0  # seconds: two windows
 System = Callable[[list], list[str]]
 
@@ -37,10 +38,10 @@ def systems() -> dict[str, System]:
     loaded = {
         BASELINE: engines.load("transformers", MODEL),
         PEER: engines.load("faster-whisper", MODEL),
-        RECORDINGS_ONLY[0]: engines.load("faster-whisper-batched", MODEL),
+        PIECES: engines.load("faster-whisper-batched", MODEL),
         "openai-whisper float32": engines.load("openai-whisper", MODEL),
         "whisper.cpp float16": engines.load("whisper.cpp", MODEL),
-        CLIPS_ONLY[0]: engines.load("ctranslate2", MODEL),
+        DIRECT: engines.load("ctranslate2", MODEL),
         "ONNX Runtime int8, batch 8": engines.load("onnxruntime", MODEL),
         "asrlib float32, full window": engines.load("asrlib", MODEL, precision="float32"),
         f"asrlib {PRECISION}, full window": engines.load("asrlib", MODEL),
@@ -56,16 +57,30 @@ def systems() -> dict[str, System]:
             heard.text for heard in transcription.transcribe(model, processor, clips, language="en", window="merged")
         ]
 
-    return {name: run(engine) for name, engine in loaded.items()} | {CLIPS_ONLY[1]: merged}
+    return {name: run(engine) for name, engine in loaded.items()} | {MERGED: merged}
 
 
 def recordings(rows: object, number: int) -> list[audio.Recording]:
     """Join rows to so many recordings; each begins where the last one ended."""
-    made = []
+    made, first = [], 0
     for _ in range(number):
-        made.append(audio.stitch(rows, seconds=RECORDING))
-        rows = rows.select(range(len(made[-1].ids), len(rows)))
+        if first == len(rows):
+            raise SystemExit(f"The corpus gives {len(made)} recordings of {RECORDING:g} s: ask for no more.")
+        made.append(audio.stitch(rows.skip(first), seconds=RECORDING))
+        first += len(made[-1].ids)
     return made
+
+
+def fastest_round(work: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Run some work in turn; return the seconds of each one's fastest round, after one of warm-up."""
+    taken: dict[str, list[float]] = {name: [] for name in work}
+    with torch.inference_mode():
+        for _ in range(rounds + 1):
+            for name, run in work.items():
+                started = time.perf_counter()
+                run()
+                taken[name].append(time.perf_counter() - started)
+    return {name: min(times[1:]) for name, times in taken.items()}
 
 
 def encoder_share(rounds: int = 5) -> dict[str, float]:
@@ -79,18 +94,11 @@ def encoder_share(rounds: int = 5) -> dict[str, float]:
     features = torch.randn(batch, config.num_mel_bins, 2 * positions).to(model.dtype)
     square = torch.nn.Linear(2048, 2048).to(model.dtype)
     x = torch.randn(4096, 2048).to(model.dtype)
-    taken: dict[str, list[float]] = {"encoder": [], "matrix product": []}
     work = {
         "encoder": lambda: transcription.encode(model, features),
         "matrix product": lambda: kernels.linear(square, x),
     }
-    with torch.inference_mode():
-        for _ in range(rounds + 1):
-            for name, run in work.items():
-                started = time.perf_counter()
-                run()
-                taken[name].append(time.perf_counter() - started)
-    best = {name: min(times[1:]) for name, times in taken.items()}
+    best = fastest_round(work, rounds)
     rates = {
         "encoder": flops / best["encoder"] / 1e12,
         "matrix product": 2 * 4096 * 2048**2 / best["matrix product"] / 1e12,
@@ -101,15 +109,9 @@ def encoder_share(rounds: int = 5) -> dict[str, float]:
 def attention_gain(rounds: int = 5) -> float:
     """Return how many times as fast as PyTorch's fused attention our own is, over a whole window in the fastest precision."""
     x = torch.randn(2, 1500, 8, 64).to(hardware.best_dtype("cpu")).transpose(1, 2)
-    taken: dict[str, list[float]] = {"fused": [], "ours": []}
-    work = {"fused": torch.nn.functional.scaled_dot_product_attention, "ours": kernels.attention}
-    with torch.inference_mode():
-        for _ in range(rounds + 1):
-            for name, run in work.items():
-                started = time.perf_counter()
-                run(x, x, x)
-                taken[name].append(time.perf_counter() - started)
-    return min(taken["fused"][1:]) / min(taken["ours"][1:])
+    attend = {"fused": torch.nn.functional.scaled_dot_product_attention, "ours": kernels.attention}
+    best = fastest_round({name: functools.partial(run, x, x, x) for name, run in attend.items()}, rounds)
+    return best["fused"] / best["ours"]
 
 
 def measure(
@@ -197,8 +199,8 @@ def main() -> None:
         "recordings": (len(joined), sum(one.seconds for one in joined)),
     }
     running = systems()
-    few = {name: system for name, system in running.items() if name not in RECORDINGS_ONLY}
-    long = {name: system for name, system in running.items() if name not in CLIPS_ONLY}
+    few = {name: system for name, system in running.items() if name != PIECES}
+    long = {name: system for name, system in running.items() if name not in (DIRECT, MERGED)}
     on_clips = measure(few, [audio.load(row["audio"]) for row in rows], arguments.rounds)
     on_recordings = measure(long, [one.audio for one in joined], arguments.rounds)
     tables = {
