@@ -17,6 +17,7 @@ none               nothing here can check it yet
 from __future__ import annotations
 
 import ast
+import html
 import itertools
 import json
 import operator
@@ -28,7 +29,7 @@ from typing import Any
 
 from asrlib import AsrlibError, files
 
-__all__ = ["Part", "Verdict", "arithmetic", "count", "find", "frame", "judge", "kind", "load", "markdown"]
+__all__ = ["Part", "Table", "Verdict", "arithmetic", "count", "find", "judge", "kind", "load", "markdown"]
 
 HOLDS, DIRECTION, FAILS = "holds", "holds in direction", "does not hold"
 KINDS = (HOLDS, DIRECTION, FAILS, "arithmetic holds", "arithmetic fails", "not run")
@@ -350,17 +351,47 @@ def kind(verdict: Verdict) -> str:
     return "not run" if verdict.verdict.startswith("not run") else verdict.verdict
 
 
-def frame(verdicts: Iterable[Verdict]) -> Any:
-    """Return the verdicts that were reached, as a data frame for a notebook's last section."""
-    import pandas as pd
+class Table:
+    """Verdicts for a notebook's last section: one line a claim that was judged; reasons and the others are folded below."""
 
-    columns = ["claim", "published", "here", "verdict", "why"]
-    rows = [
-        (item.id, item.published, item.ours or "-", item.verdict, item.why)
-        for item in verdicts
-        if kind(item) != "not run"
-    ]
-    return pd.DataFrame(rows, columns=columns).set_index("claim")
+    def __init__(self, verdicts: Iterable[Verdict]) -> None:
+        self.verdicts = list(verdicts)
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{item.id}: {item.verdict}" for item in self.verdicts)
+
+    def _repr_html_(self) -> str:
+        judged = [item for item in self.verdicts if kind(item) != "not run"]
+        waiting = [item for item in self.verdicts if kind(item) == "not run"]
+        return (
+            f"<p><b>Published claims</b>: {len(judged)} of {len(self.verdicts)} could be judged here.</p>"
+            + _rows(
+                ("claim", "published", "here", "verdict"), [(i.id, i.published, _here(i), i.verdict) for i in judged]
+            )
+            + _folded("What each claim says, and why the verdict", [(f"{i.id}. {i.statement}", i.why) for i in judged])
+            + _folded("Not run here, and what each needs", [(f"{i.id}. {i.statement}", i.verdict) for i in waiting])
+        )
+
+
+def _here(verdict: Verdict) -> str:
+    """Return our values, with interval and number of clips where there are any."""
+    return (
+        verdict.ours
+        + (f" [{verdict.interval}]" if verdict.interval else "")
+        + (f", n = {verdict.n}" if verdict.n else "")
+    )
+
+
+def _rows(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return an HTML table with text that begins at the left."""
+    left = ' style="text-align: left"'
+    body = "".join(f"<tr>{''.join(f'<td{left}>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{''.join(f'<th{left}>{cell}</th>' for cell in head)}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _folded(title: str, items: Iterable[tuple[str, str]]) -> str:
+    shown = "".join(f"<li>{html.escape(' '.join(item))}</li>" for item in items)
+    return f"<details><summary>{title}</summary><ul>{shown}</ul></details>" if shown else ""
 
 
 def markdown(verdicts: Iterable[Verdict]) -> str:

@@ -264,12 +264,12 @@ def _doctor(options: argparse.Namespace) -> int:
 def _claims(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from asrlib import course, records
+    from asrlib import course, parameters
 
     known = claims.load()
     if unknown := set(options.ids) - {claim["id"] for claim in known}:
         raise AsrlibError(f"There is no claim {', '.join(sorted(unknown))}: `asrlib claims` lists all.")
-    records.profile_values(files.read_toml(_root() / "notebooks" / "profiles.toml"), "", options.profile)
+    parameters.profile_values(files.read_toml(_root() / "notebooks" / "profiles.toml"), "", options.profile)
     found = course.latest_records(_root(), options.profile)
     chosen = [claim for claim in known if not options.ids or claim["id"] in options.ids]
     methods = sorted({claim["method"] for claim in known})

@@ -12,13 +12,12 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PARAMETERS = (
-    'PROFILE: str = ""  # profile\nN_CLIPS: int = 0  # clips\nLANGUAGE: str = "en"  # code\nSEED: int = 1  # seed'
+    'PROFILE: str = ""  # profile\nN_CLIPS: int = 4  # clips\nLANGUAGE: str = "en"  # code\nSEED: int = 1  # seed'
 )
 SETTINGS = """
-from asrlib import records
-settings = records.settings("{name}", PROFILE, SEED=SEED, N_CLIPS=N_CLIPS, LANGUAGE=LANGUAGE)
-record = records.Record(settings)
-print(settings.N_CLIPS, "clips")
+from asrlib import chapter
+run = chapter.start("{name}")
+print(N_CLIPS, "clips")
 """
 PROJECT = """
 [project]
@@ -27,9 +26,9 @@ dependencies = ["torch>=2"]
 optional-dependencies = {methods = ["peft>=0.1"], demo = ["gradio"], runtimes = ["openvino"]}
 """
 SAVE = """
-record.add("wer_percent", 8.4, unit="%", interval=(7.1, 9.9), utterances=settings.N_CLIPS, words=512,
-           model="openai/whisper-base", corpus="telephone", language=settings.LANGUAGE)
-record.save([{"id": "a", "hypothesis": "hello"}]).name
+run.add("wer_percent", 8.4, unit="%", interval=(7.1, 9.9), utterances=N_CLIPS, words=512,
+           model="openai/whisper-base", corpus="telephone", language=LANGUAGE)
+run.save([{"id": "a", "hypothesis": "hello"}]).name
 """
 
 
@@ -43,7 +42,7 @@ class Course:
         (root / "data").mkdir()
         (root / "requirements.lock").write_text("gradio==6.17.3\nopenvino==2026.1\npeft==0.17.0\ntorch==2.13.0\n")
         (root / "pyproject.toml").write_text(PROJECT)
-        self.profiles({"smoke": 2, "reference": 4})
+        self.profiles({"smoke": 2})
 
     def profiles(self, clips: dict[str, int]) -> None:
         names = self.entries or {"01_one": []}
@@ -63,7 +62,7 @@ class Course:
         nbformat.write(new.new_notebook(cells=body, metadata=kernel), path)
         self.entries[name] = [*needs]
         self._register(save)
-        self.profiles({"smoke": 2, "reference": 4})
+        self.profiles({"smoke": 2})
         return path
 
     def _register(self, save: bool) -> None:

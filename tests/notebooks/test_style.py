@@ -13,6 +13,7 @@ ROOT = files.repository()
 BOOKS = course.registry(ROOT)
 MAX_BYTES = 300_000
 ENDING = ["Published, here, why they differ", "Exercises", "References"]
+STALE = course.stale(ROOT)  # still in the form of the first edition
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
@@ -122,9 +123,10 @@ def test_a_checkpoint_question_is_followed_by_its_cell_and_its_reason(notebook):
         assert reason.source.startswith("<details><summary>Why</summary>")
 
 
-def test_the_first_cell_tells_what_the_published_run_took(book, notebook):
-    row = f"| took | {course.took(ROOT / 'results' / book.name)} |"
-    assert row in notebook.cells[0].source.splitlines()
+def test_the_first_cell_tells_what_the_published_run_found_and_took(book, notebook):
+    first = notebook.cells[0].source
+    assert "| took |" in first or "<!-- result -->" in first
+    assert course.opening(first, ROOT / "results" / book.name) == first
 
 
 def test_the_colab_cell_is_the_generated_one(book, code):
@@ -136,6 +138,32 @@ def test_parameters_are_literals_with_type_and_help(book):
     found = course.parameters(book.path)
     assert found["PROFILE"].default == ""
     assert all(parameter.help for parameter in found.values())
+
+
+def test_a_finished_chapter_is_short_and_says_what_it_found(book, notebook, prose):
+    if book.name in STALE:
+        pytest.skip("this notebook still has the form of the first edition")
+    assert len(notebook.cells) <= 70
+    assert sum(len(text.split()) for text in prose) <= 2200
+    assert len(numbered(prose[0].partition("You will learn to")[2])) <= 5
+    findings = records.load(ROOT / "results" / book.name / "record.json")["findings"]
+    assert len(findings) >= 3
+    assert [item for item in findings if item["main"]]
+
+
+def test_a_finished_chapter_starts_with_its_result_and_tells_how_to_use_ones_own_recordings(book, prose):
+    if book.name in STALE:
+        pytest.skip("this notebook still has the form of the first edition")
+    assert prose[0].index("<!-- result -->") < prose[0].index("You will learn to")
+    assert {"`colab`", "`reference`"} <= set(re.findall(r"`\w+`", prose[0]))
+    assert "## With your own recordings" in "\n".join(prose)
+
+
+def test_a_chapter_starts_and_ends_with_one_line(book, code):
+    sources = [cell.source for cell in code if "colab" not in cell.metadata.get("tags", ())]
+    assert f'run = chapter.start("{book.name}")' in sources
+    if book.name not in STALE:
+        assert re.match(r"run\.close\(", sources[-1])
 
 
 def test_code_cells_are_short(code):
