@@ -80,7 +80,7 @@ def set_up_optimum() -> Path:
     folder = Path(sys.prefix) / "optimum"
     python = folder / "bin" / "python"
     venv.EnvBuilder(clear=True, symlinks=True).create(folder)
-    quiet = ("--quiet", "--disable-pip-version-check")
+    quiet = ("-qq", "--disable-pip-version-check")
     lock = str(_lock("environments/optimum.lock"))
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", *quiet, "--no-deps", "-r", lock]
     if subprocess.run(command, check=False).returncode:

@@ -15,7 +15,7 @@ from pathlib import Path
 from uv import find_uv_bin
 
 ROOT = Path(__file__).resolve().parent.parent
-SYSTEM = ("cuda-", "nvidia-", "triton==")  # torch's own wheel names the versions that fit its platform
+SYSTEM = ("cuda-", "nvidia-")  # torch's own wheel names the versions that fit its platform
 CONDA = """\
 # Made by `python tools/lock.py`: do not edit. Python and pip come from conda, everything else from the lock.
 name: asrlib
@@ -29,7 +29,7 @@ dependencies:
 """
 HEAD = """\
 # Exact versions of the tested environment for Python 3.11 to 3.13, made by `python tools/lock.py` from pyproject.toml: do not edit.
-# No hashes: torch's file differs by platform. triton and the packages of CUDA are left to torch, whose wheel chooses them.
+# No hashes: torch's file differs by platform. The packages of CUDA are left to torch, whose wheel chooses those of its build.
 """
 OPTIMUM = """\
 # What differs in the environment of optimum-onnx, made by `python tools/lock.py` from pyproject.toml, group optimum: do not edit.
