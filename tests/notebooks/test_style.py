@@ -7,7 +7,8 @@ import statistics
 import nbformat
 import pytest
 
-from asrlib import course, environment, files, records
+from asrlib import course, files, records
+from tools import colab
 
 ROOT = files.repository()
 BOOKS = course.registry(ROOT)
@@ -137,7 +138,7 @@ def test_the_first_cell_tells_what_the_published_run_found_and_took(book, notebo
 
 def test_the_colab_cell_is_the_generated_one(book, code):
     assert code[0].metadata.tags == ["colab"]
-    assert code[0].source == environment.colab_text(ROOT, book.extras)
+    assert code[0].source == colab.colab_text(ROOT, book.extras)
 
 
 def test_parameters_are_literals_with_type_and_help(book):
