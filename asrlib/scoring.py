@@ -88,7 +88,7 @@ class Score:
 
     @property
     def shortage(self) -> str:
-        """Why there is no interval, such as ``too few speakers: 4``; empty where there is one."""
+        """Why there is no interval, such as ``only 4 speakers``; empty where there is one."""
         return _shortage(self)
 
     @property
@@ -118,7 +118,7 @@ class Score:
         low, high = (100 * bound for bound in self.bounds)
         row = {
             "WER (%)": round(100 * self.wer, 2),
-            "95 % interval": f"{low:.1f} to {high:.1f}" if self.interval else f"none: {self.shortage}",
+            "95 % interval": f"{low:.1f} to {high:.1f}" if self.interval else f"none ({self.shortage})",
             "CER (%)": round(100 * self.cer, 2),
             "clips": self.utterances,
             "words": self.words,
@@ -143,7 +143,7 @@ class Difference:
         delta: first minus second; negative when the first is better.
         interval: 95 % paired bootstrap interval of ``delta``; None where there is too little to resample.
         p_value: two-sided bootstrap p-value of "there is no difference"; None where there is no interval.
-        shortage: why there is no interval, such as ``too few speakers: 4``; empty where there is one.
+        shortage: why there is no interval, such as ``only 4 speakers``; empty where there is one.
         utterances: number of utterances that both heard.
         words: number of reference words in them.
         seeds: number of trainings behind the first and behind the second; 1 is a system that is as it is.
@@ -293,13 +293,13 @@ def _of_counts(
 
 def _few_units(blocks: Sequence[Hashable]) -> str:
     units = len(set(blocks))
-    return uncertainty.shortage(units, "clips" if units == len(blocks) else "speakers")
+    return uncertainty.shortage(units, "clip" if units == len(blocks) else "speaker")
 
 
 def _shortage(*scores: Score) -> str:
     """Return why scores of the same utterances allow no interval; empty if they do."""
     seeds = min((len(score.runs) for score in scores if score.runs), default=uncertainty.MIN_SEEDS)
-    return _few_units(scores[0].blocks) or uncertainty.shortage(seeds, "seeds", uncertainty.MIN_SEEDS)
+    return _few_units(scores[0].blocks) or uncertainty.shortage(seeds, "seed", uncertainty.MIN_SEEDS)
 
 
 def over_seeds(scores: Sequence[Score], *, seed: int = 0) -> Score:
@@ -320,14 +320,20 @@ def over_seeds(scores: Sequence[Score], *, seed: int = 0) -> Score:
     for score in scores:
         _check_same(score, scores[0])
     kinds, characters = (np.mean([getattr(run, name) for run in scores], axis=0) for name in ("kinds", "characters"))
-    rates = {name: float(np.mean([getattr(run, name) for run in scores])) for name in ("wer", "cer")}
-    same = {"lengths": scores[0].lengths, "blocks": scores[0].blocks, "runs": scores}
-    mean = Score(**rates, interval=None, errors=kinds.sum(axis=1), kinds=kinds, characters=characters, **same)
-    return (
-        mean
-        if mean.shortage
-        else dataclasses.replace(mean, interval=uncertainty.interval(*_replicates(mean, seed=seed)))
+    mean = Score(
+        wer=float(sum(run.errors.sum() for run in scores) / (len(scores) * scores[0].words)),
+        cer=float(np.mean([run.cer for run in scores])),
+        interval=None,
+        errors=kinds.sum(axis=1),
+        lengths=scores[0].lengths,
+        blocks=scores[0].blocks,
+        kinds=kinds,
+        characters=characters,
+        runs=scores,
     )
+    if mean.shortage:
+        return mean
+    return dataclasses.replace(mean, interval=uncertainty.interval(*_replicates(mean, seed=seed)))
 
 
 def compare(first: Score, second: Score, *, replicates: int = REPLICATES, seed: int = 0) -> Difference:
@@ -354,47 +360,10 @@ def _check_same(first: Score, second: Score) -> None:
         raise AsrlibError("Two systems can be compared only on the same utterances, references and normaliser.")
 
 
-def _replicates(
-    first: Score, second: Score | None = None, *, replicates: int = REPLICATES, seed: int = 0
-) -> tuple[np.ndarray, int, float]:
-    """Draw blocks, and trainings where a side has several; return what `uncertainty.interval` takes.
-
-    Of S trainings S - 1 are drawn, which makes the spread of their mean unbiased (Rao & Wu 1988), and of each the distance from
-    the mean that the clips do not explain: to draw both levels in full would count what training and clip have together three
-    times (Owen 2007), and over three seeds cover 99 %. How little few trainings tell of their spread, the degrees of freedom say.
-    """
-    sides = [side.runs or (side,) for side in (first, second) if side]
-    errors = np.stack([run.errors for runs in sides for run in runs], axis=1)
-    columns = np.concatenate([errors, first.lengths[:, None]], axis=1)
-    totals = uncertainty.resample(columns, blocks=first.blocks, replicates=replicates, seed=seed)
-    # A draw of empty references only has no rate: its errors count.
-    one, *other = np.split(totals[:, :-1] / np.maximum(totals[:, -1:], 1), [len(sides[0])], axis=1)[: len(sides)]
-    values = one.mean(axis=1) - (other[0].mean(axis=1) if other else 0)
-    units, generator = len(set(first.blocks)), np.random.default_rng((seed, 1))
-    parts = [(np.var(values), units - 1)]
-    for runs, rates in zip(sides, (one, *other), strict=True):
-        if len(runs) > 1:
-            deviations, variance = _of_training(runs, rates, generator)
-            values = values + deviations
-            parts.append((variance, len(runs) - 1))
-    return values, units, uncertainty.freedom(parts)
-
-
-def _of_training(runs: Sequence[Score], rates: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, float]:
-    """Return what drawing other trainings adds to a mean WER, shape (replicates,), and its variance.
-
-    Args:
-        runs: the trainings.
-        rates: WER of each in resampled corpora, shape (replicates, runs).
-        generator: draws the trainings.
-    """
-    n, wers = len(runs), np.array([run.wer for run in runs])
-    seen = np.var(wers, ddof=1)
-    of_clips = np.var(rates - rates.mean(axis=1, keepdims=True), axis=0).mean() * n / (n - 1)
-    own = max(0.0, seen - of_clips)
-    chosen = generator.integers(0, n, size=(len(rates), n - 1))
-    shrunk = (wers - wers.mean()) * math.sqrt(own / seen if own else 0.0)
-    return shrunk[chosen].mean(axis=1), own / n
+def _replicates(first: Score, *others: Score, **options: int) -> tuple[np.ndarray, int, float]:
+    """Resample one mean WER, or the first minus the second; return what `uncertainty.interval` takes."""
+    sides = [np.stack([run.errors for run in side.runs or (side,)], axis=1) for side in (first, *others)]
+    return uncertainty.resample_runs(sides, first.lengths, blocks=first.blocks, **options)
 
 
 def metric(name: str) -> Any:

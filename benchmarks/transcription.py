@@ -142,7 +142,7 @@ def table(references: list[str], length: float, heard: dict, seconds: dict) -> l
         {
             "system": name,
             "wer_percent": 100 * score.wer,
-            "interval": [100 * bound for bound in score.interval],
+            "interval": score.interval and [100 * bound for bound in score.interval],
             "difference_to_pipeline": str(scoring.compare(score, scores[BASELINE])),
             "rtfx": length / statistics.median(seconds[name]),
             "times_pipeline": ratio(name, BASELINE),
