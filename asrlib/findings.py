@@ -92,7 +92,7 @@ def paired(difference: Difference, first: str, second: str, *, margin: float | N
         text = f"No conclusion about {first} and {second}: {seen} in these clips, without an interval ({difference.shortage};"
         text += f" {_behind(difference)})."
     elif difference.significant:
-        word = "better" if difference.delta < 0 else "worse"
+        word = "better" if difference.interval[1] < 0 else "worse"
         less = f", by less than {limit}" if equal else ""
         text = (
             f"{_start(first)} is {word} than {second}{less}: its WER is {_gap(difference.delta)} [{_range(difference)}]"
@@ -147,7 +147,7 @@ def _of_table(
     if not tested:
         return f"No conclusion about systems compared with {reference}:{lacking}"
     described = [
-        f"{name} is {'better' if differences[name].delta < 0 else 'worse'} (WER {_gap(differences[name].delta)})"
+        f"{name} is {'better' if differences[name].interval[1] < 0 else 'worse'} (WER {_gap(differences[name].delta)})"
         for name in kept
     ]
     of = f"{tested} comparisons with {reference}" if tested > 1 else f"comparison with {reference}"
