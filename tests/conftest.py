@@ -139,14 +139,14 @@ def without_heads():
 @pytest.fixture
 def hub_at(tmp_path, monkeypatch):
     """Return a function that lets a server of this machine play the Hub, for empty caches of its client and of asrlib."""
-    from huggingface_hub import constants, file_download
+    from huggingface_hub import constants
 
     def play(server) -> None:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
         monkeypatch.setattr(constants, "ENDPOINT", address)
         template = address + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))

@@ -190,6 +190,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
         if self.path.startswith("/api/models/me/whisper-mine/revision/") or self.path == "/api/models/me/whisper-mine":
             siblings = [{"rfilename": name} for name in self.files]
             return self.answer(json.dumps({"id": "me/whisper-mine", "sha": self.commit, "siblings": siblings}).encode())
+        if self.path.startswith(f"/api/models/me/whisper-mine/tree/{self.commit}"):
+            tree = [{"type": "file", "path": name, "size": len(body), "oid": "0"} for name, body in self.files.items()]
+            return self.answer(json.dumps(tree).encode())
         name = self.path.removeprefix(f"/me/whisper-mine/resolve/{self.commit}/")
         self.requested.append(name)
         if name in self.files:
@@ -453,7 +456,8 @@ for model_id in checkpoints.known():
     for option in options:
         processor.batch_decode(model.generate(**inputs, **option, max_new_tokens=2), skip_special_tokens=True)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    environment = os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
