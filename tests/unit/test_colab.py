@@ -74,6 +74,7 @@ def test_where_none_lies_it_is_uploaded_or_looked_for_on_drive(tmp_path, machine
     assert (machine.content / "asrlib-course.zip").read_bytes() == b"zip"
 
 
+@pytest.mark.filterwarnings("ignore:To exit")  # IPython, of SystemExit
 def test_drive_without_the_archive_is_one_sentence(tmp_path, machine):
     with pytest.raises(SystemExit, match=r"asrlib-course\.zip is not there"):
         machine(made(tmp_path, ""), answer="yes")
