@@ -44,7 +44,7 @@ def sources():
         r"\bpickle\.loads?\(|\btorch\.load\(|\bjoblib\.load\(|allow_pickle=True",
         r"weights_only=False",
         r"use_safetensors=False",
-        r"\byaml\.(load|unsafe_load|full_load)\(",
+        r"\byaml\.(unsafe_load|full_load)\(|\byaml\.load\((?!.*SafeLoader)",
         r"(?<![\w.])eval\(|(?<![\w.])exec\(",
         r"\.extractall\(|shutil\.unpack_archive\(",
         r"shell=True|os\.system\(",
