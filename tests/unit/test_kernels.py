@@ -134,6 +134,7 @@ for window in ("full", "merged"):
 """
 
 
+@pytest.mark.slow
 def test_a_bfloat16_model_is_heard_on_the_poorest_processor():
     done = subprocess.run(
         [sys.executable, "-c", POOR], env=os.environ | AVX2, capture_output=True, text=True, check=False

@@ -328,6 +328,7 @@ def test_decoding_an_ended_batch_matches_generate_on_random_weights(random_model
     assert not {5, 6} & set(itertools.chain(*ours))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.lists(st.sets(st.integers(0, 1), max_size=1), min_size=5, max_size=5))
 def test_a_model_with_fewer_heads_is_heard_as_it_is(random_model, without_heads, cut):
