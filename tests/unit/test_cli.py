@@ -116,6 +116,7 @@ def test_interruption_and_a_full_disk_end_without_a_traceback(monkeypatch, capsy
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_ends_it_quietly():
     read, write = os.pipe()
     os.close(read)
