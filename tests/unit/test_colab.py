@@ -94,7 +94,7 @@ def test_writing_the_cells_twice_changes_nothing_and_keeps_code_and_outputs(cour
     assert path.read_text() == once
     assert records.notebook_code(path) == before
     first = next(cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code")
-    assert (first.metadata.tags, first.execution_count, first.id) == (["colab"], 1, "colab")
+    assert (first.metadata, first.execution_count, first.id) == (colab.FOLDED, 1, "colab")
 
 
 # --------------------------------------------------------------------------------------------------- what asrlib does there
