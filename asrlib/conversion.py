@@ -309,7 +309,7 @@ def to_onnx(source: Path, folder: Path, precision: str) -> None:
             optimum.run("optimum_export.quantize(plain, folder, preset, options)", given)
             shutil.rmtree(plain)
     processor = WhisperProcessor.from_pretrained(source)
-    for part in (processor.feature_extractor, processor.tokenizer):  # not in one file, which Transformers.js does not read
+    for part in (processor.feature_extractor, processor.tokenizer):  # in two files, which Transformers.js reads
         part.save_pretrained(folder)
     shutil.copyfile(source / "generation_config.json", folder / "generation_config.json")
 

@@ -48,7 +48,9 @@ class OptimumError(AsrlibError):
 
     def __init__(self, kind: str, message: str, traceback: str) -> None:
         first = (message.splitlines() or ["it says nothing more"])[0].rstrip(".")
-        super().__init__(f"The environment of optimum-onnx raised {kind} ({first}): mend what was sent there, or its input.")
+        super().__init__(
+            f"The environment of optimum-onnx raised {kind} ({first}): mend what was sent there, or its input."
+        )
         self.kind, self.traceback = kind, traceback
 
     def _render_traceback_(self) -> list[str]:
@@ -76,7 +78,9 @@ class Session:
         self.selector.register(self.link, selectors.EVENT_READ)
         for stream, name in ((self.process.stdout, "stdout"), (self.process.stderr, "stderr")):
             os.set_blocking(stream.fileno(), False)
-            self.selector.register(stream, selectors.EVENT_READ, (name, codecs.getincrementaldecoder("utf-8")("replace")))
+            self.selector.register(
+                stream, selectors.EVENT_READ, (name, codecs.getincrementaldecoder("utf-8")("replace"))
+            )
         self.close = weakref.finalize(self, _end, self.process, self.link, self.selector)
 
     def __enter__(self) -> Session:
@@ -107,7 +111,9 @@ class Session:
         try:
             line = json.dumps(question, default=os.fspath).encode() + b"\n"
         except TypeError as error:
-            raise AsrlibError(f"What goes to optimum-onnx's process must be JSON, or a path ({error}): hand over less.") from None
+            raise AsrlibError(
+                f"What goes to optimum-onnx's process must be JSON, or a path ({error}): hand over less."
+            ) from None
         try:
             with contextlib.suppress(ConnectionError):  # it has died, and gives no answer
                 self.link.sendall(line)
@@ -216,7 +222,9 @@ def load_ipython_extension(shell: Any) -> None:
     def optimum(line: str, cell: str) -> None:
         """Run a cell in the environment of optimum-onnx, with the variables that the line names."""
         if unknown := [name for name in line.split() if name not in shell.user_ns]:
-            raise AsrlibError(f"The notebook has no variable {unknown[0]} to hand over to %%optimum: correct the line's names.")
+            raise AsrlibError(
+                f"The notebook has no variable {unknown[0]} to hand over to %%optimum: correct the line's names."
+            )
         session().run(cell, {name: shell.user_ns[name] for name in line.split()})
 
     shell.register_magic_function(optimum, "cell")
