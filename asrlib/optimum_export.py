@@ -8,16 +8,16 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-from optimum.onnxruntime import AutoQuantizationConfig, ORTModelForSpeechSeq2Seq, ORTQuantizer
-from optimum.utils import logging
-
 __all__ = ["export", "quantize"]
 
 
 def export(source: str, folder: str) -> None:
     """Write encoder and merged decoder of the transformers checkpoint in ``source``, in float32, to ``folder``."""
+    import torch
+    import transformers
+    from optimum.onnxruntime import ORTModelForSpeechSeq2Seq
+    from optimum.utils import logging
+
     transformers.logging.set_verbosity_error()  # of settings that the export makes itself
     logging.set_verbosity_error()
     with warnings.catch_warnings():
@@ -28,6 +28,8 @@ def export(source: str, folder: str) -> None:
 
 def quantize(plain: str, folder: str, preset: str, options: dict[str, Any]) -> None:
     """Quantize the graphs in ``plain`` with a preset of ``AutoQuantizationConfig`` and its options, into ``folder``."""
+    from optimum.onnxruntime import AutoQuantizationConfig, ORTQuantizer
+
     config = getattr(AutoQuantizationConfig, preset)(**options)
     for file in sorted(Path(plain).glob("*.onnx")):
         large = file.with_name(f"{file.name}_data").exists()  # beyond 2 GB weights lie beside the graph
