@@ -17,6 +17,9 @@ none               nothing here can check it yet
 from __future__ import annotations
 
 import ast
+import copy
+import functools
+import html
 import itertools
 import json
 import operator
@@ -28,7 +31,7 @@ from typing import Any
 
 from asrlib import AsrlibError, files
 
-__all__ = ["Part", "Verdict", "arithmetic", "count", "find", "frame", "judge", "kind", "load", "markdown"]
+__all__ = ["Part", "Table", "Verdict", "arithmetic", "count", "find", "judge", "kind", "load", "markdown"]
 
 HOLDS, DIRECTION, FAILS = "holds", "holds in direction", "does not hold"
 KINDS = (HOLDS, DIRECTION, FAILS, "arithmetic holds", "arithmetic fails", "not run")
@@ -95,15 +98,24 @@ def load(path: Path | str | None = None) -> list[dict[str, Any]]:
     Raises:
         AsrlibError: not YAML, a claim that breaks the schema, or an id that occurs twice.
     """
+    path = path or files.data_file("claims.yaml")
+    try:
+        return copy.deepcopy(_checked(Path(path).read_text(encoding="utf-8"), str(path)))
+    except (OSError, UnicodeDecodeError) as error:
+        raise AsrlibError(f"{path} cannot be read as text ({error}): correct it.") from None
+
+
+@functools.lru_cache(maxsize=4)
+def _checked(text: str, path: str) -> list[dict[str, Any]]:
+    """Return the claims of a file with this text; the course's have 3,000 lines, and a page or a test asks for them often."""
     import yaml
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
-    path = path or files.data_file("claims.yaml")
     schema = json.loads(files.data_file("claims.schema.json").read_text(encoding="utf-8"))
     try:
-        claims = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        claims = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # in C where PyYAML was built with it
+    except (RecursionError, yaml.YAMLError) as error:
         raise AsrlibError(f"{path} is not valid YAML ({getattr(error, 'problem_mark', error)}): correct it.") from None
     if error := best_match(Draft202012Validator(schema).iter_errors(claims)):
         place = "/".join(map(str, error.absolute_path)) or "top level"
@@ -350,17 +362,47 @@ def kind(verdict: Verdict) -> str:
     return "not run" if verdict.verdict.startswith("not run") else verdict.verdict
 
 
-def frame(verdicts: Iterable[Verdict]) -> Any:
-    """Return the verdicts that were reached, as a data frame for a notebook's last section."""
-    import pandas as pd
+class Table:
+    """Verdicts for a notebook's last section: one line a claim that was judged; reasons and the others are folded below."""
 
-    columns = ["claim", "published", "here", "verdict", "why"]
-    rows = [
-        (item.id, item.published, item.ours or "-", item.verdict, item.why)
-        for item in verdicts
-        if kind(item) != "not run"
-    ]
-    return pd.DataFrame(rows, columns=columns).set_index("claim")
+    def __init__(self, verdicts: Iterable[Verdict]) -> None:
+        self.verdicts = list(verdicts)
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{item.id}: {item.verdict}" for item in self.verdicts)
+
+    def _repr_html_(self) -> str:
+        judged = [item for item in self.verdicts if kind(item) != "not run"]
+        waiting = [item for item in self.verdicts if kind(item) == "not run"]
+        return (
+            f"<p><b>Published claims</b>: {len(judged)} of {len(self.verdicts)} could be judged here.</p>"
+            + _rows(
+                ("claim", "published", "here", "verdict"), [(i.id, i.published, _here(i), i.verdict) for i in judged]
+            )
+            + _folded("What each claim says, and why the verdict", [(f"{i.id}. {i.statement}", i.why) for i in judged])
+            + _folded("Not run here, and what each needs", [(f"{i.id}. {i.statement}", i.verdict) for i in waiting])
+        )
+
+
+def _here(verdict: Verdict) -> str:
+    """Return our values, with interval and number of clips where there are any."""
+    return (
+        verdict.ours
+        + (f" [{verdict.interval}]" if verdict.interval else "")
+        + (f", n = {verdict.n}" if verdict.n else "")
+    )
+
+
+def _rows(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return an HTML table with text that begins at the left."""
+    left = ' style="text-align: left"'
+    body = "".join(f"<tr>{''.join(f'<td{left}>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{''.join(f'<th{left}>{cell}</th>' for cell in head)}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _folded(title: str, items: Iterable[tuple[str, str]]) -> str:
+    shown = "".join(f"<li>{html.escape(' '.join(item))}</li>" for item in items)
+    return f"<details><summary>{title}</summary><ul>{shown}</ul></details>" if shown else ""
 
 
 def markdown(verdicts: Iterable[Verdict]) -> str:

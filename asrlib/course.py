@@ -7,24 +7,21 @@ notebook whose kernel was killed as completed. Tracked files change only in `pub
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import re
 import tempfile
-import tokenize
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from asrlib import AsrlibError, environment, files, records
+from asrlib.parameters import Parameter, check, declared, profile_values
 
 __all__ = [
     "Notebook",
     "Outcome",
-    "Parameter",
     "absolute_paths",
     "check_parameters",
     "count",
@@ -32,6 +29,7 @@ __all__ = [
     "key",
     "latest_records",
     "minutes",
+    "opening",
     "parameters",
     "publish",
     "registry",
@@ -39,6 +37,7 @@ __all__ = [
     "run_folder",
     "scoreboard",
     "select",
+    "stale",
     "stamp",
     "took",
     "versions",
@@ -51,6 +50,7 @@ ROOF = {
 }  # fmt: skip
 LABELS = ("model", "corpus", "language", "split", "window")  # what tells the scoreboard's rows apart
 TOOK = re.compile(r"^\| took \|.*\|$", re.MULTILINE)  # in a notebook's first cell: the line that publishing fills in
+RESULT = re.compile(r"<!-- result -->\n.*?<!-- end of result -->", re.DOTALL)  # ... and the box with the answer
 ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:home|root|Users|tmp|var/folders|mnt|private)/[^\s\"'<>)\]]*|[A-Z]:\\Users\\\S*")
 
 
@@ -135,16 +135,6 @@ def inputs(root: Path, chosen: Iterable[str] = ()) -> tuple[list[str], list[tupl
 
 
 # ------------------------------------------------------------------------------------------------------------- parameters
-@dataclass(frozen=True)
-class Parameter:
-    """A line ``NAME: type = literal  # help`` of a notebook's parameter cell."""
-
-    name: str
-    type: str
-    default: Any
-    help: str
-
-
 def parameters(path: Path) -> dict[str, Parameter]:
     """Return the parameters of a notebook by name.
 
@@ -154,21 +144,7 @@ def parameters(path: Path) -> dict[str, Parameter]:
     cells = [cell for cell in _read(path).cells if "parameters" in cell.metadata.get("tags", ())]
     if len(cells) != 1:
         raise AsrlibError(f"{path.name} has {len(cells)} cells with the tag 'parameters': it needs exactly one.")
-    source = cells[0].source
-    comments = {
-        token.start[0]: token.string.lstrip("# ")
-        for token in tokenize.generate_tokens(StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
-    found = {}
-    for line in ast.parse(source).body:
-        try:
-            name, kind, default = line.target.id, ast.unparse(line.annotation), ast.literal_eval(line.value)
-            found[name] = Parameter(name, kind, default, comments[line.end_lineno])
-        except (AttributeError, ValueError, KeyError):
-            form = "NAME: type = literal  # help"
-            raise AsrlibError(f"{path.name}, parameter cell, line {line.lineno}: write it as `{form}`.") from None
-    return found
+    return declared(cells[0].source, path.name)
 
 
 def _read(path: Path) -> Any:
@@ -176,15 +152,6 @@ def _read(path: Path) -> Any:
 
     records.notebook_code(path)  # a file that is missing or no notebook is named there
     return nbformat.read(path, as_version=4)
-
-
-TYPES = {"str": str, "int": int, "float": int | float, "bool": bool, "list": list}
-
-
-def _fits(value: Any, kind: str) -> bool:
-    if kind.startswith("list["):
-        return isinstance(value, list) and all(_fits(item, kind[5:-1]) for item in value)
-    return kind in TYPES and isinstance(value, TYPES[kind]) and (kind == "bool" or not isinstance(value, bool))
 
 
 def check_parameters(notebook: Notebook, given: Mapping[str, str]) -> dict[str, Any]:
@@ -209,9 +176,7 @@ def check_parameters(notebook: Notebook, given: Mapping[str, str]) -> dict[str, 
             value = text
         if kind == "str" and not isinstance(value, str):
             value = text  # -p NAME=12 means the text
-        if not _fits(value, kind):
-            raise AsrlibError(f"{notebook.name}: {name} must be of type {kind}, {text!r} is not ({known[name].help}).")
-        values[name] = value
+        values[name] = check(notebook.name, known[name], value)
     return values
 
 
@@ -222,7 +187,7 @@ def _digest(*parts: Any) -> str:
 
 def stamp(root: Path, notebook: Notebook, profile: str) -> str:
     """Return the SHA-256 over a notebook's code, its profile's values and `versions`: what published outputs came from."""
-    values = records.profile_values(files.read_toml(root / "notebooks" / "profiles.toml"), notebook.name, profile)
+    values = profile_values(files.read_toml(root / "notebooks" / "profiles.toml"), notebook.name, profile)
     return _digest(records.notebook_code(notebook.path), profile, values, versions(root, notebook))
 
 
@@ -367,6 +332,25 @@ def publish(root: Path, outcomes: Sequence[Outcome]) -> None:
         for item in (*books[name].writes, "result.json"):  # the last has the memory of the run
             files.write_atomic(root / "results" / name / item, (folder / item).read_bytes())
         files.write_atomic(books[name].path, text)
+    if stale(root) & set(ready):
+        path = root / "notebooks" / "stale.txt"
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        files.write_atomic(path, "".join(line for line in lines if line.strip() not in ready))
+
+
+def opening(source: str, folder: Path) -> str:
+    """Return a notebook's first cell with what the run in a folder found and took, in the places meant for it."""
+    source = TOOK.sub(lambda _: f"| took | {took(folder)} |", source)
+    found = [item["text"] for item in records.load(folder / "record.json").get("findings", ()) if item["main"]]
+    lines = ["> **Result.** " + " ".join(found), ">", f"> Measured in the run below: {took(folder)}."]
+    return RESULT.sub(lambda _: "\n".join(["<!-- result -->", *lines, "<!-- end of result -->"]), source)
+
+
+def stale(root: Path) -> set[str]:
+    """Return the notebooks whose code is ahead of their outputs, as ``notebooks/stale.txt`` lists them, a name a line."""
+    path = root / "notebooks" / "stale.txt"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return {line.strip() for line in lines if line.strip() and not line.startswith("#")}
 
 
 def took(folder: Path) -> str:
@@ -399,8 +383,7 @@ def _published(root: Path, notebook: Notebook) -> str:
             _normalise(output, f"{notebook.name}, cell {number}", root)
     count(tracked)
     if "record.json" in notebook.writes:
-        row = f"| took | {took(copy.parent)} |"
-        tracked.cells[0].source = TOOK.sub(lambda _: row, tracked.cells[0].source)
+        tracked.cells[0].source = opening(tracked.cells[0].source, copy.parent)
     for noise in ("papermill", "widgets"):
         tracked.metadata.pop(noise, None)
     tracked.metadata.get("language_info", {}).pop("version", None)

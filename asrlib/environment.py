@@ -19,9 +19,8 @@ import sys
 import sysconfig
 import urllib.request
 import venv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -34,6 +33,16 @@ __all__ = ["Finding", "diagnose", "optimum_python", "pins", "set_up_optimum"]
 PYTHONS = ((3, 11), (3, 13))  # the first and the last that the locks are for
 HUB = "https://huggingface.co/api/models/openai/whisper-base"
 SET_UP = f"{sys.executable} -m asrlib.environment"
+INSTALLED = """
+import importlib.metadata, json, sys
+found = {}
+for name in sys.argv[1:]:
+    try:
+        found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        pass
+print(json.dumps(found))
+"""
 
 
 # ------------------------------------------------------------------------------------------------------------------ locks
@@ -71,7 +80,7 @@ def set_up_optimum() -> Path:
     folder = Path(sys.prefix) / "optimum"
     python = folder / "bin" / "python"
     venv.EnvBuilder(clear=True, symlinks=True).create(folder)
-    quiet = ("--quiet", "--disable-pip-version-check")
+    quiet = ("-qq", "--disable-pip-version-check")
     lock = str(_lock("environments/optimum.lock"))
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", *quiet, "--no-deps", "-r", lock]
     if subprocess.run(command, check=False).returncode:
@@ -123,14 +132,26 @@ def _python() -> Finding:
 
 
 def _versions(root: Path) -> Iterator[Finding]:
-    wanted = pins((root / "requirements.lock").read_text(encoding="utf-8"))
-    installed = {canonicalize_name(found.name): found.version for found in metadata.distributions()}
-    yield from _compared(
-        "requirements.lock", wanted, installed, f"{sys.executable} -m pip install -r requirements.lock"
-    )
+    mend = f"{sys.executable} -m pip install -r requirements.lock"
+    yield from _compared(root / "requirements.lock", Path(sys.executable), mend)
 
 
-def _compared(lock: str, wanted: Mapping[str, str], installed: Mapping[str, str], mend: str) -> Iterator[Finding]:
+def _optimum() -> Iterator[Finding]:
+    python, what = optimum_python(), "the environment of optimum-onnx, which asks for transformers below 4.58,"
+    if not python.is_file():
+        yield Finding("MISSING", f"{what} is not there: {python}", SET_UP)
+        return
+    try:
+        yield from _compared(_lock("environments/optimum.lock"), python, SET_UP)
+    except (OSError, subprocess.CalledProcessError):
+        yield Finding("DIFFERS", f"{what} does not start: {python}", SET_UP)
+
+
+def _compared(lock: Path, python: Path, mend: str) -> Iterator[Finding]:
+    """Compare the packages that an interpreter finds with a lock."""
+    wanted = pins(lock.read_text(encoding="utf-8"))
+    asked = subprocess.run([python, "-c", INSTALLED, *wanted], capture_output=True, text=True, check=True)
+    installed = json.loads(asked.stdout)
     wrong = {name: version for name, version in wanted.items() if installed.get(name, "").split("+")[0] != version}
     for name, version in wrong.items():
         if name in installed:
@@ -138,23 +159,7 @@ def _compared(lock: str, wanted: Mapping[str, str], installed: Mapping[str, str]
         else:
             yield Finding("MISSING", f"package {name} {version}", mend)
     if not wrong:
-        yield Finding("OK", f"{len(wanted)} packages have the versions of {lock}")
-
-
-def _optimum() -> Iterator[Finding]:
-    """Compare optimum-onnx's environment with its lock; it is asked itself, for it may be any interpreter."""
-    python, lock = optimum_python(), "environments/optimum.lock"
-    what = "the environment of optimum-onnx, which asks for transformers below 4.58,"
-    if not python.is_file():
-        yield Finding("MISSING", f"{what} is not there: {python}", SET_UP)
-        return
-    code = "import importlib.metadata as m, json; print(json.dumps([(d.name, d.version) for d in m.distributions()][::-1]))"
-    asked = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
-    if asked.returncode:
-        yield Finding("DIFFERS", f"{what} does not start: {python}", SET_UP)
-        return
-    installed = {canonicalize_name(name): version for name, version in json.loads(asked.stdout)}  # the first found wins
-    yield from _compared(lock, pins(_lock(lock).read_text(encoding="utf-8")), installed, SET_UP)
+        yield Finding("OK", f"{len(wanted)} packages have the versions of {lock.name}")
 
 
 def _hardware() -> Iterator[Finding]:

@@ -1,8 +1,8 @@
 """One record for each notebook run: what was measured, how, on what, where, and by which code.
 
-A notebook opens with `settings` (its parameters, completed by the profile) and ends with ``Record.save``, which writes
-``record.json`` (checked against ``data/record.schema.json``) and ``predictions.jsonl``. Neither carries reference texts of
-a corpus: their licences are their own, and they are joined by id on the reader's machine.
+A notebook opens with `asrlib.chapter.start`, which returns a `Record` that knows the notebook's parameters, and ends with
+writing ``record.json`` (checked against ``data/record.schema.json``) and ``predictions.jsonl``. Neither carries reference
+texts of a corpus: their licences are their own, and they are joined by id on the reader's machine.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ import hashlib
 import json
 import math
 import numbers
-import os
 import platform
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -27,13 +25,10 @@ from asrlib import AsrlibError, __version__, files
 
 __all__ = [
     "Record",
-    "Settings",
     "earlier",
     "load",
     "notebook_code",
     "predictions",
-    "profile_values",
-    "settings",
     "source_hash",
 ]
 
@@ -42,141 +37,29 @@ PACKAGES = ("torch", "transformers", "datasets", "numpy", "jiwer", "soundfile", 
 FORBIDDEN = {"reference", "references", "text", "transcript", "sentence"}  # keys that would carry a corpus's own text
 
 
-# --------------------------------------------------------------------------------------------------------------- settings
-@dataclass(frozen=True)
-class Settings:
-    """The completed parameters of one run; each parameter is also an attribute of its own name.
-
-    Attributes:
-        notebook: name without suffix, such as ``01_zero_shot_whisper``.
-        profile: ``smoke``, ``reference`` or ``paper``.
-        parameters: name to value, in the order of the call.
-        output_dir: folder for ``record.json`` and ``predictions.jsonl``.
-        root: the folder that holds ``notebooks/``.
-    """
-
-    notebook: str
-    profile: str
-    parameters: dict[str, Any]
-    output_dir: Path
-    root: Path
-
-    @property
-    def seed(self) -> int:
-        """Return the run's seed, 0 where the notebook draws nothing."""
-        return self.parameters.get("SEED", 0)
-
-    @property
-    def work_dir(self) -> Path:
-        """Return a folder in the cache for what a killed run goes on from: features, checkpoints of a training.
-
-        Other code, parameters or another checkout mean another folder; a notebook deletes it at its end.
-        """
-        path = self.root / "notebooks" / f"{self.notebook}.ipynb"
-        code = source_hash(path) if path.is_file() else ""
-        identity = json.dumps([str(self.root.resolve()), self.profile, self.parameters, code])
-        folder = files.cache_dir() / "work" / f"{self.notebook}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self.__dict__["parameters"][name]
-        except KeyError:
-            raise AttributeError(f"This run has no parameter {name}.") from None
-
-    def __repr__(self) -> str:
-        width = max(map(len, self.parameters), default=7)
-        lines = [
-            f"{name:{width}}  {_shown(value)}" for name, value in {"profile": self.profile, **self.parameters}.items()
-        ]
-        return "\n".join(lines)
-
-    def _repr_markdown_(self) -> str:
-        rows = "".join(f"| `{name}` | {_shown(value)} |\n" for name, value in self.parameters.items())
-        return f"| parameter | value in profile `{self.profile}` |\n|---|---|\n{rows}"
-
-
-def _shown(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def settings(notebook: str, profile: str = "", /, **parameters: Any) -> Settings:
-    """Complete a notebook's parameters with its profile.
-
-    A parameter that is ``""``, ``0``, ``0.0`` or ``[]`` takes the profile's value from ``notebooks/profiles.toml``, table
-    ``[PROFILE.NOTEBOOK]``; a boolean and ``SEED`` always keep the notebook's own.
-
-    Args:
-        notebook: name without suffix.
-        profile: ``""`` means the environment's ``ASRLIB_PROFILE``, else ``reference``.
-        parameters: every parameter of the notebook's parameter cell except ``PROFILE``.
-
-    Raises:
-        AsrlibError: unknown profile, a profile value of another type or for a parameter that the notebook does not have,
-            or a parameter that has a value in neither place.
-    """
-    profile = profile or os.environ.get("ASRLIB_PROFILE") or "reference"
-    table, root = _profiles()
-    values = profile_values(table, notebook, profile)
-    where = f"notebooks/profiles.toml, [{profile}.{notebook}],"
-    if extra := sorted(set(values) - set(parameters) | {"SEED"} & set(values)):
-        raise AsrlibError(
-            f"{where} sets {', '.join(extra)}, which {notebook} does not take from a profile: correct the name."
-        )
-    completed = {name: _complete(where, name, given, values) for name, given in parameters.items()}
-    named = os.environ.get("ASRLIB_OUTPUT")
-    output = Path(named) if named else root / "build" / "runs" / profile / notebook
-    return Settings(notebook, profile, completed, output, root)
-
-
-def _complete(where: str, name: str, given: Any, values: Mapping[str, Any]) -> Any:
-    if given or isinstance(given, bool) or name == "SEED":
-        return given
-    if name not in values:
-        raise AsrlibError(f"{where} has no value for {name}: add one, or give {name} a value in the notebook.")
-    value = values[name]
-    if type(value) is not type(given) and not (isinstance(given, float) and type(value) is int):
-        raise AsrlibError(f"{where} gives {name} = {value!r}, where the notebook has a {type(given).__name__}.")
-    return value
-
-
-def profile_values(table: Mapping[str, Any], notebook: str, profile: str) -> dict[str, Any]:
-    """Return a profile's values for one notebook, out of the parsed ``profiles.toml``; empty where it has none.
-
-    Raises:
-        AsrlibError: the profile does not exist.
-    """
-    if not isinstance(table.get(profile), Mapping):
-        raise AsrlibError(f"There is no profile {profile!r}: choose one of {', '.join(table)}.")
-    return table[profile].get(notebook, {})
-
-
-def _profiles() -> tuple[dict[str, Any], Path]:
-    """Return the profiles and the folder that holds ``notebooks/``.
-
-    A notebook runs in its own folder, with ``profiles.toml`` beside it; otherwise the checkout's table counts, and where
-    asrlib was installed from a wheel, the copy inside it.
-    """
-    here = Path.cwd()
-    if (here / "profiles.toml").is_file():
-        return files.read_toml(here / "profiles.toml"), here.parent
-    if root := files.repository():
-        return files.read_toml(root / "notebooks" / "profiles.toml"), root
-    return files.read_toml(files.data_file("profiles.toml")), here
-
-
 # ----------------------------------------------------------------------------------------------------------------- record
 class Record:
     """Collect what a run measured, then save it.
 
-    >>> record = Record(settings("01_zero_shot_whisper", "smoke", SEED=1))  # doctest: +SKIP
+    >>> record = Record("01_one", "smoke", {"SEED": 1}, Path("build"), Path())  # doctest: +SKIP
     >>> record.add("wer_percent", 8.4, unit="%", interval=(7.1, 9.9), utterances=64, words=512, corpus="telephone")
+
+    Attributes:
+        notebook: name without suffix, such as ``01_zero_shot_whisper``.
+        profile: ``smoke``, ``reference``, ``colab`` or ``paper``.
+        parameters: name to value.
+        output_dir: folder for ``record.json`` and ``predictions.jsonl``.
+        root: the folder that holds ``notebooks/``.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(
+        self, notebook: str, profile: str, parameters: Mapping[str, Any], output_dir: Path, root: Path
+    ) -> None:
+        self.notebook, self.profile, self.parameters = notebook, profile, dict(parameters)
+        self.output_dir, self.root = output_dir, root
         self.metrics: list[dict[str, Any]] = []
+        self.findings: list[dict[str, Any]] = []
+        self.rows: list[dict[str, Any]] = []
         self.protocol_values: dict[str, Any] = {}
         self.inputs: list[dict[str, Any]] = []
         self.started = datetime.now(UTC)
@@ -221,17 +104,24 @@ class Record:
             )
         self.metrics.append(metric)
 
-    def score(self, result: Any, **labels: str | float) -> None:
-        """Add the WER and the CER of an `asrlib.scoring.Score`, in percent, with counts and interval.
+    @property
+    def seed(self) -> int:
+        """Return the run's seed, 0 where the notebook draws nothing."""
+        return self.parameters.get("SEED", 0)
+
+    def score(self, result: Any, heard: Iterable[Any] = (), /, **labels: str | float) -> None:
+        """Add the WER and the CER of an `asrlib.scoring.Score`, in percent, with counts and interval, and the transcripts.
 
         Args:
             result: the score.
+            heard: `asrlib.transcription.Hypothesis` of each scored clip, in the same order; kept as predictions.
             labels: what was scored: model, corpus, language, split, window ...
         """
         counts = {"utterances": result.utterances, "words": result.words}
-        interval = tuple(100 * bound for bound in result.interval)
-        self.add("wer_percent", 100 * result.wer, unit="%", interval=interval, **counts, **labels)
+        self.add("wer_percent", 100 * result.wer, unit="%", interval=_percent(result.interval), **counts, **labels)
         self.add("cer_percent", 100 * result.cer, unit="%", **counts, **labels)
+        if heard:
+            self.rows += predictions(heard, result, **labels)
 
     def difference(self, result: Any, score: Any, **labels: str | float) -> None:
         """Add a paired difference in WER, in percentage points, with its interval.
@@ -242,7 +132,7 @@ class Record:
             labels: which system differs; that which it differs from belongs into the protocol.
         """
         counts = {"utterances": score.utterances, "words": score.words}
-        interval = tuple(100 * bound for bound in result.interval)
+        interval = _percent(result.interval)
         self.add("wer_difference_points", 100 * result.delta, unit="points", interval=interval, **counts, **labels)
 
     def protocol(self, **values: Any) -> None:
@@ -253,11 +143,21 @@ class Record:
         """Add what went in: ``kind`` is checkpoint or corpus; details are revision, sha256, utterances, seconds ..."""
         self.inputs.append({"kind": kind, "id": id} | {key: _plain(value, key) for key, value in details.items()})
 
-    def save(self, predictions: Iterable[Mapping[str, Any]] = ()) -> Path:
-        """Write ``predictions.jsonl``, then ``record.json``, each atomically, to the settings' output folder.
+    def finding(self, found: Any, *, main: bool = False) -> None:
+        """Keep a finding.
 
         Args:
-            predictions: rows with ``id`` and ``hypothesis``, error counts, words, seconds and labels; never a reference text.
+            found: an `asrlib.findings.Finding`.
+            main: it is the chapter's answer, which the first screen of the published notebook shows.
+        """
+        numbers = {key: _plain(value, key) for key, value in found.numbers.items()}
+        self.findings.append({"text": found.text, "kind": found.kind, "main": main, "numbers": numbers})
+
+    def save(self, predictions: Iterable[Mapping[str, Any]] = ()) -> Path:
+        """Write ``predictions.jsonl``, then ``record.json``, each atomically, to the output folder.
+
+        Args:
+            predictions: more rows than `score` has kept, with ``id`` and ``hypothesis``, error counts, words, seconds and labels; never a reference text.
 
         Returns:
             The path of ``record.json``.
@@ -265,8 +165,8 @@ class Record:
         Raises:
             AsrlibError: a row with a reference text or without an id, a record that breaks the schema, a full disk.
         """
-        folder = self.settings.output_dir
-        rows = [_prediction(row) for row in predictions]
+        folder = self.output_dir
+        rows = [_prediction(row) for row in (*self.rows, *predictions)]
         listing = files.write_jsonl(folder / "predictions.jsonl", rows)
         content = self.content() | {"predictions": {"rows": len(rows), "sha256": files.sha256(listing)}}
         _validate(content, "This run's record")
@@ -276,21 +176,22 @@ class Record:
         """Return the record as plain data, without the note on predictions."""
         return {
             "metrics": self.metrics,
+            "findings": self.findings,
             "protocol": self.protocol_values,
             "inputs": self.inputs,
-            "environment": _environment(self.settings.root),
+            "environment": _environment(self.root),
             "run": self._run(),
         }
 
     def _run(self) -> dict[str, Any]:
-        path = self.settings.root / "notebooks" / f"{self.settings.notebook}.ipynb"
-        commit, dirty = _commit(self.settings.root)
+        path = self.root / "notebooks" / f"{self.notebook}.ipynb"
+        commit, dirty = _commit(self.root)
         return {
-            "notebook": self.settings.notebook,
+            "notebook": self.notebook,
             "source_sha256": source_hash(path) if path.is_file() else None,
-            "profile": self.settings.profile,
-            "parameters": self.settings.parameters,
-            "seed": self.settings.seed,
+            "profile": self.profile,
+            "parameters": self.parameters,
+            "seed": self.seed,
             "commit": commit,
             "dirty": dirty,
             "started": self.started.isoformat(timespec="seconds"),
@@ -310,6 +211,11 @@ def predictions(heard: Iterable[Any], score: Any, **labels: str) -> Iterator[dic
         counts = dict(zip(("substitutions", "deletions", "insertions"), kinds, strict=True))
         seconds = round(item.seconds_audio, 3)
         yield {"id": item.id, **labels, "hypothesis": item.text, **counts, "words": words, "seconds": seconds}
+
+
+def _percent(interval: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Return an interval in percent; too few clips have none."""
+    return interval and (100 * interval[0], 100 * interval[1])
 
 
 def _plain(value: Any, what: str) -> Any:
@@ -421,13 +327,13 @@ def load(path: Path | str) -> dict[str, Any]:
     return content
 
 
-def earlier(settings: Settings, notebook: str) -> Path:
+def earlier(run: Record, notebook: str) -> Path:
     """Return the folder with record and predictions of another notebook: of the same profile's last run, else as published.
 
     Raises:
         AsrlibError: there is neither.
     """
-    for folder in (settings.output_dir.parent / notebook, settings.root / "results" / notebook):
+    for folder in (run.output_dir.parent / notebook, run.root / "results" / notebook):
         if (folder / "record.json").is_file():
             return folder
     raise AsrlibError(f"This notebook needs the results of {notebook}: run that first, `asrlib run {notebook[:2]}`.")

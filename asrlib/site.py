@@ -49,6 +49,7 @@ class Chapter:
         published: the published record, where ``record`` is the reader's own.
         peak_mib: highest resident memory of the run, where it was measured.
         verdicts: the claims about its methods.
+        stale: its code is ahead of its outputs.
     """
 
     book: course.Notebook
@@ -59,6 +60,7 @@ class Chapter:
     published: dict[str, Any] | None
     peak_mib: float | None
     verdicts: tuple[claims.Verdict, ...]
+    stale: bool
 
     @property
     def number(self) -> str:
@@ -100,9 +102,10 @@ class Chapter:
         run, predictions = self.record["run"], self.folder / "predictions.jsonl"
         other = self.published is not None and run["parameters"] != self.published["run"]["parameters"]
         told = {
+            "The notebook is being rewritten: its outputs are older than its code.": self.stale,
             "The parameters are not those of the published run.": other,
-            "The notebook's code has changed since this run.": run["source_sha256"]
-            != records.source_hash(self.book.path),
+            "The notebook's code has changed since this run.": not self.stale
+            and run["source_sha256"] != records.source_hash(self.book.path),
             "The library or the tables of this run had changes that were not committed.": run["dirty"],
             "The transcripts are not those that this run wrote.": files.sha256(predictions)
             != self.record["predictions"]["sha256"],
@@ -134,7 +137,10 @@ def chapters(root: Path) -> list[Chapter]:
         outcome = folders[name] and course.result(folders[name])
         mine = tuple(item for item in verdicts if judges.get(item.id, home.get(item.method)) == name)
         peak = outcome.peak_rss_mib if outcome else None
-        found.append(Chapter(book, *about.get(name, ("", "")), folders[name], newest.get(name), earlier, peak, mine))
+        told = about.get(name, ("", ""))
+        found.append(
+            Chapter(book, *told, folders[name], newest.get(name), earlier, peak, mine, stale=name in course.stale(root))
+        )
     return found
 
 

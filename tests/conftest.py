@@ -1,4 +1,4 @@
-"""A course in a temporary folder, with notebooks of a few lines, for the tests of the runner."""
+"""What several test modules use, and how processes share the tests (pytest-xdist)."""
 
 import json
 import os
@@ -10,15 +10,17 @@ from pathlib import Path
 import nbformat
 import pytest
 
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # they share the processor; before anything computes
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 PARAMETERS = (
-    'PROFILE: str = ""  # profile\nN_CLIPS: int = 0  # clips\nLANGUAGE: str = "en"  # code\nSEED: int = 1  # seed'
+    'PROFILE: str = ""  # profile\nN_CLIPS: int = 4  # clips\nLANGUAGE: str = "en"  # code\nSEED: int = 1  # seed'
 )
 SETTINGS = """
-from asrlib import records
-settings = records.settings("{name}", PROFILE, SEED=SEED, N_CLIPS=N_CLIPS, LANGUAGE=LANGUAGE)
-record = records.Record(settings)
-print(settings.N_CLIPS, "clips")
+from asrlib import chapter
+run = chapter.start("{name}")
+print(N_CLIPS, "clips")
 """
 PROJECT = """
 [project]
@@ -27,10 +29,23 @@ dependencies = ["torch>=2"]
 optional-dependencies = {methods = ["peft>=0.1"], demo = ["gradio"], runtimes = ["openvino"]}
 """
 SAVE = """
-record.add("wer_percent", 8.4, unit="%", interval=(7.1, 9.9), utterances=settings.N_CLIPS, words=512,
-           model="openai/whisper-base", corpus="telephone", language=settings.LANGUAGE)
-record.save([{"id": "a", "hypothesis": "hello"}]).name
+run.add("wer_percent", 8.4, unit="%", interval=(7.1, 9.9), utterances=N_CLIPS, words=512,
+           model="openai/whisper-base", corpus="telephone", language=LANGUAGE)
+run.save([{"id": "a", "hypothesis": "hello"}]).name
 """
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Let ``--dist loadscope`` keep together what shares a kernel, a server or a run of a notebook, and no more."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByNotebook(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, test = nodeid.partition("::")
+            return test.partition("[")[2] if file.endswith("test_smoke.py") else file
+
+    return ByNotebook(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 class Course:
@@ -43,7 +58,7 @@ class Course:
         (root / "data").mkdir()
         (root / "requirements.lock").write_text("gradio==6.17.3\nopenvino==2026.1\npeft==0.17.0\ntorch==2.13.0\n")
         (root / "pyproject.toml").write_text(PROJECT)
-        self.profiles({"smoke": 2, "reference": 4})
+        self.profiles({"smoke": 2})
 
     def profiles(self, clips: dict[str, int]) -> None:
         names = self.entries or {"01_one": []}
@@ -63,7 +78,7 @@ class Course:
         nbformat.write(new.new_notebook(cells=body, metadata=kernel), path)
         self.entries[name] = [*needs]
         self._register(save)
-        self.profiles({"smoke": 2, "reference": 4})
+        self.profiles({"smoke": 2})
         return path
 
     def _register(self, save: bool) -> None:
@@ -140,14 +155,14 @@ def without_heads():
 @pytest.fixture
 def hub_at(tmp_path, monkeypatch):
     """Return a function that lets a server of this machine play the Hub, for empty caches of its client and of asrlib."""
-    from huggingface_hub import constants, file_download
+    from huggingface_hub import constants
 
     def play(server) -> None:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
         monkeypatch.setattr(constants, "ENDPOINT", address)
         template = address + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))

@@ -40,7 +40,9 @@ ARCHIVE = """\
             drive.mount("/content/drive")
         else:
             archives[0].write_bytes(b"".join(files.upload().values()))
-    archive = next(archive for archive in archives if archive.exists())
+    archive = next((archive for archive in archives if archive.exists()), None)
+    if archive is None:
+        raise SystemExit("asrlib-course.zip is not there: make it by `make colab`, and run this cell again.")
     %pip install -q --no-deps {archive}
 """
 REST = """\

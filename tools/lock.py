@@ -15,7 +15,7 @@ from pathlib import Path
 from uv import find_uv_bin
 
 ROOT = Path(__file__).resolve().parent.parent
-SYSTEM = ("cuda-", "nvidia-", "triton==")  # torch's own wheel names the versions that fit its platform
+SYSTEM = ("cuda-", "nvidia-")  # torch's own wheel names the versions that fit its platform
 CONDA = """\
 # Made by `python tools/lock.py`: do not edit. Python and pip come from conda, everything else from the lock.
 name: asrlib
@@ -29,7 +29,7 @@ dependencies:
 """
 HEAD = """\
 # Exact versions of the tested environment for Python 3.11 to 3.13, made by `python tools/lock.py` from pyproject.toml: do not edit.
-# No hashes: torch's file differs by platform. triton and the packages of CUDA are left to torch, whose wheel chooses them.
+# No hashes: torch's file differs by platform. The packages of CUDA are left to torch, whose wheel chooses those of its build.
 """
 OPTIMUM = """\
 # What differs in the environment of optimum-onnx, made by `python tools/lock.py` from pyproject.toml, group optimum: do not edit.
@@ -58,9 +58,9 @@ def resolve(known: Sequence[str], *options: str) -> list[str]:
     return [line for line in lines if not line.startswith(SYSTEM)]
 
 
-def releases(lines: Sequence[str]) -> set[str]:
-    """Return the lines without their markers: ``name==version``."""
-    return {line.partition(" ;")[0] for line in lines}
+def release(line: str) -> str:
+    """Return a line without its marker: ``name==version``."""
+    return line.partition(" ;")[0]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -69,12 +69,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--upgrade", action="store_true", help="take the newest versions that fit")
     upgrade = parser.parse_args(arguments).upgrade
     lock, optimum = ROOT / "requirements.lock", ROOT / "environments" / "optimum.lock"
-    before = [] if upgrade else lock.read_text(encoding="utf-8").splitlines()
-    kept = [] if upgrade else optimum.read_text(encoding="utf-8").splitlines()
-    shared = resolve(before, "--all-extras", "pyproject.toml")
-    names = {line.partition("==")[0] for line in releases(kept) if "==" in line}
-    behind = [line for line in shared if line.partition("==")[0] not in names]
-    own = [line for line in resolve([*behind, *kept], "--group", "optimum") if not releases([line]) <= releases(shared)]
+    shared = resolve([] if upgrade else lock.read_text(encoding="utf-8").splitlines(), "--all-extras", "pyproject.toml")
+    own = [line for line in resolve(shared, "--group", "optimum") if release(line) not in map(release, shared)]
     lock.write_text(HEAD + "\n".join(shared) + "\n", encoding="utf-8")
     optimum.write_text(OPTIMUM + "\n".join(own) + "\n", encoding="utf-8")
     (ROOT / "environment.yml").write_text(CONDA, encoding="utf-8")

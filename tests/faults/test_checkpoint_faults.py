@@ -28,16 +28,15 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def offline(monkeypatch):
     """Keep every request of huggingface_hub and of pip on this machine."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import reset_sessions
+    from huggingface_hub import close_session, constants
 
     with monkeypatch.context() as patch:
         patch.setattr(constants, "HF_HUB_OFFLINE", True)
         patch.setenv("PIP_NO_INDEX", "1")
         patch.delenv("PIP_FIND_LINKS", raising=False)
-        reset_sessions()
+        close_session()
         yield
-    reset_sessions()
+    close_session()
 
 
 @pytest.fixture
@@ -291,6 +290,7 @@ def test_an_error_before_the_end_leaves_nothing(small, cache, monkeypatch):
     assert checkpoints.fetch(small, "openai").is_file()
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_nothing_that_is_believed(small, cache):
     code = (
         "import sys; from asrlib import checkpoints\n"

@@ -8,9 +8,14 @@ from asrlib import course, files
 
 ROOT = files.repository()
 BOOKS = course.registry(ROOT)
+STALE = course.stale(ROOT)
 
 
-@pytest.mark.parametrize("name", BOOKS)
+def test_the_list_of_stale_notebooks_names_notebooks():
+    assert not STALE - set(BOOKS)
+
+
+@pytest.mark.parametrize("name", [name for name in BOOKS if name not in STALE])
 def test_the_stamp_is_that_of_the_present_code_profile_and_versions(name):
     found = json.loads(BOOKS[name].path.read_text())["metadata"].get("asrlib", {})
     wanted = {"profile": "reference", "stamp": course.stamp(ROOT, BOOKS[name], "reference")}

@@ -18,10 +18,10 @@ pytest.importorskip("snakemake", reason="snakemake is not installed")
 ROOT = files.repository()
 MEASURE = """
 import os
-if settings.LANGUAGE == "xx":
+if LANGUAGE == "xx":
     raise ValueError("there is no such language")
-record.add("loss", 1.5 * settings.SEED + len(settings.LANGUAGE))
-record.protocol(threads=os.environ["OMP_NUM_THREADS"], clips=settings.N_CLIPS)
+run.add("loss", 1.5 * SEED + len(LANGUAGE))
+run.protocol(threads=os.environ["OMP_NUM_THREADS"], clips=N_CLIPS)
 """
 
 

@@ -132,13 +132,19 @@ def test_a_verdict_carries_what_a_reader_needs():
     assert claims.count([found, found]) == {"does not hold": 2}
 
 
-def test_the_frame_shows_what_was_judged_and_leaves_out_the_rest():
-    asked = claim("within_interval", 4.2)
+def test_the_table_has_a_line_for_each_judged_claim_and_folds_reasons_and_the_rest():
+    asked = claim("within_interval", 4.2, note="Other <clips>.")
     judged, waiting = claims.judge([asked], [record(metric(5.0, [4.1, 6], **A))]) + claims.judge([asked], [])
-    shown = claims.frame([judged, waiting])
-    assert shown.index.tolist() == [judged.id]
-    assert shown["verdict"].tolist() == ["holds"]
-    assert shown["here"].tolist() == ["5"]
+    shown = claims.Table([judged, waiting])
+    page = shown._repr_html_()
+    assert "1 of 2 could be judged" in page
+    body = page.partition("<tbody>")[2].partition("</tbody>")[0]
+    assert body.count("<tr>") == 1
+    assert ">4.2<" in body
+    assert "5 [4.10 to 6.00], n = 64<" in body
+    assert "Other &lt;clips&gt;." in page.partition("</table>")[2]
+    assert waiting.verdict.split("(")[0] in page.rpartition("<summary>")[2]
+    assert repr(shown) == f"{judged.id}: holds\n{waiting.id}: {waiting.verdict}"
 
 
 def test_the_scale_brings_our_value_to_the_published_unit():
@@ -316,6 +322,18 @@ def test_a_claim_that_breaks_the_schema_is_named_by_place(tmp_path, change, mess
     path = tmp_path / "claims.yaml"
     path.write_text(yaml.safe_dump([claims.load()[0] | change]))
     with pytest.raises(AsrlibError, match=f"at {message}"):
+        claims.load(path)
+
+
+def test_what_a_reader_does_to_the_claims_reaches_no_other_reader(tmp_path):
+    claims.load()[0]["published"][0]["value"] = "spoilt"
+    claims.load().clear()
+    assert claims.load()[0]["published"][0]["value"] != "spoilt"
+    path = tmp_path / "claims.yaml"
+    path.write_text("[]")
+    assert claims.load(path) == []
+    path.write_text("- {")  # a file that has changed is read anew
+    with pytest.raises(AsrlibError, match="not valid YAML"):
         claims.load(path)
 
 

@@ -387,6 +387,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
         if self.path.startswith("/api/datasets/google/fleurs/revision/refs%2Fconvert%2Fparquet"):
             siblings = [{"rfilename": name} for name in self.files]
             body = json.dumps({"id": "google/fleurs", "sha": "c" * 40, "siblings": siblings}).encode()
+        elif self.path.startswith(f"/api/datasets/google/fleurs/tree/{'c' * 40}"):
+            tree = [{"type": "file", "path": name, "size": len(body), "oid": "0"} for name, body in self.files.items()]
+            body = json.dumps(tree).encode()
         elif name in self.files:
             body = self.files[name]
         else:

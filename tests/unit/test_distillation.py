@@ -25,8 +25,8 @@ from transformers import (
     WhisperProcessor,
     WhisperTokenizer,
 )
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.models.whisper.tokenization_whisper import bytes_to_unicode
 
 from asrlib import AsrlibError, cli, distillation, files, hardware, records, transcription
 
@@ -305,6 +305,7 @@ sys.exit(codes != [0, 1, 1])
 """
 
 
+@pytest.mark.slow
 def test_two_processes_label_and_train_as_one_does_and_fail_with_one_sentence(world):
     (world / "two.py").write_text(TWO)
     runs = [command("two"), command("two", root="teacher/../speech"), command("three", **{"batch-size": 1})]

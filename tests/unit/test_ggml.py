@@ -50,7 +50,7 @@ def words():
 
 @pytest.fixture
 def saved(small, words, tmp_path):
-    from transformers.models.whisper.tokenization_whisper import bytes_to_unicode
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     character = bytes_to_unicode()
     vocabulary = {"".join(character[value] for value in word): number for number, word in enumerate(words)}
@@ -400,6 +400,7 @@ def logits(path, mel, tokens):
     return np.array(rows)
 
 
+@pytest.mark.slow
 def test_whisper_cpp_computes_the_models_logits(saved, small, cache):
     import torch
 

@@ -1,4 +1,3 @@
-import copy
 import json
 import subprocess
 
@@ -21,64 +20,18 @@ def folder(course_folder, monkeypatch):
 
 @pytest.fixture
 def record(folder):
-    return records.Record(records.settings(NAME, "smoke", SEED=7, N_CLIPS=0))
-
-
-def test_a_falsy_parameter_takes_the_profiles_value_and_another_keeps_its_own(folder):
-    assert records.settings(NAME, "smoke", N_CLIPS=0).N_CLIPS == 2
-    assert records.settings(NAME, "smoke", N_CLIPS=9).N_CLIPS == 9
-
-
-def test_seed_zero_and_false_are_values_of_their_own(folder):
-    settings = records.settings(NAME, "smoke", N_CLIPS=0, SEED=0, FAST=False)
-    assert (settings.seed, settings.SEED, settings.FAST) == (0, 0, False)
-
-
-def test_the_profile_comes_from_the_argument_then_the_environment_then_is_reference(folder, monkeypatch):
-    assert records.settings(NAME, N_CLIPS=0).profile == "reference"
-    monkeypatch.setenv("ASRLIB_PROFILE", "smoke")
-    assert records.settings(NAME, N_CLIPS=0).profile == "smoke"
-    assert records.settings(NAME, "reference", N_CLIPS=0).N_CLIPS == 4
+    return records.Record(NAME, "smoke", {"SEED": 7, "N_CLIPS": 2}, folder.root / "out", folder.root)
 
 
 def test_a_paired_difference_is_kept_in_points_with_its_interval_and_counts(record):
-    references = ["a b c d", "e f", "g h i"]
-    better, worse = (scoring.score(references, heard) for heard in (references, ["a b x d", "e", "g h i"]))
+    references = 4 * ["a b c d", "e f", "g h i"]
+    better, worse = (scoring.score(references, heard) for heard in (references, 4 * ["a b x d", "e", "g h i"]))
     found = scoring.compare(worse, better)
     record.difference(found, better, method="int8")
     (metric,) = record.metrics
     assert metric["value"] == pytest.approx(100 * 2 / 9)
     assert metric["interval"] == pytest.approx([100 * end for end in found.interval])
-    assert (metric["utterances"], metric["words"], metric["labels"]) == (3, 9, {"method": "int8"})
-
-
-def test_output_goes_where_the_runner_says_else_below_build(folder, monkeypatch, tmp_path):
-    assert records.settings(NAME, "smoke", N_CLIPS=0).output_dir == folder.root / "build" / "runs" / "smoke" / NAME
-    monkeypatch.setenv("ASRLIB_OUTPUT", str(tmp_path))
-    assert records.settings(NAME, "smoke", N_CLIPS=0).output_dir == tmp_path
-
-
-@pytest.mark.parametrize(
-    ("profile", "parameters", "message"),
-    [
-        ("huge", {"N_CLIPS": 0}, "no profile 'huge'"),
-        ("smoke", {"CLIPS": 0}, "sets N_CLIPS, which 01_one does not take"),
-        ("smoke", {"N_CLIPS": 0, "MODEL": ""}, "no value for MODEL"),
-        ("smoke", {"N_CLIPS": ""}, "N_CLIPS = 2, where the notebook has a str"),
-    ],
-)
-def test_a_wrong_profile_or_parameter_is_one_sentence(folder, profile, parameters, message):
-    with pytest.raises(AsrlibError, match=message):
-        records.settings(NAME, profile, **parameters)
-
-
-def test_settings_show_their_values_and_can_be_copied(folder):
-    settings = records.settings(NAME, "smoke", N_CLIPS=0, LANGUAGES=["en", "fr"])
-    assert "| `LANGUAGES` | en, fr |" in settings._repr_markdown_()
-    assert "N_CLIPS    2" in repr(settings)
-    assert copy.deepcopy(settings) == settings
-    with pytest.raises(AttributeError, match="no parameter WRONG"):
-        settings.WRONG  # noqa: B018
+    assert (metric["utterances"], metric["words"], metric["labels"]) == (12, 36, {"method": "int8"})
 
 
 def test_a_saved_record_reads_back_with_what_was_added(record):
@@ -102,7 +55,7 @@ def test_a_saved_record_reads_back_with_what_was_added(record):
 def test_reference_texts_are_refused_and_nothing_is_written(record, key):
     with pytest.raises(AsrlibError, match="never saved"):
         record.save([{"id": "a", "hypothesis": "b", key: "c"}])
-    assert not record.settings.output_dir.exists()
+    assert not record.output_dir.exists()
 
 
 def test_a_prediction_without_an_id_is_refused(record):

@@ -1,0 +1,109 @@
+"""Diagrams of methods, drawn by code: boxes, arrows, and a text alternative."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from asrlib import figures
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["arrow", "box", "canvas", "evaluation", "whisper"]
+
+Point = tuple[float, float]
+
+
+def canvas(width: float, height: float) -> Axes:
+    """Return an empty drawing of a size in inches; its coordinates are inches too, from the lower left corner."""
+    import matplotlib.pyplot as plt
+
+    _, axes = plt.subplots(figsize=(width, height))
+    axes.set(xlim=(0, width), ylim=(0, height), aspect="equal")
+    axes.axis("off")
+    return axes
+
+
+def box(axes: Axes, center: Point, text: str, *, size: Point = (1.3, 0.5), color: str = figures.GREY) -> None:
+    """Draw a box with a text in it, of a size in inches (width, height)."""
+    from matplotlib.patches import FancyBboxPatch
+
+    corner = (center[0] - size[0] / 2, center[1] - size[1] / 2)
+    axes.add_patch(
+        FancyBboxPatch(
+            corner, *size, boxstyle="round,pad=0,rounding_size=0.08", facecolor=f"{color}22", edgecolor=color
+        )
+    )
+    axes.text(*center, text, ha="center", va="center", fontsize=8)
+
+
+def arrow(axes: Axes, start: Point, end: Point, text: str = "", *, color: str = "black", curve: float = 0.0) -> None:
+    """Draw an arrow, with a text beside its middle."""
+    style = {"arrowstyle": "-|>", "color": color, "connectionstyle": f"arc3,rad={curve}", "shrinkA": 1, "shrinkB": 1}
+    axes.annotate("", xy=end, xytext=start, arrowprops=style)
+    if text:
+        axes.text((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + 0.07, text, ha="center", va="bottom", fontsize=7)
+
+
+def whisper(bands: int, frames: int, positions: int, width: int, encoder_layers: int, decoder_layers: int) -> None:
+    """Show what Whisper does with a window of sound (Radford et al. 2022, figure 1).
+
+    Args:
+        bands: of the log-mel spectrogram.
+        frames: of 10 ms in a window.
+        positions: encoder states for a window.
+        width: numbers in a state.
+        encoder_layers: layers that read the whole window, once.
+        decoder_layers: layers that run once for each token.
+    """
+    axes = canvas(7.4, 2.7)
+    box(axes, (0.65, 1.9), "sound\n16,000 samples/s", size=(1.15, 0.6))
+    box(axes, (2.25, 1.9), f"log-mel\n{bands} bands x {frames:,} frames", size=(1.5, 0.6))
+    box(
+        axes,
+        (4.25, 1.9),
+        f"encoder, {encoder_layers} layers\nreads the window once",
+        size=(1.6, 0.6),
+        color=figures.BLUE,
+    )
+    box(axes, (6.35, 1.9), f"states\n{positions:,} positions x {width}", size=(1.5, 0.6))
+    box(axes, (1.0, 0.6), "tokens so far\n<|start|> to decrease", size=(1.6, 0.6))
+    box(
+        axes, (4.25, 0.6), f"decoder, {decoder_layers} layers\nruns once a token", size=(1.6, 0.6), color=figures.ORANGE
+    )
+    box(axes, (6.35, 0.6), "next token\n' your'", size=(1.3, 0.6))
+    for start, end in (((1.23, 1.9), (1.5, 1.9)), ((3.0, 1.9), (3.45, 1.9)), ((5.05, 1.9), (5.6, 1.9))):
+        arrow(axes, start, end)
+    arrow(axes, (1.8, 0.6), (3.45, 0.6), "self-attention: looks at them")
+    arrow(axes, (6.35, 1.6), (4.7, 0.9), color=figures.BLUE)
+    axes.text(5.75, 1.13, "cross-attention:\nlooks at the sound", fontsize=7, va="center")
+    arrow(axes, (5.05, 0.6), (5.7, 0.6))
+    arrow(axes, (6.35, 0.3), (1.0, 0.3), curve=-0.12)
+    axes.text(3.7, 0.06, "append it, and run again until the end token", fontsize=7, ha="center", va="bottom")
+    figures.show(
+        axes.figure,
+        f"Diagram of Whisper. Above: sound becomes a log-mel spectrogram of {bands} bands and {frames} frames, which an encoder "
+        f"of {encoder_layers} layers reads once and turns into {positions} states. Below: a decoder of {decoder_layers} layers "
+        "looks at the tokens so far and at the states, and gives the next token, which is appended for the next step.",
+    )
+
+
+def evaluation() -> None:
+    """Show how a speech recogniser is evaluated: from sound and reference text to a WER with its interval."""
+    axes = canvas(7.4, 2.0)
+    box(axes, (0.65, 1.5), "sound", size=(1.0, 0.5))
+    box(axes, (2.1, 1.5), "Whisper", size=(1.1, 0.5), color=figures.BLUE)
+    box(axes, (0.65, 0.45), "reference:\nwhat was said", size=(1.2, 0.5))
+    box(axes, (3.9, 1.0), "normaliser\n(both sides)", size=(1.2, 1.5), color=figures.ORANGE)
+    box(axes, (5.4, 1.0), "align words:\nS, D, I", size=(1.1, 0.6))
+    box(axes, (6.75, 1.0), "WER\n+ interval", size=(1.0, 0.6))
+    arrow(axes, (1.15, 1.5), (1.55, 1.5))
+    arrow(axes, (2.65, 1.5), (3.3, 1.5), "hypothesis")
+    arrow(axes, (1.25, 0.45), (3.3, 0.45))
+    arrow(axes, (4.5, 1.0), (4.85, 1.0))
+    arrow(axes, (5.95, 1.0), (6.25, 1.0))
+    figures.show(
+        axes.figure,
+        "Diagram of an evaluation: Whisper turns sound into a hypothesis; hypothesis and reference text pass through the same "
+        "normaliser, are aligned word by word into substitutions, deletions and insertions, and give a WER with an interval.",
+    )
