@@ -147,7 +147,9 @@ def test_it_ends_with_its_parent_and_takes_along_what_it_has_started(start):
     started = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
     assert len(started) == 2
     process.kill()
-    _, alive = psutil.wait_procs(started, timeout=60)
+    _, alive = psutil.wait_procs(started, timeout=30)
+    for one in alive:
+        one.kill()
     assert not alive
 
 
