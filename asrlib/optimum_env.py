@@ -63,16 +63,19 @@ class Session:
 
     def __init__(self) -> None:
         python = environment.optimum_python()
-        if not python.exists():
-            raise AsrlibError(
-                f"optimum-onnx has an environment of its own, which is not at {python}: run `make`, or `{environment.SET_UP}`."
-            )
         self.link, there = socket.socketpair()
         command = [str(python), "-u", "-P", str(CHILD), str(there.fileno())]
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "bufsize": 0}
         # A session of its own: Ctrl-C reaches it through `run` alone, and it can be ended with all that it has started.
-        with there:
-            self.process = subprocess.Popen(command, **pipes, pass_fds=[there.fileno()], start_new_session=True)
+        try:
+            with there:
+                self.process = subprocess.Popen(command, **pipes, pass_fds=[there.fileno()], start_new_session=True)
+        except OSError as error:
+            self.link.close()
+            raise AsrlibError(
+                f"optimum-onnx has an environment of its own, whose Python does not start at {python} ({error.strerror}): run "
+                f"`make`, or `{environment.SET_UP}`."
+            ) from None
         self.number, self.received = 0, b""
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.link, selectors.EVENT_READ)

@@ -167,9 +167,11 @@ def test_functions_of_its_source_go_to_further_processes(door):
 
 
 def test_a_missing_environment_names_make(monkeypatch, tmp_path):
-    monkeypatch.setenv("ASRLIB_OPTIMUM_PYTHON", str(tmp_path / "python"))
-    with pytest.raises(AsrlibError, match=r"which is not at .*python: run `make`, or `.* -m asrlib.environment`"):
-        optimum_env.session()
+    for python, reason in ((tmp_path / "python", "No such file or directory"), (tmp_path, "Permission denied")):
+        monkeypatch.setenv("ASRLIB_OPTIMUM_PYTHON", str(python))
+        said = rf"does not start at {python} \({reason}\): run `make`, or `.* -m asrlib.environment`"
+        with pytest.raises(AsrlibError, match=said):
+            optimum_env.session()
 
 
 @pytest.fixture
