@@ -48,7 +48,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def tell(self, fault):
         names = [{"rfilename": name} for name in self.server.files]
-        tree = [{"type": "file", "path": name, "size": len(body), "oid": "0"} for name, body in self.server.files.items()]
+        tree = [
+            {"type": "file", "path": name, "size": len(body), "oid": "0"} for name, body in self.server.files.items()
+        ]
         answer = tree if "/tree/" in self.path else {"id": MODEL, "sha": COMMIT, "siblings": names}
         body = json.dumps(answer).encode()
         self.answer({"html": LOGIN, "other JSON": b"[1, 2]", "no id": b"{}"}.get(fault, body))

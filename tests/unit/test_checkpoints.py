@@ -454,7 +454,7 @@ for model_id in checkpoints.known():
     inputs = processor([torch.zeros(16000).numpy()], sampling_rate=16000, return_tensors="pt", return_attention_mask=True)
     options = [{}, {"language": "fr", "task": "transcribe"}] if model.generation_config.is_multilingual else [{}]
     for option in options:
-        processor.batch_decode(model.generate(**inputs, **option, max_new_tokens=2), skip_special_tokens=True)
+        processor.batch_decode(model.generate(**inputs, **option, max_length=6), skip_special_tokens=True)
 """
     environment = os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
