@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     import torch
     from transformers import WhisperConfig
 
-__all__ = ["openai_name", "read_model_bin", "renamed", "to_ctranslate2", "to_onnx", "to_openai", "to_transformers"]
+__all__ = [
+    "openai_name",
+    "read_model_bin",
+    "renamed",
+    "save_processor",
+    "to_ctranslate2",
+    "to_onnx",
+    "to_openai",
+    "to_transformers",
+]
 
 
 MODEL_BIN_VERSION = 6
@@ -220,12 +229,8 @@ def to_transformers(source: Path, folder: Path, model_id: str) -> None:
 
 
 def _write_processor(tokenizer_json: Path, config: WhisperConfig, folder: Path) -> None:
-    """Write feature extractor and tokenizer as on the Hub: with timestamp tokens and the English spelling table.
-
-    The files are those that every release of transformers reads. Release 5 itself would write one ``processor_config.json``,
-    name the special tokens in a way that release 4 stumbles over, and leave the spelling table out.
-    """
-    from transformers import AddedToken, WhisperFeatureExtractor, WhisperTokenizer
+    """Write feature extractor and tokenizer as on the Hub: with timestamp tokens and the English spelling table."""
+    from transformers import AddedToken, WhisperFeatureExtractor, WhisperProcessor, WhisperTokenizer
 
     tokenizer = WhisperTokenizer(tokenizer_file=str(tokenizer_json))
     special = sorted(tokenizer.added_tokens_decoder.items())
@@ -237,8 +242,18 @@ def _write_processor(tokenizer_json: Path, config: WhisperConfig, folder: Path) 
         raise AsrlibError(
             f"{tokenizer_json} has {len(tokenizer)} tokens, the model {config.vocab_size}: fetch it again."
         )
-    WhisperFeatureExtractor(config.num_mel_bins).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_processor(WhisperProcessor(WhisperFeatureExtractor(config.num_mel_bins), tokenizer), folder)
+
+
+def save_processor(processor: Any, folder: Path) -> None:
+    """Write a processor's files in the form of the originals, which every release of transformers reads.
+
+    The processor's own ``save_pretrained`` of release 5 writes one ``processor_config.json`` in the place of
+    ``preprocessor_config.json``, names the special tokens in a way that release 4 stumbles over, and leaves out the spelling table
+    of English that the tokenizer's ``normalize`` needs.
+    """
+    processor.feature_extractor.save_pretrained(folder)
+    processor.tokenizer.save_pretrained(folder)
     settings = files.read_json(folder / "tokenizer_config.json")
     settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
     files.write_atomic(folder / "tokenizer_config.json", json.dumps(settings, indent=2) + "\n")

@@ -692,7 +692,8 @@ def greedy(
         bias: as `encode` returns it.
         allowed: only these tokens may be chosen (language detection); default: all but the suppressed ones.
         rules: a ``LogitsProcessor``, such as the library's for times.
-        max_new_tokens: default: up to the ``max_length`` of the generation configuration, 448 with the prompt as published.
+        max_new_tokens: default: the ``max_length`` of the generation configuration, which Whisper's ``generate`` counts without
+            the prompt since transformers 5; at most what the decoder has positions for, 448 with the prompt as published.
 
     Returns:
         New tokens of each clip, without the prompt and the end token.
@@ -700,7 +701,7 @@ def greedy(
     import torch
 
     generation = model.generation_config
-    room = min(model.config.max_target_positions, generation.max_length or math.inf) - len(prompts[0])
+    room = min(model.config.max_target_positions - len(prompts[0]), generation.max_length or math.inf)
     ends = _ends(generation)
     with torch.inference_mode():
         barred = torch.zeros(model.config.vocab_size, dtype=torch.bool)
