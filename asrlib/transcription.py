@@ -326,9 +326,7 @@ class Engine:
         self.multilingual = bool(getattr(self.generation, "is_multilingual", True))
         self.positions = self.model.config.max_source_positions
         self.language = language
-        self.blocks: dict[
-            Any, torch.Tensor
-        ] = {}  # of the weights, which stay as they are as long as this engine is used
+        self.blocks: dict[Any, torch.Tensor] = {}  # nobody changes the weights while this engine is used
         self.exported = not hasattr(self.model, "proj_out")  # ONNX graphs have no layers to call
         if self.exported and window == "merged":
             raise AsrlibError("An exported model always encodes 30 seconds: choose the window 'full' for it.")
