@@ -303,9 +303,7 @@ class Engine:
         self.multilingual = bool(getattr(self.generation, "is_multilingual", True))
         self.positions = self.model.config.max_source_positions
         self.language = language
-        self.blocks: dict[
-            Any, torch.Tensor
-        ] = {}  # of the weights, which stay as they are as long as this engine is used
+        self.blocks: dict[Any, torch.Tensor] = {}  # nobody changes the weights while this engine is used
         if isinstance(self.model, graphs.ExportedWhisper) and window == "merged":
             raise AsrlibError("An exported model always encodes 30 seconds: choose the window 'full' for it.")
         if not self.multilingual and (language not in (None, "en") or task != "transcribe"):
