@@ -1,16 +1,17 @@
 # course: fetch, run every notebook, show the results    test: everything that CI runs     lab: open the notebooks
 # fetch:  speech and weights only                        bench: measure against the peers  lint: format and check
 # site:   build the pages in build/site             clean: remove .venv and all that was built here, but not the cache
+# colab:  build/asrlib-course.zip for Google Colab
 
-CHECK  := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
-PYTHON := $(shell for p in python3.11 python3; do $$p $(CHECK) 2>/dev/null && echo $$p && break; done)
+CHECK  := -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
+PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3; do $$p $(CHECK) 2>/dev/null && echo $$p && break; done)
 READY  := .venv/.complete
 NBVAL  := --nbval-lax --nbval-current-env --nbval-cell-timeout 600 --nbval-sanitize-with tests/notebooks/nbval.cfg
 
 # tqdm would put a warning into every notebook: it misses ipywidgets, whose state would bloat the outputs.
 export PYTHONWARNINGS := ignore:IProgress not found
 
-.PHONY: course test lab fetch lint bench site clean
+.PHONY: course test lab fetch lint bench site colab clean
 
 course: $(READY)
 	@.venv/bin/asrlib fetch
@@ -43,13 +44,17 @@ site: $(READY)
 	@.venv/bin/python -m asrlib.site
 	@rm -rf build/site; .venv/bin/sphinx-build -E -W --keep-going -q -d build/doctrees docs build/site && echo "Open build/site/index.html"
 
+colab: $(READY)
+	@.venv/bin/python tools/colab.py archive
+
 clean:
 	rm -rf .venv build docs/_generated .ruff_cache .hypothesis
 
 # The stamp is written last, so that a killed or failed installation is taken up again the next time.
-$(READY): requirements.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it and run make again." >&2; exit 1; }
+$(READY): requirements.lock environments/optimum.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: install it and run make again." >&2; exit 1; }
 	@echo "Setting up .venv with the tested packages: some minutes the first time."
 	@$(PYTHON) -m venv .venv
-	@.venv/bin/python -m pip install -qq --disable-pip-version-check -r requirements.lock -e ".[methods,toolkits,peers,notebooks,demo,site,workflow,dev]"
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check -r requirements.lock -e ".[all]"
+	@.venv/bin/python -m asrlib.environment
 	@touch $@

@@ -3,14 +3,14 @@
 Modules import only downwards::
 
     roof    cli, course, runner, site, comparison,          run notebooks, show results, talk to people, keep the lock
-            sweep, readme, demo, environment
+            sweep, readme, demo, environment, colab
     4       records, claims                                 one record per run; verdicts of published claims
     3       transcription (kernels), sharding, evaluation,  batched decoding, in many processes, other runtimes, word
             engines, words, preparation, training,          times, data sets; what training needs besides visible calls
             distillation, quantization, pruning, metering
     2       corpora (curation), checkpoints (conversion,    real speech and real weights on disk
             ggml, architectures)
-    ground  audio, text, scoring, hardware, figures, exercises, files, hub, progress
+    ground  audio, text, alignment, uncertainty, scoring, findings, hardware, figures, exercises, files, hub, progress
 
 ``import asrlib`` needs neither torch nor network: every heavy import happens inside the function that needs it.
 """

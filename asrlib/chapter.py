@@ -37,6 +37,15 @@ class Run(Record):
         super().__init__(*arguments)
         self.sources = dict(sources)
 
+    def show(self, what: Any) -> None:
+        """Show something below the cell; outside a notebook nothing happens."""
+        if "IPython" in sys.modules:
+            from IPython import get_ipython
+            from IPython.display import display
+
+            if get_ipython():
+                display(what)
+
     @property
     def work_dir(self) -> Path:
         """Return a folder in the cache for what a killed run goes on from: features, checkpoints of a training.
@@ -49,6 +58,11 @@ class Run(Record):
         folder = files.cache_dir() / "work" / f"{self.notebook}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def finding(self, found: Any, *, main: bool = False) -> None:
+        """Keep a finding and show it below the cell; arguments as for `asrlib.records.Record.finding`."""
+        super().finding(found, main=main)
+        self.show(found)
 
     def used(self, models: Iterable[str], speech: Mapping[str, Any]) -> None:
         """Keep what went in.

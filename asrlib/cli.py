@@ -491,7 +491,7 @@ def _as_json(model: str, language: str, found: Evaluation) -> str:
     """Return what `asrlib evaluate --json` prints, with every clip."""
     score, counted = found.score, ("substitutions", "deletions", "insertions", "words", "utterances")
     result = {"model": model, "language": language, "unreadable": found.unreadable, "normalizer": found.normalizer}
-    result |= {"wer_percent": 100 * score.wer, "interval": [100 * end for end in score.interval]}
+    result |= {"wer_percent": 100 * score.wer, "interval": score.interval and [100 * end for end in score.interval]}
     result |= {"cer_percent": 100 * score.cer, **{kind: getattr(score, kind) for kind in counted}, "rtfx": found.rtfx}
     return json.dumps(result | {"clips": list(files.read_jsonl(found.clips))}, indent=1, ensure_ascii=False)
 
@@ -508,9 +508,10 @@ def _report(model: str, language: str, found: Evaluation) -> str:
     """Return what `asrlib evaluate` prints for a person, with the worst clips."""
     from asrlib import evaluation
 
-    score, (low, high) = found.score, (100 * end for end in found.score.interval)
+    score, (low, high) = found.score, (100 * end for end in found.score.bounds)
+    interval = f"95 % interval {low:.2f} to {high:.2f}" if score.interval else f"no interval: {score.shortage}"
     lines = [
-        f"WER {100 * score.wer:.2f} % (95 % interval {low:.2f} to {high:.2f}), CER {100 * score.cer:.2f} %",
+        f"WER {100 * score.wer:.2f} % ({interval}), CER {100 * score.cer:.2f} %",
         f"{score.utterances} clips, {score.words} words: {score.substitutions} substituted, "
         f"{score.deletions} deleted, {score.insertions} inserted",
         f"{model}, language {language}, normaliser {found.normalizer}, RTFx {found.rtfx:.1f}",

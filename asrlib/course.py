@@ -45,7 +45,7 @@ __all__ = [
 
 # No notebook imports these: a change repeats no run.
 ROOF = {
-    "cli.py", "comparison.py", "course.py", "demo.py", "environment.py", "evaluation.py", "readme.py", "runner.py",
+    "cli.py", "colab.py", "comparison.py", "course.py", "demo.py", "environment.py", "evaluation.py", "readme.py", "runner.py",
     "sharding.py", "site.py", "sweep.py",
 }  # fmt: skip
 LABELS = ("model", "corpus", "language", "split", "window")  # what tells the scoreboard's rows apart

@@ -30,7 +30,9 @@ def box(axes: Axes, center: Point, text: str, *, size: Point = (1.3, 0.5), color
 
     corner = (center[0] - size[0] / 2, center[1] - size[1] / 2)
     axes.add_patch(
-        FancyBboxPatch(corner, *size, boxstyle="round,pad=0,rounding_size=0.08", facecolor=f"{color}22", edgecolor=color)
+        FancyBboxPatch(
+            corner, *size, boxstyle="round,pad=0,rounding_size=0.08", facecolor=f"{color}22", edgecolor=color
+        )
     )
     axes.text(*center, text, ha="center", va="center", fontsize=8)
 
@@ -57,10 +59,18 @@ def whisper(bands: int, frames: int, positions: int, width: int, encoder_layers:
     axes = canvas(7.4, 2.7)
     box(axes, (0.65, 1.9), "sound\n16,000 samples/s", size=(1.15, 0.6))
     box(axes, (2.25, 1.9), f"log-mel\n{bands} bands x {frames:,} frames", size=(1.5, 0.6))
-    box(axes, (4.25, 1.9), f"encoder, {encoder_layers} layers\nreads the window once", size=(1.6, 0.6), color=figures.BLUE)
+    box(
+        axes,
+        (4.25, 1.9),
+        f"encoder, {encoder_layers} layers\nreads the window once",
+        size=(1.6, 0.6),
+        color=figures.BLUE,
+    )
     box(axes, (6.35, 1.9), f"states\n{positions:,} positions x {width}", size=(1.5, 0.6))
     box(axes, (1.0, 0.6), "tokens so far\n<|start|> to decrease", size=(1.6, 0.6))
-    box(axes, (4.25, 0.6), f"decoder, {decoder_layers} layers\nruns once a token", size=(1.6, 0.6), color=figures.ORANGE)
+    box(
+        axes, (4.25, 0.6), f"decoder, {decoder_layers} layers\nruns once a token", size=(1.6, 0.6), color=figures.ORANGE
+    )
     box(axes, (6.35, 0.6), "next token\n' your'", size=(1.3, 0.6))
     for start, end in (((1.23, 1.9), (1.5, 1.9)), ((3.0, 1.9), (3.45, 1.9)), ((5.05, 1.9), (5.6, 1.9))):
         arrow(axes, start, end)

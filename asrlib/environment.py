@@ -1,157 +1,94 @@
-"""The tested environment: its lock, the conda file made from it, and ``asrlib doctor``.
+"""The tested environments: their locks, ``asrlib doctor``, and the environment of optimum-onnx.
 
-The maintainer's commands, in a virtual environment that holds what pyproject.toml asks for and passes the tests::
+optimum-onnx asks for a transformers below 4.58, all else here for a newer one. So it has an environment of its own beside
+the one that runs, with only those packages that must be older there; whatever it lacks it finds in the one that runs::
 
-    python -m asrlib.environment lock    # writes requirements.lock: the exact versions found here
-    python -m asrlib.environment conda   # writes environment.yml from the lock
-    python -m asrlib.environment colab   # writes the first code cell of every notebook
+    python -m asrlib.environment    # sets it up, as `make` does
 """
 
 from __future__ import annotations
 
 import itertools
+import json
+import os
 import platform
 import shutil
+import site
+import subprocess
 import sys
-import tomllib
+import sysconfig
 import urllib.request
-from collections.abc import Iterable, Iterator, Sequence
+import venv
+from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
-from asrlib import AsrlibError, __version__, files
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-__all__ = ["Finding", "colab_text", "conda_text", "diagnose", "direct_dependencies", "lock_text", "pins"]
+from asrlib import AsrlibError, files
 
-PYTHON = "3.11"
-EXTRAS = ("methods", "toolkits", "peers", "notebooks", "demo", "site", "workflow", "dev")
-COLAB_KEEPS = ("torch", "torchvision", "torchaudio", "numpy", "pandas", "pillow")
-FREE = {"triton", "setuptools", "pip"}  # differ by platform, or belong to Python's own tools: pip chooses them
-HEAD = """\
-# Exact versions of the tested environment, made by `python -m asrlib.environment lock` from pyproject.toml.
-# transformers stays below 4.58 because optimum-onnx 0.1.0, its newest release, asks for that.
-# gradio stays below 6.18, which asks for huggingface_hub 1, which transformers 4.57 refuses; pillow below 13 because of gradio.
-# No hashes: torch's file differs by platform. triton and NVIDIA's packages are left to torch, which knows the platform.
-"""
+__all__ = ["Finding", "diagnose", "optimum_python", "pins", "set_up_optimum"]
+
+PYTHONS = ((3, 11), (3, 13))  # the first and the last that the locks are for
 HUB = "https://huggingface.co/api/models/openai/whisper-base"
+SET_UP = f"{sys.executable} -m asrlib.environment"
+INSTALLED = """
+import importlib.metadata, json, sys
+found = {}
+for name in sys.argv[1:]:
+    try:
+        found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        pass
+print(json.dumps(found))
+"""
 
 
-# ------------------------------------------------------------------------------------------------------------------- lock
-def _name(requirement: str) -> str:
-    """Return a distribution's normal name: lower case, hyphens."""
-    return requirement.lower().replace("_", "-").replace(".", "-")
+# ------------------------------------------------------------------------------------------------------------------ locks
+def pins(lock: str) -> dict[str, str]:
+    """Return name to version, out of the text of a lock: its lines ``name==version ; marker`` that apply to this machine."""
+    lines = (line for line in lock.splitlines() if line and not line.startswith("#"))
+    return {
+        canonicalize_name(pin.name): next(iter(pin.specifier)).version
+        for pin in map(Requirement, lines)
+        if pin.marker is None or pin.marker.evaluate()
+    }
 
 
-def direct_dependencies(root: Path) -> list[str]:
-    """Return the requirement lines of pyproject.toml: asrlib's own and those of every extra."""
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = project["optional-dependencies"]
-    if set(extras) != set(EXTRAS):
-        raise AsrlibError(
-            f"pyproject.toml has the extras {', '.join(extras)}: bring EXTRAS in asrlib/environment.py up to date."
-        )
-    return [*project["dependencies"], *(line for extra in extras.values() for line in extra)]
+def _lock(name: str) -> Path:
+    """Return the path of a lock in the checkout or, where asrlib was installed from a wheel, of the copy inside it."""
+    return (files.repository() or Path(__file__).parent / "checkout") / name
 
 
-def _needed(requirements: Iterable[str]) -> Iterator[tuple[str, set[str]]]:
-    """Yield name and extras of those requirements that apply on this platform."""
-    from packaging.requirements import Requirement
-
-    for line in requirements:
-        requirement = Requirement(line)
-        if _name(requirement.name) not in FREE and not requirement.name.startswith("nvidia-"):
-            yield requirement.name, requirement.extras
+# ------------------------------------------------------------------------------------------------------------ optimum-onnx
+def optimum_python() -> Path:
+    """Return the interpreter of optimum-onnx's environment: ``ASRLIB_OPTIMUM_PYTHON``, else that beside this environment."""
+    named = os.environ.get("ASRLIB_OPTIMUM_PYTHON")
+    return files.user_path(named) if named else Path(sys.prefix) / "optimum" / "bin" / "python"
 
 
-def _applies(line: str, extras: set[str]) -> bool:
-    from packaging.requirements import Requirement
+def set_up_optimum() -> Path:
+    """Make optimum-onnx's environment anew, beside the one that runs, and return its interpreter.
 
-    marker = Requirement(line).marker
-    return marker is None or any(marker.evaluate({"extra": extra}) for extra in extras | {""})
-
-
-def lock_text(root: Path) -> str:
-    """Return requirements.lock: the installed version of every package that pyproject.toml needs, directly or not.
+    It installs ``environments/optimum.lock``. Then a ``.pth`` file puts the packages of the running environment behind its
+    own, so that torch is there once.
 
     Raises:
-        AsrlibError: a needed package is not installed here.
+        AsrlibError: pip could not install the lock.
     """
-    versions: dict[str, str] = {}
-    seen: set[tuple[str, frozenset[str]]] = set()
-    queue = list(_needed(direct_dependencies(root)))
-    while queue:
-        name, extras = queue.pop()
-        if (key := (_name(name), frozenset(extras))) in seen:
-            continue
-        seen.add(key)
-        try:
-            found = metadata.distribution(name)
-        except metadata.PackageNotFoundError:
-            raise AsrlibError(f"{name} is not installed here: install asrlib with all its extras, then lock.") from None
-        versions[_name(name)] = found.version.split("+")[0]  # torch's local tag names one platform's file
-        queue += _needed(line for line in found.requires or () if _applies(line, extras))
-    return HEAD + "".join(f"{name}=={version}\n" for name, version in sorted(versions.items()))
-
-
-def pins(lock: str) -> dict[str, str]:
-    """Return name to version, out of the text of requirements.lock."""
-    lines = (line for line in lock.splitlines() if line and not line.startswith("#"))
-    return dict(line.split("==") for line in lines)
-
-
-def conda_text() -> str:
-    """Return environment.yml: Python and pip from conda, everything else from the lock, so that both ways agree."""
-    return (
-        "# Made by `python -m asrlib.environment conda` from requirements.lock and pyproject.toml: do not edit.\n"
-        "name: asrlib\n"
-        "channels: [conda-forge]\n"
-        "dependencies:\n"
-        f"  - python={PYTHON}\n"
-        "  - pip\n"
-        "  - pip:\n"
-        "      - -r requirements.lock\n"
-        f"      - -e .[{','.join(EXTRAS)}]\n"
-    )
-
-
-# ------------------------------------------------------------------------------------------------------------------ Colab
-def colab_text(root: Path, extras: Sequence[str]) -> str:
-    """Return a notebook's Colab cell, which installs this release with these extras; elsewhere the cell does nothing.
-
-    What Colab's kernel has imported already, or has built for its GPUs, is left as it is: a constraints file names it.
-    The repository's address is that of pyproject.toml, ``[project.urls]``; without one the cell says so.
-    """
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    address = project.get("urls", {}).get("Repository", "").removesuffix("/")
-    wanted = f"asrlib[{','.join(extras)}]" if extras else "asrlib"
-    if address:
-        kept = "|".join(COLAB_KEEPS)
-        lines = [
-            f"!pip freeze | grep -E '^({kept})==' > kept.txt",
-            f'%pip install -q -c kept.txt "{wanted} @ git+{address}@v{__version__}"',
-            'print("This machine is set up.")',
-        ]
-    else:
-        lines = ['raise SystemExit("This copy of the course has no public address: run it on your own machine.")']
-    guard = 'if "google.colab" in sys.modules:  # sets up Colab\'s machine; elsewhere nothing happens'
-    return "\n".join(["import sys", "", guard, *(f"    {line}" for line in lines)])
-
-
-def write_colab(root: Path) -> None:
-    """Make the generated Colab cell the first code cell of every notebook: outputs stay, cells are counted anew."""
-    import nbformat
-
-    from asrlib import course
-
-    for book in course.registry(root).values():
-        notebook = nbformat.read(book.path, as_version=4)
-        cells = [cell for cell in notebook.cells if "colab" not in cell.metadata.get("tags", ())]
-        new = nbformat.v4.new_code_cell(colab_text(root, book.extras), metadata={"tags": ["colab"]}, id="colab")
-        first = next(place for place, cell in enumerate(cells) if cell.cell_type == "code")
-        notebook.cells = [*cells[:first], new, *cells[first:]]
-        course.count(notebook)
-        files.write_atomic(book.path, nbformat.writes(notebook) + "\n")
+    folder = Path(sys.prefix) / "optimum"
+    python = folder / "bin" / "python"
+    venv.EnvBuilder(clear=True, symlinks=True).create(folder)
+    quiet = ("-qq", "--disable-pip-version-check")
+    lock = str(_lock("environments/optimum.lock"))
+    command = [sys.executable, "-m", "pip", "--python", str(python), "install", *quiet, "--no-deps", "-r", lock]
+    if subprocess.run(command, check=False).returncode:
+        raise AsrlibError(f"pip could not install {lock} into {folder}: mend what it says above, then run `{SET_UP}`.")
+    own = sysconfig.get_path("purelib", "venv", {"base": str(folder)})
+    behind = "".join(f"import site; site.addsitedir({path!r})\n" for path in site.getsitepackages())
+    files.write_atomic(Path(own) / "behind.pth", behind)
+    return python
 
 
 # ----------------------------------------------------------------------------------------------------------------- doctor
@@ -171,13 +108,14 @@ def diagnose(root: Path | None) -> Iterator[Finding]:
     """Yield what this machine has and lacks for the course.
 
     Args:
-        root: the checkout, or None where asrlib was installed from a wheel: then there is no lock to compare with.
+        root: the checkout, or None where asrlib was installed from a wheel: then the versions are whatever fitted there.
     """
     yield _python()
     if root:
         yield from _versions(root)
     else:
-        yield Finding("NOTE", "asrlib was installed without the course: versions have no lock to be compared with")
+        yield Finding("NOTE", "asrlib was installed without the course: versions are not compared with its lock")
+    yield from _optimum()
     yield from _hardware()
     yield from _disk()
     if root:
@@ -186,28 +124,42 @@ def diagnose(root: Path | None) -> Iterator[Finding]:
 
 
 def _python() -> Finding:
-    version = platform.python_version()
-    if version.startswith(f"{PYTHON}."):
-        return Finding("OK", f"Python {version}")
-    return Finding("NOTE", f"Python {version}: the course was tested with {PYTHON}")
+    first, last = PYTHONS
+    if first <= sys.version_info[:2] <= last:
+        return Finding("OK", f"Python {platform.python_version()}")
+    tested = f"{'.'.join(map(str, first))} to {'.'.join(map(str, last))}"
+    return Finding("NOTE", f"Python {platform.python_version()}: the locks are for {tested}")
 
 
 def _versions(root: Path) -> Iterator[Finding]:
-    wanted = pins((root / "requirements.lock").read_text(encoding="utf-8"))
     mend = f"{sys.executable} -m pip install -r requirements.lock"
-    wrong = 0
-    for name, version in wanted.items():
-        try:
-            found = metadata.version(name).split("+")[0]
-        except metadata.PackageNotFoundError:
-            yield Finding("MISSING", f"package {name} {version}", mend)
+    yield from _compared(root / "requirements.lock", Path(sys.executable), mend)
+
+
+def _optimum() -> Iterator[Finding]:
+    python, what = optimum_python(), "the environment of optimum-onnx, which asks for transformers below 4.58,"
+    if not python.is_file():
+        yield Finding("MISSING", f"{what} is not there: {python}", SET_UP)
+        return
+    try:
+        yield from _compared(_lock("environments/optimum.lock"), python, SET_UP)
+    except (OSError, subprocess.CalledProcessError):
+        yield Finding("DIFFERS", f"{what} does not start: {python}", SET_UP)
+
+
+def _compared(lock: Path, python: Path, mend: str) -> Iterator[Finding]:
+    """Compare the packages that an interpreter finds with a lock."""
+    wanted = pins(lock.read_text(encoding="utf-8"))
+    asked = subprocess.run([python, "-c", INSTALLED, *wanted], capture_output=True, text=True, check=True)
+    installed = json.loads(asked.stdout)
+    wrong = {name: version for name, version in wanted.items() if installed.get(name, "").split("+")[0] != version}
+    for name, version in wrong.items():
+        if name in installed:
+            yield Finding("DIFFERS", f"package {name} {installed[name]}, tested with {version}", mend)
         else:
-            if found == version:
-                continue
-            yield Finding("DIFFERS", f"package {name} {found}, tested with {version}", mend)
-        wrong += 1
+            yield Finding("MISSING", f"package {name} {version}", mend)
     if not wrong:
-        yield Finding("OK", f"{len(wanted)} packages have the versions of requirements.lock")
+        yield Finding("OK", f"{len(wanted)} packages have the versions of {lock.name}")
 
 
 def _hardware() -> Iterator[Finding]:
@@ -269,20 +221,8 @@ def _hub() -> Finding:
         return Finding("NOTE", f"the Hugging Face Hub does not answer ({reason}): only profile paper needs it")
 
 
-def main(arguments: list[str]) -> int:
-    """Write the lock, the conda file or the Colab cells of the checkout; the maintainer's command."""
-    root = files.repository()
-    writers = {
-        "lock": lambda: files.write_atomic(root / "requirements.lock", lock_text(root)),
-        "conda": lambda: files.write_atomic(root / "environment.yml", conda_text()),
-        "colab": lambda: write_colab(root),
-    }
-    if root is None or len(arguments) != 1 or arguments[0] not in writers:
-        print(f"usage, in a checkout: python -m asrlib.environment {'|'.join(writers)}", file=sys.stderr)
-        return 2
-    writers[arguments[0]]()
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    try:
+        print(f"optimum-onnx is set up: {set_up_optimum()}")
+    except AsrlibError as problem:
+        raise SystemExit(str(problem)) from None

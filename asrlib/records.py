@@ -143,8 +143,8 @@ class Record:
         """Add what went in: ``kind`` is checkpoint or corpus; details are revision, sha256, utterances, seconds ..."""
         self.inputs.append({"kind": kind, "id": id} | {key: _plain(value, key) for key, value in details.items()})
 
-    def finding(self, found: Any, *, main: bool = False) -> Any:
-        """Keep a finding, and return it, so that it shows below the cell whose last line this is.
+    def finding(self, found: Any, *, main: bool = False) -> None:
+        """Keep a finding.
 
         Args:
             found: an `asrlib.findings.Finding`.
@@ -152,7 +152,6 @@ class Record:
         """
         numbers = {key: _plain(value, key) for key, value in found.numbers.items()}
         self.findings.append({"text": found.text, "kind": found.kind, "main": main, "numbers": numbers})
-        return found
 
     def save(self, predictions: Iterable[Mapping[str, Any]] = ()) -> Path:
         """Write ``predictions.jsonl``, then ``record.json``, each atomically, to the output folder.

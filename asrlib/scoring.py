@@ -1,62 +1,38 @@
 """Word error rate, character error rate, and how sure we are of them.
 
 Alignment is jiwer's. Intervals are percentile bootstraps over utterances or over blocks of utterances that belong together
-(Bisani & Ney 2004; Liu & Peng 2020, arXiv:1912.09508: utterances of one speaker are not independent).
+(Bisani & Ney 2004; Liu & Peng 2020, arXiv:1912.09508: utterances of one speaker are not independent), over trainings with
+several seeds too where there are such (Saravanan et al. 2020, arXiv:2007.07853: the hierarchical bootstrap).
 """
 
 from __future__ import annotations
 
-import html
-from collections.abc import Callable, Hashable, Iterator, Sequence
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from asrlib import AsrlibError
+from asrlib import AsrlibError, uncertainty
+from asrlib.alignment import Alignment, align, count
+from asrlib.uncertainty import REPLICATES, bootstrap
 
-__all__ = ["Alignment", "Difference", "Score", "Tally", "align", "bootstrap", "compare", "metric", "score"]
-
-REPLICATES = 2000
-CONFIDENCE = 0.95
-_CHUNK = 1 << 20  # bootstrap draws held in memory at once
-
-
-@dataclass(frozen=True)
-class Alignment:
-    """A reference and a hypothesis, word by word.
-
-    ``pairs`` holds (kind, reference word, hypothesis word) with kind ``equal``, ``substitute``, ``delete`` or ``insert``;
-    the word that is missing on one side is ``""``.
-    """
-
-    pairs: tuple[tuple[str, str, str], ...]
-
-    def __str__(self) -> str:
-        widths = [max(len(reference), len(hypothesis), 1) for _, reference, hypothesis in self.pairs]
-        marks = {"equal": " ", "substitute": "S", "delete": "D", "insert": "I"}
-        rows = [
-            ("REF: ", [reference or "*" * width for (_, reference, _), width in zip(self.pairs, widths, strict=True)]),
-            ("HYP: ", [hypothesis or "*" * width for (*_, hypothesis), width in zip(self.pairs, widths, strict=True)]),
-            ("     ", [marks[kind] for kind, *_ in self.pairs]),
-        ]
-        return "\n".join(
-            head + " ".join(word.ljust(width) for word, width in zip(words, widths, strict=True)).rstrip()
-            for head, words in rows
-        )
-
-    def _repr_html_(self) -> str:
-        """Show the alignment in colour, and with strokes and underlines for who cannot see the colour."""
-        shown = []
-        for kind, reference, hypothesis in self.pairs:
-            old, new = html.escape(reference), html.escape(hypothesis)
-            removed = f'<del style="color:#b3261e">{old}</del>' if old and kind != "equal" else ""
-            added = f'<ins style="color:#00639b">{new}</ins>' if new and kind != "equal" else ""
-            shown.append(
-                old if kind == "equal" else f"{removed}{added}" if not (removed and added) else f"{removed} {added}"
-            )
-        return f"<div>{' '.join(shown)}</div>"
+__all__ = [
+    "Alignment",
+    "Difference",
+    "Score",
+    "Tally",
+    "align",
+    "bootstrap",
+    "compare",
+    "metric",
+    "over_seeds",
+    "score",
+]
 
 
 @dataclass(frozen=True)
@@ -66,20 +42,24 @@ class Score:
     Attributes:
         wer: word errors over reference words, summed over the corpus (never a mean of per-utterance rates).
         cer: the same over characters.
-        interval: 95 % bootstrap interval of ``wer``.
-        errors: word errors per utterance, shape (utterances,).
+        interval: 95 % bootstrap interval of ``wer``; None where there is too little to resample, see ``shortage``.
+        errors: word errors per utterance, shape (utterances,); of several runs their mean.
         lengths: reference words per utterance, shape (utterances,).
         blocks: label of the resampling block of each utterance.
         kinds: substitutions, deletions, insertions per utterance, shape (utterances, 3).
+        characters: the same and reference characters, shape (utterances, 4).
+        runs: scores of the single trainings where this is their mean (`over_seeds`), else empty.
     """
 
     wer: float
     cer: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     errors: np.ndarray
     lengths: np.ndarray
     blocks: tuple[Hashable, ...]
     kinds: np.ndarray
+    characters: np.ndarray
+    runs: tuple[Score, ...] = ()
 
     @property
     def utterances(self) -> int:
@@ -94,32 +74,65 @@ class Score:
     @property
     def substitutions(self) -> int:
         """Reference words heard as another word."""
-        return int(self.kinds[:, 0].sum())
+        return round(self.kinds[:, 0].sum())
 
     @property
     def deletions(self) -> int:
         """Reference words that were not heard."""
-        return int(self.kinds[:, 1].sum())
+        return round(self.kinds[:, 1].sum())
 
     @property
     def insertions(self) -> int:
         """Words heard where there is none."""
-        return int(self.kinds[:, 2].sum())
+        return round(self.kinds[:, 2].sum())
+
+    @property
+    def shortage(self) -> str:
+        """Why there is no interval, such as ``only 4 speakers``; empty where there is one."""
+        return _shortage(self)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The interval for a plot: NaN at both ends, which draws nothing, where there is none."""
+        return self.interval or (math.nan, math.nan)
+
+    @functools.cached_property
+    def capped(self) -> Score:
+        """The score with loops capped: no clip has more errors than reference words, and an empty one has one at most.
+
+        A system that repeats itself can invent hundreds of words in one clip, which then decides the corpus. What is taken off
+        are insertions (and inserted characters), since the other errors of a clip are never more than its words.
+        """
+        if self.runs:
+            return over_seeds([run.capped for run in self.runs])
+        kinds, characters = self.kinds.copy(), self.characters.copy()
+        for counts, lengths in ((kinds, self.lengths), (characters, characters[:, 3])):
+            counts[:, 2] = np.minimum(counts[:, 2], np.maximum(lengths, 1) - counts[:, :2].sum(axis=1))
+        return _of_counts(kinds, self.lengths, characters, self.blocks, seed=0)
 
     def row(self) -> dict[str, object]:
-        """Return what every table of this course shows of a score, for a data frame."""
-        low, high = (100 * bound for bound in self.interval)
-        return {
+        """Return what every table of this course shows of a score, for a data frame.
+
+        The last column, the WER with loops capped, is there only where it is lower.
+        """
+        low, high = (100 * bound for bound in self.bounds)
+        row = {
             "WER (%)": round(100 * self.wer, 2),
-            "95 % interval": f"{low:.1f} to {high:.1f}",
+            "95 % interval": f"{low:.1f} to {high:.1f}" if self.interval else f"none ({self.shortage})",
             "CER (%)": round(100 * self.cer, 2),
             "clips": self.utterances,
             "words": self.words,
         }
+        capped = {"WER, loops capped (%)": round(100 * self.capped.wer, 2)}
+        return row | (capped if self.capped.wer < self.wer else {})
 
     def __str__(self) -> str:
-        low, high = (100 * bound for bound in self.interval)
-        return f"WER {100 * self.wer:.2f} % [{low:.1f}, {high:.1f}], {self.utterances} utterances, {self.words} words"
+        low, high = (100 * bound for bound in self.bounds)
+        interval = f"[{low:.1f}, {high:.1f}]" if self.interval else f"[no interval: {self.shortage}]"
+        runs = f", mean of {len(self.runs)} seeds" if self.runs else ""
+        loops = f", {100 * self.capped.wer:.2f} % with loops capped" if self.capped.wer < self.wer else ""
+        counts = f"{self.utterances} utterances, {self.words} words"
+        return f"WER {100 * self.wer:.2f} % {interval}{runs}, {counts}{loops}"
 
 
 @dataclass(frozen=True)
@@ -128,72 +141,59 @@ class Difference:
 
     Attributes:
         delta: first minus second; negative when the first is better.
-        interval: 95 % paired bootstrap interval of ``delta``.
-        p_first_better: share of bootstrap replicates in which the first has the lower WER.
+        interval: 95 % paired bootstrap interval of ``delta``; None where there is too little to resample.
+        p_value: two-sided bootstrap p-value of "there is no difference"; None where there is no interval.
+        shortage: why there is no interval, such as ``only 4 speakers``; empty where there is one.
+        utterances: number of utterances that both heard.
+        words: number of reference words in them.
+        seeds: number of trainings behind the first and behind the second; 1 is a system that is as it is.
     """
 
     delta: float
-    interval: tuple[float, float]
-    p_first_better: float
+    interval: tuple[float, float] | None
+    p_value: float | None
+    shortage: str
+    utterances: int
+    words: int
+    seeds: tuple[int, int] = (1, 1)
 
     @property
     def significant(self) -> bool:
         """True when the interval does not cover zero; only then may one system be ranked above the other."""
-        return self.interval[0] > 0 or self.interval[1] < 0
+        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
+
+    def equivalent(self, margin: float) -> bool:
+        """Say whether the two are equal within a margin: the whole interval lies inside it, so that few clips confirm nothing.
+
+        Args:
+            margin: the largest difference in WER that does not matter, as a fraction: 0.01 is one percentage point.
+
+        Raises:
+            AsrlibError: a margin that is not above 0.
+        """
+        if not margin > 0:
+            raise AsrlibError(f"A margin of {margin} shows nothing: give a difference above 0, such as 0.01.")
+        return self.interval is not None and -margin < self.interval[0] and self.interval[1] < margin
 
     def __str__(self) -> str:
+        if self.interval is None:
+            return f"{100 * self.delta:+.2f} points [no interval: {self.shortage}], no difference shown"
         low, high = (100 * bound for bound in self.interval)
         verdict = "differ" if self.significant else "no difference shown"
         return f"{100 * self.delta:+.2f} points [{low:+.1f}, {high:+.1f}], {verdict}"
 
 
-def align(reference: str, hypothesis: str) -> Alignment:
-    """Align two texts by words with the fewest errors (Levenshtein, jiwer's choice among equals)."""
-    import jiwer
-
-    if not reference.split():
-        return Alignment(tuple(("insert", "", word) for word in hypothesis.split()))
-    out = jiwer.process_words([reference], [hypothesis])
-    old, new = out.references[0], out.hypotheses[0]
-    pairs: list[tuple[str, str, str]] = []
-    for chunk in out.alignments[0]:
-        left = old[chunk.ref_start_idx : chunk.ref_end_idx]
-        right = new[chunk.hyp_start_idx : chunk.hyp_end_idx]
-        for position in range(max(len(left), len(right))):
-            pairs.append((chunk.type, left[position] if left else "", right[position] if right else ""))
-    return Alignment(tuple(pairs))
-
-
-def _count(references: Sequence[str], hypotheses: Sequence[str], process: Callable[..., Any]) -> np.ndarray:
-    """Return (utterances, 4): substitutions, deletions, insertions, reference length; empty references count insertions."""
-    counts = np.zeros((len(references), 4), dtype=np.int64)
-    filled = [index for index, reference in enumerate(references) if reference.strip()]
-    for index in set(range(len(references))) - set(filled):
-        out = process(["x"], [hypotheses[index] or "x"]) if hypotheses[index].strip() else None
-        counts[index, 2] = 0 if out is None else out.hits + out.substitutions + out.insertions
-    if filled:
-        out = process([references[index] for index in filled], [hypotheses[index] for index in filled])
-        column = {"substitute": 0, "delete": 1, "insert": 2}
-        for index, chunks, tokens in zip(filled, out.alignments, out.references, strict=True):
-            counts[index, 3] = len(tokens)
-            for chunk in chunks:
-                if chunk.type != "equal":
-                    size = max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
-                    counts[index, column[chunk.type]] += size
-    return counts
-
-
 class Tally:
     """Errors of one system added up batch by batch, for a corpus whose texts would not fit into memory.
 
-    Of each utterance four counts and its block's label are kept, and no text. `score` is one of a single batch.
+    Of each utterance eight counts and its block's label are kept, and no text. `score` is one of a single batch.
     """
 
     def __init__(self, normalizer: Callable[[str], str] | None = None) -> None:
         """Begin with no utterance; the normalizer is applied to both sides of all that come."""
         self.normalizer = normalizer
         self._counts: list[np.ndarray] = []
-        self._characters = np.zeros(4, dtype=np.int64)
+        self._characters: list[np.ndarray] = []
         self._blocks: list[Hashable] = []
 
     def add(
@@ -221,9 +221,9 @@ class Tally:
             )
         if self.normalizer:
             references, hypotheses = [[self.normalizer(text) for text in side] for side in (references, hypotheses)]
-        counts = _count(references, hypotheses, jiwer.process_words)
+        counts = count(references, hypotheses, jiwer.process_words)
         self._counts.append(counts)
-        self._characters += _count(references, hypotheses, jiwer.process_characters).sum(axis=0)
+        self._characters.append(count(references, hypotheses, jiwer.process_characters))
         self._blocks += labels
         return counts
 
@@ -236,20 +236,13 @@ class Tally:
         Raises:
             AsrlibError: no utterance at all, or no reference word in any of them.
         """
-        counts = np.concatenate([np.zeros((0, 4), dtype=np.int64), *self._counts])
+        counts, characters = (
+            np.concatenate([np.zeros((0, 4), dtype=np.int64), *parts]) for parts in (self._counts, self._characters)
+        )
         if not counts[:, 3].sum():
             raise AsrlibError("No reference holds a word: a WER needs at least one transcribed utterance.")
-        errors, lengths = counts[:, :3].sum(axis=1), counts[:, 3]
-        blocks = tuple(self._blocks) if len(set(self._blocks)) > 1 else tuple(range(len(errors)))
-        return Score(
-            wer=float(errors.sum() / lengths.sum()),
-            cer=float(self._characters[:3].sum() / self._characters[3]),
-            interval=_percentiles(bootstrap(errors, lengths, blocks=blocks, seed=seed)),
-            errors=errors,
-            lengths=lengths,
-            blocks=blocks,
-            kinds=counts[:, :3],
-        )
+        blocks = tuple(self._blocks) if len(set(self._blocks)) > 1 else tuple(range(len(counts)))
+        return _of_counts(counts[:, :3], counts[:, 3], characters, blocks, seed)
 
 
 def score(
@@ -268,7 +261,8 @@ def score(
         hypotheses: as many texts, in the same order; an empty one is all deletions.
         normalizer: applied to both sides, for example `asrlib.text.normalizer("en")`.
         blocks: label per utterance of what is resampled together, such as the speaker; default: each utterance alone.
-            With fewer than two different labels there is nothing to resample and each utterance is a block.
+            With fewer than two different labels there is nothing to resample and each utterance is a block. Under ten
+            blocks there is no interval.
         seed: of the bootstrap.
 
     Raises:
@@ -279,61 +273,97 @@ def score(
     return tally.score(seed)
 
 
-def _percentiles(replicates: np.ndarray) -> tuple[float, float]:
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(replicates, [tail, 1 - tail])
-    return float(low), float(high)
+def _of_counts(
+    kinds: np.ndarray, lengths: np.ndarray, characters: np.ndarray, blocks: tuple[Hashable, ...], seed: int
+) -> Score:
+    """Return the score of counts per utterance; shapes as in `Score`."""
+    errors, units = kinds.sum(axis=1), len(set(blocks))
+    enough = not _few_units(blocks)
+    return Score(
+        wer=float(errors.sum() / lengths.sum()),
+        cer=float(characters[:, :3].sum() / characters[:, 3].sum()),
+        interval=uncertainty.interval(bootstrap(errors, lengths, blocks=blocks, seed=seed), units) if enough else None,
+        errors=errors,
+        lengths=lengths,
+        blocks=blocks,
+        kinds=kinds,
+        characters=characters,
+    )
 
 
-def _draws(blocks: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield resampled block indices, shape (some replicates, blocks), never more than `_CHUNK` numbers at once."""
-    generator = np.random.default_rng(seed)
-    rows = max(1, _CHUNK // blocks)
-    for first in range(0, replicates, rows):
-        yield generator.integers(0, blocks, size=(min(rows, replicates - first), blocks))
+def _few_units(blocks: Sequence[Hashable]) -> str:
+    units = len(set(blocks))
+    return uncertainty.shortage(units, "clip" if units == len(blocks) else "speaker")
 
 
-def _by_block(values: np.ndarray, blocks: Sequence[Hashable]) -> np.ndarray:
-    """Sum values, shape (utterances, columns), within each block; shape (blocks, columns)."""
-    order: dict[Hashable, int] = {}
-    index = [order.setdefault(label, len(order)) for label in blocks]
-    sums = np.zeros((len(order), values.shape[1]))
-    np.add.at(sums, index, values)
-    return sums
+def _shortage(*scores: Score) -> str:
+    """Return why scores of the same utterances allow no interval; empty if they do."""
+    seeds = min((len(score.runs) for score in scores if score.runs), default=uncertainty.MIN_SEEDS)
+    return _few_units(scores[0].blocks) or uncertainty.shortage(seeds, "seed", uncertainty.MIN_SEEDS)
 
 
-def bootstrap(
-    errors: np.ndarray, lengths: np.ndarray, *, blocks: Sequence[Hashable], replicates: int = REPLICATES, seed: int = 0
-) -> np.ndarray:
-    """Return bootstrap replicates of the ratio sum(errors) / sum(lengths), shape (replicates,).
+def over_seeds(scores: Sequence[Score], *, seed: int = 0) -> Score:
+    """Return the mean score of one recipe trained several times, with an interval that covers seeds and clips.
+
+    The mean has three seeds or more, or no interval. `compare` takes such a mean on either side.
 
     Args:
-        errors: word errors per utterance, shape (utterances,).
-        lengths: reference words per utterance, shape (utterances,).
-        blocks: label of the block each utterance belongs to; whole blocks are drawn with replacement.
-        replicates: number of resampled corpora.
-        seed: of the generator.
+        scores: of each training, on the same utterances.
+        seed: of the bootstrap.
+
+    Raises:
+        AsrlibError: no score, or scores of different utterances.
     """
-    sums = _by_block(np.stack([errors, lengths], axis=1), blocks)
-    parts = [sums[drawn].sum(axis=1) for drawn in _draws(len(sums), replicates, seed)]
-    totals = np.concatenate(parts)
-    return totals[:, 0] / np.maximum(totals[:, 1], 1)  # a draw of empty references only has no rate: count its errors
+    scores = tuple(scores)
+    if not scores:
+        raise AsrlibError("There is no training to take the mean of: give the score of each seed.")
+    for score in scores:
+        _check_same(score, scores[0])
+    kinds, characters = (np.mean([getattr(run, name) for run in scores], axis=0) for name in ("kinds", "characters"))
+    mean = Score(
+        wer=float(sum(run.errors.sum() for run in scores) / (len(scores) * scores[0].words)),
+        cer=float(np.mean([run.cer for run in scores])),
+        interval=None,
+        errors=kinds.sum(axis=1),
+        lengths=scores[0].lengths,
+        blocks=scores[0].blocks,
+        kinds=kinds,
+        characters=characters,
+        runs=scores,
+    )
+    if mean.shortage:
+        return mean
+    return dataclasses.replace(mean, interval=uncertainty.interval(*_replicates(mean, seed=seed)))
 
 
 def compare(first: Score, second: Score, *, replicates: int = REPLICATES, seed: int = 0) -> Difference:
     """Compare two systems on the same utterances by a paired bootstrap (Bisani & Ney 2004).
 
-    Each replicate draws one set of utterances and scores both systems on it, so what is hard for both cancels.
+    Each replicate draws one set of utterances and scores both systems on it, so what is hard for both cancels. Where a side is
+    a mean `over_seeds`, its trainings are drawn too, apart from those of the other side: also if both used the same seeds, for
+    three pairs are too few to learn from how far a seed helps both, and to ignore that is the cautious side.
 
     Raises:
         AsrlibError: the two scores are not of the same utterances.
     """
+    _check_same(first, second)
+    counted = (first.utterances, first.words, (len(first.runs) or 1, len(second.runs) or 1))
+    delta = first.wer - second.wer
+    if few := _shortage(first, second):
+        return Difference(delta, None, None, few, *counted)
+    drawn = _replicates(first, second, replicates=replicates, seed=seed)
+    return Difference(delta, uncertainty.interval(*drawn), uncertainty.p_value(*drawn), "", *counted)
+
+
+def _check_same(first: Score, second: Score) -> None:
     if first.blocks != second.blocks or not np.array_equal(first.lengths, second.lengths):
         raise AsrlibError("Two systems can be compared only on the same utterances, references and normaliser.")
-    sums = _by_block(np.stack([first.errors - second.errors, first.lengths], axis=1), first.blocks)
-    totals = np.concatenate([sums[drawn].sum(axis=1) for drawn in _draws(len(sums), replicates, seed)])
-    deltas = totals[:, 0] / np.maximum(totals[:, 1], 1)
-    return Difference(first.wer - second.wer, _percentiles(deltas), float((deltas < 0).mean()))
+
+
+def _replicates(first: Score, *others: Score, **options: int) -> tuple[np.ndarray, int, float]:
+    """Resample one mean WER, or the first minus the second; return what `uncertainty.interval` takes."""
+    sides = [np.stack([run.errors for run in side.runs or (side,)], axis=1) for side in (first, *others)]
+    return uncertainty.resample_runs(sides, first.lengths, blocks=first.blocks, **options)
 
 
 def metric(name: str) -> Any:

@@ -18,6 +18,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from scipy import special
+
 from asrlib import AsrlibError, course, files, records
 from asrlib.course import Notebook
 
@@ -168,19 +170,11 @@ class Row:
 
     @cached_property
     def interval(self) -> tuple[float, float] | None:
-        """Return the 95 % t interval of the mean; None for one seed.
-
-        Raises:
-            AsrlibError: scipy is not installed.
-        """
+        """Return the 95 % t interval of the mean; None for one seed."""
         if self.deviation is None:
             return None
-        try:
-            from scipy import stats
-        except ImportError:
-            raise AsrlibError("Intervals over seeds need scipy: pip install 'asrlib[workflow]' first.") from None
         n = len(self.values)
-        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * self.deviation / math.sqrt(n)
+        half = float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * self.deviation / math.sqrt(n)
         return self.mean - half, self.mean + half
 
 

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from asrlib import AsrlibError
-from asrlib.files import data_file
+from asrlib.files import data_file, read_toml
 
-__all__ = ["Normalizer", "basic", "english", "language_code", "normalizer", "unicode_aware"]
+__all__ = ["Normalizer", "basic", "english", "language_code", "normalizer", "training_hours", "unicode_aware"]
 
 _BRACKETED = re.compile(r"[<\[][^>\]]*[>\]]|\(([^)]+?)\)")
 
@@ -105,3 +105,8 @@ def normalizer(language: str) -> Normalizer:
         AsrlibError: a language that Whisper does not know.
     """
     return english() if language_code(language) == "en" else unicode_aware()
+
+
+def training_hours() -> dict[str, float]:
+    """Return hours of transcribed speech in Whisper's training data by language code (Radford et al. 2022, appendix E)."""
+    return read_toml(data_file("training_hours.toml"))

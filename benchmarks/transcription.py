@@ -142,7 +142,7 @@ def table(references: list[str], length: float, heard: dict, seconds: dict) -> l
         {
             "system": name,
             "wer_percent": 100 * score.wer,
-            "interval": [100 * bound for bound in score.interval],
+            "interval": score.interval and [100 * bound for bound in score.interval],
             "difference_to_pipeline": str(scoring.compare(score, scores[BASELINE])),
             "rtfx": length / statistics.median(seconds[name]),
             "times_pipeline": ratio(name, BASELINE),
@@ -161,7 +161,9 @@ def told(record: dict) -> str:
         title = f"{number} {kind}, {length:.0f} s"
         lines.append(f"\n{title:40}{'WER % [95 %]':>18}{'RTFx':>6}{'x pipeline':>11}{'x faster-whisper':>17}")
         for row in record[kind]:
-            rate = f"{row['wer_percent']:.1f} [{row['interval'][0]:.1f}, {row['interval'][1]:.1f}]"
+            rate = f"{row['wer_percent']:.1f} " + (
+                "[{:.1f}, {:.1f}]".format(*row["interval"]) if row["interval"] else "[-]"
+            )
             ratios = f"{row['times_pipeline']:11.2f}{row['times_faster_whisper']:17.2f}"
             lines.append(f"{row['system']:40}{rate:>18}{row['rtfx']:6.1f}{ratios}")
     share = f"{rates['encoder']:.2f} of {rates['matrix product']:.2f} TFLOP/s: {100 * rates['share']:.0f} %"

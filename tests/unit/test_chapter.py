@@ -95,7 +95,7 @@ def test_findings_scores_and_transcripts_are_in_the_record_and_the_last_cell_rep
     heard = [SimpleNamespace(id="a", text="one too", seconds_audio=1.0)]
     run.score(scoring.score(["one two"], ["one too"]), heard, model="m", corpus="telephone")
     finding = SimpleNamespace(text="It is <b>half</b> right.", kind="level", numbers={"value": 0.5})
-    assert run.finding(finding, main=True) is finding
+    run.finding(finding, main=True)
     closing = run.close("LS-", normalizer="none")
     kept = records.load(run.output_dir / "record.json")
     assert kept["findings"] == [{"text": finding.text, "kind": "level", "main": True, "numbers": {"value": 0.5}}]

@@ -1,65 +1,190 @@
+import itertools
+import re
+import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
-import nbformat
 import pytest
+from packaging.markers import default_environment
 from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
-from asrlib import AsrlibError, corpora, environment, files, records
+from asrlib import AsrlibError, corpora, environment, files
+from tools import lock
 
 ROOT = files.repository()
+MAIN = (ROOT / "requirements.lock").read_text("utf-8")
+OPTIMUM = (ROOT / "environments" / "optimum.lock").read_text("utf-8")
+PROJECT = files.read_toml(ROOT / "pyproject.toml")
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+MACHINES = [
+    default_environment() | {"python_version": version, "python_full_version": f"{version}.7", "extra": ""} | system
+    for version, system in itertools.product(
+        ("3.11", "3.12", "3.13"),
+        (
+            {"sys_platform": "linux", "os_name": "posix", "platform_machine": "x86_64"},
+            {"sys_platform": "darwin", "os_name": "posix", "platform_machine": "arm64"},
+        ),
+    )
+]
 
 
-@pytest.fixture(scope="module")
-def pins():
-    return environment.pins((ROOT / "requirements.lock").read_text())
+def lines(text):
+    return [line for line in text.splitlines() if not line.startswith("#")]
 
 
-def test_every_direct_dependency_is_pinned_within_its_range(pins):
-    for line in environment.direct_dependencies(ROOT):
-        wanted = Requirement(line)
-        assert wanted.specifier.contains(pins[wanted.name.lower()]), line
+def locked(text, machine):
+    """Return the requirements of a lock that apply on a machine, by name: never two of one name."""
+    found = [one for one in map(Requirement, lines(text)) if one.marker is None or one.marker.evaluate(machine)]
+    assert len({canonicalize_name(one.name) for one in found}) == len(found)
+    return {canonicalize_name(one.name): next(iter(one.specifier)).version for one in found}
 
 
-def test_transformers_stays_where_optimum_onnx_can_use_it(pins):
-    assert SpecifierSet(">=4.57,<4.58").contains(pins["transformers"])
+@pytest.mark.parametrize(
+    "machine", MACHINES, ids=lambda machine: f"{machine['python_version']}-{machine['sys_platform']}"
+)
+def test_every_direct_dependency_is_locked_within_its_range_on_every_machine(machine):
+    main = locked(MAIN, machine)
+    optimum = main | locked(OPTIMUM, machine)
+    wanted = [*PROJECT["project"]["dependencies"], *itertools.chain.from_iterable(EXTRAS.values())]
+    wanted = [one for one in map(Requirement, wanted) if one.name != "asrlib"]
+    for pins, needed in ((main, wanted), (optimum, map(Requirement, PROJECT["dependency-groups"]["optimum"]))):
+        for one in needed:
+            assert one.specifier.contains(pins[canonicalize_name(one.name)]), str(one)
 
 
-def test_the_conda_file_is_the_generated_one():
-    assert (ROOT / "environment.yml").read_text() == environment.conda_text()
+@pytest.mark.parametrize("text", [MAIN, OPTIMUM], ids=["main", "optimum"])
+def test_a_lock_pins_exactly_without_local_tags_hashes_addresses_or_what_torch_chooses(text):
+    for line in lines(text):
+        assert re.fullmatch(r"[a-z0-9-]+==[\w.]+( ; .+)?", line), line
+        assert not line.startswith(("nvidia-", "cuda-"))
 
 
-def test_the_lock_pins_exactly_sorted_without_local_tags_hashes_or_addresses(pins):
-    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
-    assert lines == [f"{name}=={version}" for name, version in sorted(pins.items())]
-    assert not [line for line in lines if "+" in line or "/" in line or line.startswith(("nvidia", "triton"))]
+def test_torch_has_the_version_of_the_published_runs():
+    assert f"torch=={environment.pins(MAIN)['torch']}" in PROJECT["tool"]["uv"]["constraint-dependencies"]
 
 
-def test_the_lock_can_be_made_again_from_this_environment(pins):
-    made = environment.pins(environment.lock_text(ROOT))
-    assert made.keys() == pins.keys()
+def test_the_lock_of_optimum_onnx_has_only_what_differs_and_a_transformers_that_it_accepts():
+    main, optimum = environment.pins(MAIN), environment.pins(OPTIMUM)
+    assert {name for name in optimum if name not in main} == {"optimum-onnx"}
+    assert not [name for name, version in optimum.items() if main.get(name) == version]
+    assert Requirement("transformers<4.58").specifier.contains(optimum["transformers"])
+    assert Requirement("transformers>=5").specifier.contains(main["transformers"])
 
 
-def test_a_package_that_is_not_installed_is_named(tmp_path):
-    extras = "".join(f"{extra} = []\n" for extra in environment.EXTRAS)
-    text = f'[project]\ndependencies = ["no-such-package-here"]\n[project.optional-dependencies]\n{extras}'
-    (tmp_path / "pyproject.toml").write_text(text)
-    with pytest.raises(AsrlibError, match="no-such-package-here is not installed"):
-        environment.lock_text(tmp_path)
-    (tmp_path / "pyproject.toml").write_text(text + "other = []\n")
-    with pytest.raises(AsrlibError, match="EXTRAS"):
-        environment.direct_dependencies(tmp_path)
+def test_the_conda_file_is_the_generated_one_and_installs_what_make_installs():
+    assert (ROOT / "environment.yml").read_text() == lock.CONDA
+    make = (ROOT / "Makefile").read_text()
+    assert "-r requirements.lock" in make and '-e ".[all]"' in make
+    assert "-r requirements.lock" in lock.CONDA and "-e .[all]" in lock.CONDA
+    assert Requirement(EXTRAS["all"][0]).extras == set(EXTRAS) - {"all"}
 
 
-def test_the_makefile_installs_every_extra():
-    assert f"[{','.join(environment.EXTRAS)}]" in (ROOT / "Makefile").read_text()
+def test_make_and_the_doctor_know_the_same_pythons():
+    first, last = environment.PYTHONS
+    assert f"{first} <= sys.version_info[:2] <= {last}" in (ROOT / "Makefile").read_text()
+    assert PROJECT["project"]["requires-python"] == f">={first[0]}.{first[1]}"
+
+
+def test_pins_are_the_lines_that_apply_here():
+    text = f"""# a comment
+Some_Name==1.0
+here==2.0 ; python_version >= '3'
+nowhere==3.0 ; python_version < '3'
+two==1 ; sys_platform != '{sys.platform}'
+two==2 ; sys_platform == '{sys.platform}'
+"""
+    assert environment.pins(text) == {"some-name": "1.0", "here": "2.0", "two": "2"}
+
+
+def test_what_torch_chooses_is_left_out_of_the_lock_and_the_rest_is_resolved_again_from_it(monkeypatch):
+    """uv is not asked here: it would need an index."""
+    asked = []
+
+    def resolved(command, **options):
+        output = Path(command[command.index("--output-file") + 1])
+        asked.append(output.read_text())
+        output.write_text("cuda-y==2\nnvidia-x==1 ; sys_platform == 'linux'\ntorch==2.13.0\n")
+
+    monkeypatch.setattr(lock.subprocess, "run", resolved)
+    assert lock.resolve(["torch==2.13.0"], "pyproject.toml") == ["torch==2.13.0"]
+    assert asked == ["torch==2.13.0"]
+
+
+# ------------------------------------------------------------------------------------------------------------ optimum-onnx
+def wheel(folder, name, version, code):
+    """Write a wheel of one module."""
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}.py", code)
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return path
 
 
 @pytest.fixture
+def beside(tmp_path, monkeypatch):
+    """Let the environment of optimum-onnx be made in a temporary folder, from a lock of one package: an old jiwer."""
+    monkeypatch.setattr(environment.sys, "prefix", str(tmp_path))
+    monkeypatch.delenv("ASRLIB_OPTIMUM_PYTHON", raising=False)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    pins = tmp_path / "optimum.lock"
+    pins.write_text(f"jiwer @ {wheel(tmp_path, 'jiwer', '0.1', 'OLD = True').as_uri()}")
+    monkeypatch.setattr(environment, "_lock", lambda name: pins)
+    return pins
+
+
+def test_the_environment_of_optimum_onnx_has_its_own_packages_before_those_of_the_running_one(beside):
+    for _ in range(2):  # made anew, it does not take the packages behind it for its own
+        python = environment.set_up_optimum()
+    assert python == environment.optimum_python()
+    code = "import jiwer, numpy; print(jiwer.OLD, numpy.__file__)"
+    said = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    import numpy
+
+    assert said == ["True", numpy.__file__]
+
+
+def test_the_doctor_compares_the_environment_of_optimum_onnx_with_its_lock(beside):
+    missing = [str(finding) for finding in environment._optimum()]
+    assert len(missing) == 1
+    assert re.fullmatch(r"MISSING .*transformers below 4.58.* -> .* -m asrlib.environment", missing[0])
+    environment.set_up_optimum()
+    beside.write_text("jiwer==0.1")
+    assert [str(finding) for finding in environment._optimum()] == [
+        "OK       1 packages have the versions of optimum.lock"
+    ]
+    beside.write_text("jiwer==0.2\nno-such-package-here==1")
+    assert [str(finding) for finding in environment._optimum()] == [
+        f"DIFFERS  package jiwer 0.1, tested with 0.2  ->  {environment.SET_UP}",
+        f"MISSING  package no-such-package-here 1  ->  {environment.SET_UP}",
+    ]
+
+
+def test_an_interpreter_that_does_not_start_is_named(tmp_path, monkeypatch):
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("ASRLIB_OPTIMUM_PYTHON", str(broken))
+    assert [finding.state for finding in environment._optimum()] == ["DIFFERS"]
+
+
+def test_a_lock_that_cannot_be_installed_is_one_sentence(beside):
+    beside.write_text("no-such-package-here==1")
+    with pytest.raises(AsrlibError, match="pip could not install"):
+        environment.set_up_optimum()
+
+
+# ------------------------------------------------------------------------------------------------------------------ doctor
+@pytest.fixture
 def machine(monkeypatch, course_folder):
-    """A course without inputs and a Hub that is never asked."""
+    """A course without inputs, and a Hub and another environment that are never asked."""
     course_folder.add("01_one")
     monkeypatch.setattr(environment, "_hub", lambda: environment.Finding("NOTE", "no Hub"))
+    monkeypatch.setattr(environment, "_optimum", lambda: iter([]))
     return course_folder.root
 
 
@@ -111,54 +236,3 @@ def test_a_hub_that_does_not_answer_is_a_note(monkeypatch):
     found = environment._hub()
     assert found.state == "NOTE"
     assert "only profile paper needs it" in found.what
-
-
-def colab_cell(root, address, extras=()):
-    urls = f'urls = {{Repository = "{address}"}}\n' if address else ""
-    (root / "pyproject.toml").write_text(f'[project]\nname = "asrlib"\n{urls}')
-    return environment.colab_text(root, extras)
-
-
-def colab(source, monkeypatch, on_colab):
-    """Run a Colab cell in IPython, and return the commands that it would have given to the system."""
-    from IPython.core.interactiveshell import InteractiveShell
-
-    shell, given = InteractiveShell(), []
-    monkeypatch.setattr(shell, "system", given.append)
-    monkeypatch.setattr(shell, "run_line_magic", lambda name, line, **_: given.append(f"{name} {line}"))
-    monkeypatch.setitem(sys.modules, "google.colab", sys) if on_colab else None
-    shell.user_global_ns["get_ipython"] = lambda: shell
-    outcome = shell.run_cell(source)
-    return given, outcome.error_in_exec or outcome.error_before_exec
-
-
-def test_the_colab_cell_installs_this_release_with_the_notebooks_extras_and_leaves_torch_alone(tmp_path, monkeypatch):
-    cell = colab_cell(tmp_path, "https://github.com/OWNER/NAME", ["methods", "peers"])
-    given, error = colab(cell, monkeypatch, on_colab=True)
-    assert error is None
-    assert given[0].startswith("pip freeze | grep -E '^(torch|torchvision|torchaudio|numpy|")
-    release = f'"asrlib[methods,peers] @ git+https://github.com/OWNER/NAME@v{environment.__version__}"'
-    assert given[1:] == [f"pip install -q -c kept.txt {release}"]
-
-
-@pytest.mark.parametrize("address", ["", "https://github.com/OWNER/NAME"])
-def test_elsewhere_the_colab_cell_does_nothing(tmp_path, monkeypatch, address):
-    assert colab(colab_cell(tmp_path, address), monkeypatch, on_colab=False) == ([], None)
-
-
-def test_without_an_address_the_colab_cell_says_so(tmp_path, monkeypatch):
-    given, error = colab(colab_cell(tmp_path, ""), monkeypatch, on_colab=True)
-    assert given == []
-    assert "no public address" in str(error)
-
-
-def test_writing_colab_cells_twice_changes_nothing_and_keeps_code_and_outputs(course_folder):
-    path = course_folder.add("01_one", "1 + 1")
-    before = records.notebook_code(path)
-    environment.write_colab(course_folder.root)
-    once = path.read_text()
-    environment.write_colab(course_folder.root)
-    assert path.read_text() == once
-    assert records.notebook_code(path) == before
-    first = next(cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code")
-    assert (first.metadata.tags, first.execution_count) == (["colab"], 1)

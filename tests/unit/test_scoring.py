@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asrlib import AsrlibError, scoring
+from asrlib import AsrlibError, scoring, uncertainty
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "dd", "ee", "the", "cat", "sat"]), max_size=8).map(" ".join)
 FILLED = WORDS.filter(str.strip)
@@ -95,7 +95,7 @@ def test_paired_interval_is_narrower_than_the_difference_of_single_ones():
     assert not same.significant
     worse = scoring.score(references, ["" for _ in references])
     assert scoring.compare(one, worse).significant
-    assert scoring.compare(one, worse).p_first_better == 1.0
+    assert scoring.compare(one, worse).p_value < 0.05 < scoring.compare(one, one).p_value == 1.0
 
 
 def test_comparing_different_utterances_is_refused():
@@ -105,13 +105,117 @@ def test_comparing_different_utterances_is_refused():
 
 def test_blocks_widen_the_interval_when_errors_cluster():
     references = ["a b c d"] * 60
-    hypotheses = ["a b c d"] * 30 + ["x x x x"] * 30  # every error is one speaker's
-    speakers = ["calm"] * 30 + ["fast"] * 30
+    hypotheses = ["a b c d"] * 30 + ["x x x x"] * 30  # every error is of one half of the speakers
+    speakers = [number // 5 for number in range(60)]
     alone = scoring.score(references, hypotheses)
     blocked = scoring.score(references, hypotheses, blocks=speakers)
     assert alone.wer == blocked.wer
-    assert blocked.interval == (0.0, 1.0)
-    assert alone.interval[1] - alone.interval[0] < 0.3
+    assert blocked.interval[0] < alone.interval[0] < alone.interval[1] < blocked.interval[1]
+
+
+@pytest.mark.parametrize(("units", "enough"), [(9, False), (10, True)])
+def test_under_ten_units_there_is_no_interval_and_a_reason(units, enough):
+    references, hypotheses, others = corpus(40)
+    speakers = [number % units for number in range(40)]
+    first, second = (scoring.score(references, heard, blocks=speakers) for heard in (hypotheses, others))
+    gap = scoring.compare(first, second)
+    alone = scoring.score(references[:units], hypotheses[:units])
+    assert [found.interval is not None for found in (first, alone, gap)] == [enough] * 3
+    assert (gap.p_value is not None) == enough
+    reasons = ["", ""] if enough else [f"only {units} speakers", f"only {units} clips"]
+    assert [first.shortage, alone.shortage] == reasons
+    assert gap.shortage == reasons[0]
+    for shown, reason in ((str(first), reasons[0]), (str(gap), reasons[0]), (alone.row()["95 % interval"], reasons[1])):
+        assert reason in shown
+    assert np.isnan(first.bounds).all() != enough
+    assert not gap.significant or enough
+    assert gap.equivalent(0.9) == enough
+
+
+def test_a_margin_holds_the_whole_interval_or_shows_nothing():
+    difference = scoring.Difference(0.0, (-0.004, 0.009), 0.5, "", 50, 300)
+    assert difference.equivalent(0.01)
+    assert not difference.equivalent(0.009)
+    assert not difference.equivalent(0.004)
+    assert not scoring.Difference(0.0, (-0.009, 0.004), 0.5, "", 50, 300).equivalent(0.009)
+    for margin in (0, -0.01, float("nan")):
+        with pytest.raises(AsrlibError, match="margin"):
+            difference.equivalent(margin)
+
+
+def test_a_loop_is_capped_at_the_words_of_its_clip():
+    references = ["one two"] * 11 + [""]
+    hypotheses = ["one two"] * 9 + ["one " * 40, "one three", "thank you for watching"]
+    raw = scoring.score(references, hypotheses)
+    assert raw.errors.tolist() == [0] * 9 + [39, 1, 4]
+    assert raw.capped.errors.tolist() == [0] * 9 + [2, 1, 1]
+    assert raw.capped.wer == 4 / 22
+    assert (raw.capped.kinds >= 0).all()
+    assert raw.capped.interval[1] < raw.interval[1]
+    assert raw.row()["WER, loops capped (%)"] == 18.18
+    assert str(raw).endswith("18.18 % with loops capped")
+    calm = scoring.score(references, references)
+    assert calm.capped.wer == calm.wer
+    assert set(raw.row()) - set(calm.row()) == {"WER, loops capped (%)"}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(FILLED, WORDS), min_size=1, max_size=6))
+def test_capping_takes_off_insertions_only(pairs):
+    raw = scoring.score(*zip(*pairs, strict=True))
+    assert np.array_equal(raw.capped.errors, np.minimum(raw.errors, raw.lengths))
+    assert np.array_equal(raw.capped.kinds[:, :2], raw.kinds[:, :2])
+    assert raw.capped.cer <= raw.cer
+
+
+def trainings(errors, seed=0):
+    """Return a score for each training, with about so many errors in a hundred words of the same 60 clips."""
+    generator, references = np.random.default_rng(seed), ["a b c d e f g h"] * 60
+
+    def hear(sentence, rate):
+        return " ".join("x" if generator.random() < rate else word for word in sentence.split())
+
+    return [scoring.score(references, [hear(text, rate / 100) for text in references]) for rate in errors]
+
+
+def test_a_mean_over_seeds_is_wider_than_its_runs_and_says_so():
+    runs = trainings([5, 15, 30])
+    mean = scoring.over_seeds(runs)
+    assert mean.wer == pytest.approx(np.mean([run.wer for run in runs]))
+    assert mean.cer == pytest.approx(np.mean([run.cer for run in runs]))
+    assert mean.interval[1] - mean.interval[0] > max(run.interval[1] - run.interval[0] for run in runs)
+    assert "mean of 3 seeds" in str(mean)
+    assert mean.capped.wer == mean.wer
+    two = scoring.over_seeds(runs[:2])
+    assert (two.interval, two.shortage) == (None, "only 2 seeds")
+    assert scoring.compare(two, mean).shortage == "only 2 seeds"
+    with pytest.raises(AsrlibError, match="each seed"):
+        scoring.over_seeds([])
+    with pytest.raises(AsrlibError, match="same utterances"):
+        scoring.over_seeds([runs[0], scoring.score(["a"], ["a"])])
+
+
+def test_trainings_whose_seeds_scatter_are_not_ranked_though_single_runs_are():
+    first, second = trainings([2, 12, 25]), trainings([9, 20, 32], seed=1)
+    assert scoring.compare(first[0], second[0]).significant
+    spread = scoring.compare(scoring.over_seeds(first), scoring.over_seeds(second))
+    assert not spread.significant
+    assert spread.delta == pytest.approx(np.mean([run.wer for run in first]) - np.mean([run.wer for run in second]))
+    assert spread.seeds == (3, 3)
+    steady = scoring.compare(
+        scoring.over_seeds(trainings([5, 5, 5])), scoring.over_seeds(trainings([20, 20, 20], seed=1))
+    )
+    assert steady.significant
+    assert steady.interval[0] <= steady.delta <= steady.interval[1] < 0
+
+
+def test_a_mean_is_compared_with_a_system_that_is_as_it_is():
+    runs, untrained = trainings([5, 5, 5]), trainings([20], seed=2)[0]
+    there = scoring.compare(scoring.over_seeds(runs), untrained)
+    assert there.seeds == (3, 1)
+    assert there.significant
+    again = scoring.over_seeds(runs)
+    assert scoring.compare(again, scoring.over_seeds(runs[::-1])).delta == 0.0
 
 
 def test_one_block_falls_back_to_utterances():
@@ -125,7 +229,7 @@ def test_one_block_falls_back_to_utterances():
 def test_bootstrap_is_deterministic_and_chunking_does_not_change_it(monkeypatch):
     errors, lengths = np.arange(50) % 3, np.full(50, 5)
     whole = scoring.bootstrap(errors, lengths, blocks=range(50))
-    monkeypatch.setattr(scoring, "_CHUNK", 500)
+    monkeypatch.setattr(uncertainty, "_CHUNK", 500)
     assert np.array_equal(whole, scoring.bootstrap(errors, lengths, blocks=range(50)))
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asrlib import AsrlibError, text
+from asrlib import AsrlibError, files, text
 
 TEXTS = st.text(max_size=60)
 
@@ -65,3 +65,11 @@ def test_languages_by_code_and_name():
 
 def test_every_normalizer_has_a_name_of_its_own():
     assert len({text.english().name, text.basic().name, text.unicode_aware().name}) == 3
+
+
+def test_every_language_of_the_packaged_corpora_has_its_hours_of_training():
+    hours = text.training_hours()
+    table = files.read_toml(files.data_file("corpora.toml"))
+    languages = {code for name in ("telephone", "picture_words") for code in table[name]["languages"]}
+    assert languages <= set(hours)
+    assert all(hours["en"] >= value > 0 for value in hours.values())

@@ -1,0 +1,359 @@
+"""Findings: one or two plain sentences made from measured values, with direction, interval and number.
+
+A sentence concludes ("better", "faster", "rises") only where the interval allows it. Everywhere else it says what was seen in
+these clips and that this leaves both possible. A lower WER is the better one, and no sign has to be read: each end of an interval
+is called lower or higher. No number in a finding is typed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from asrlib import AsrlibError, uncertainty
+from asrlib.scoring import Difference, Score
+from asrlib.uncertainty import Ratio
+
+__all__ = ["Finding", "count", "level", "paired", "ratio", "size", "table", "trend"]
+
+SPECIAL = re.compile(r"([\\`*_<>|~$])")  # what Markdown or MathJax would take for a sign of its own
+ESCAPED = r"\\\1"
+MORE = {
+    "time": ("faster", "slower", "takes", "as long as"),
+    "memory": ("smaller", "larger", "needs", "as much memory as"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a section found, in words, and the numbers behind it.
+
+    Attributes:
+        text: one or two sentences.
+        kind: the helper that made it: ``level``, ``paired``, ``ratio``, ``size``, ``trend``, ``count`` or ``table``.
+        numbers: plain data, for a record: ``value``, ``interval`` (two numbers or None), ``unit``, ``n`` and what ``n`` counts
+            (``of``); a table has one such entry for each comparison under ``comparisons``.
+    """
+
+    text: str
+    kind: str
+    numbers: dict[str, Any] = field(hash=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def _repr_markdown_(self) -> str:
+        line = " ".join(self.text.split())  # a line break in a name would end the block
+        return f"> **Finding.** {SPECIAL.sub(ESCAPED, line)}"
+
+
+# ----------------------------------------------------------------------------------------------------------- word error rates
+def level(score: Score, system: str, on: str) -> Finding:
+    """Say how well one system hears: "whisper-base has a WER of 3.5 % [1.8, 5.7] on English prompts (96 clips, 656 words)."
+
+    Args:
+        score: of the system; a mean `asrlib.scoring.over_seeds` is said to be one.
+        system: its name.
+        on: what was heard, in words that follow "on".
+    """
+    ends = [100 * end for end in score.interval] if score.interval else None
+    shown = f" [{_number(ends[0])}, {_number(ends[1])}]" if ends else ""
+    counts = [_many(score.utterances, "clip"), _many(score.words, "word")]
+    counts += [f"mean of {_many(len(score.runs), 'training')}"] if score.runs else []
+    counts += [] if ends else [f"no interval: {score.shortage}"]
+    text = f"{_start(system)} has a WER of {_number(100 * score.wer)} %{shown} on {on} ({', '.join(counts)})."
+    if score.capped.wer < score.wer:
+        text += f" With loops capped it is {_number(100 * score.capped.wer)} %."
+    return Finding(text, "level", _numbers(100 * score.wer, ends, "%", score.utterances, "clips"))
+
+
+def paired(difference: Difference, first: str, second: str, *, margin: float | None = None) -> Finding:
+    """Say which of two systems is better on the same clips, or that this is not shown.
+
+    Args:
+        difference: WER of the first minus that of the second, from `asrlib.scoring.compare`.
+        first: name of the first system.
+        second: name of the second.
+        margin: the largest difference that does not matter, as a fraction (0.01 is one point): then "equal within 1 point" can
+            be shown too.
+
+    Raises:
+        AsrlibError: a margin that is not above 0.
+    """
+    equal = margin is not None and difference.equivalent(margin)
+    limit = "" if margin is None else f"{100 * margin:g} point{'' if f'{100 * margin:g}' == '1' else 's'}"
+    seen = f"the WER of {first} is {_gap(difference.delta)}"
+    if difference.interval is None:
+        text = f"No conclusion about {first} and {second}: {seen} in these clips, without an interval ({difference.shortage};"
+        text += f" {_behind(difference)})."
+    elif difference.significant:
+        word = "better" if difference.interval[1] < 0 else "worse"
+        less = f", by less than {limit}" if equal else ""
+        text = (
+            f"{_start(first)} is {word} than {second}{less}: its WER is {_gap(difference.delta)} [{_range(difference)}]"
+        )
+        text += f" ({_behind(difference)})."
+    else:
+        start = (
+            f"{_start(first)} and {second} are equal within {limit}"
+            if equal
+            else f"No difference is shown between {first} and {second}"
+        )
+        start += f", nor that they are equal within {limit}" if limit and not equal else ""
+        join = "and" if equal else "but"
+        seen += f", {join} the interval reaches from {_range(difference)}"
+        if difference.interval == (0, 0):
+            seen = "their errors are the same"
+        text = f"{start}: {seen} ({_behind(difference)})."
+    return Finding(text, "paired", _of_difference(difference))
+
+
+def table(differences: Mapping[str, Difference], reference: str) -> Finding:
+    """Say which of many comparisons with one reference hold together (Holm 1979), and how many would differ by chance.
+
+    Args:
+        differences: by the system's name, its WER minus that of the reference.
+        reference: name of what all were compared with.
+
+    Raises:
+        AsrlibError: no comparison.
+    """
+    if not differences:
+        raise AsrlibError(f"There is no comparison with {reference}: give one difference at least.")
+    tested = {name: found.p_value for name, found in differences.items() if found.p_value is not None}
+    adjusted = uncertainty.holm(tested)
+    kept = [name for name, p in adjusted.items() if p <= 1 - uncertainty.CONFIDENCE]
+    alone = [name for name, found in differences.items() if found.significant and name not in kept]
+    numbers = [
+        {"system": name, "p_value": found.p_value, "p_holm": adjusted.get(name), **_of_difference(found)}
+        for name, found in differences.items()
+    ]
+    summary = {"reference": reference, "remain": kept, "by_chance": _chance(len(tested)), "comparisons": numbers}
+    text = _of_table(differences, reference, kept, alone, len(tested))
+    return Finding(text, "table", summary)
+
+
+def _of_table(
+    differences: Mapping[str, Difference], reference: str, kept: Sequence[str], alone: Sequence[str], tested: int
+) -> str:
+    """Return the sentences of `table`: what remains, what does not, what chance alone would give, what has no interval."""
+    without = len(differences) - tested
+    lacking = f" {_many(without, 'comparison')} {_has(without)} no interval." if without else ""
+    if not tested:
+        return f"No conclusion about systems compared with {reference}:{lacking}"
+    described = [
+        f"{name} is {'better' if differences[name].interval[1] < 0 else 'worse'} (WER {_gap(differences[name].delta)})"
+        for name in kept
+    ]
+    of = f"{tested} comparisons with {reference}" if tested > 1 else f"comparison with {reference}"
+    if tested == 1:
+        text = f"The one {of} shows {'a difference' if kept else 'no difference'}"
+    else:
+        text = f"Of {of}, {len(kept) or 'none'} {'shows' if len(kept) == 1 else 'show'} a difference that holds beside the others"
+        text += " (Holm's correction)"
+    text += f": {'; '.join(described)}." if described else "."
+    if alone:
+        text += f" {', '.join(alone)} would differ if {'it' if len(alone) == 1 else 'each'} stood alone."
+    if tested > 1:
+        text += f" If no system differed, {_number(_chance(tested), 2)} of {tested} would still seem to, by chance."
+    return text + lacking
+
+
+# -------------------------------------------------------------------------------------------------- ratios, trends, and counts
+def ratio(found: Ratio, first: str, second: str, *, of: str = "time", unit: str = "s") -> Finding:
+    """Say which of two systems, measured in turn, is faster or needs less memory.
+
+    Args:
+        found: from `asrlib.uncertainty.paired_ratio`, first over second.
+        first: name of the first system.
+        second: name of the second.
+        of: what was measured: ``time`` or ``memory``.
+        unit: of the measured values.
+    """
+    less, more, takes, than = MORE[of]
+    medians = f"median {_figure(found.first.median)} {unit} against {_figure(found.second.median)} {unit}"
+    behind = f"{_many(found.rounds, 'round')} in turn, {medians}"
+    seen = f"{first} {takes} {_times(found.value)} {than} {second}"
+    if found.interval is None:
+        text = f"No conclusion about {first} and {second}: {seen}, without an interval ({found.shortage}; {medians})."
+    elif not found.significant:
+        text = f"No difference is shown between {first} and {second}: {seen}, but the interval reaches from"
+        text += f" {_range_of(found.interval)} ({behind})."
+    else:
+        ends, value, said = found.interval, found.value, f"it {takes} {{}} {than.removesuffix(' as')}"
+        if of == "time" and value < 1:
+            ends, value, said = (1 / ends[1], 1 / ends[0]), 1 / value, "it is {} as fast"
+        text = f"{_start(first)} is {less if found.value < 1 else more} than {second}: {said.format(_times(value))}"
+        text += f" [{_range_of(ends)}] ({behind})."
+    interval = list(found.interval) if found.interval else None
+    return Finding(text, "ratio", _numbers(found.value, interval, "times", found.rounds, "rounds"))
+
+
+def size(first_value: float, second_value: float, first: str, second: str, *, unit: str = "MB") -> Finding:
+    """Compare two exact sizes, such as bytes of weights or numbers of parameters; what is counted has no interval.
+
+    Args:
+        first_value: of the first system, above 0.
+        second_value: of the second, above 0.
+        first: name of the first system.
+        second: name of the second.
+        unit: of both values.
+
+    Raises:
+        AsrlibError: a size that is not above 0.
+    """
+    if not (0 < first_value < math.inf and 0 < second_value < math.inf):
+        raise AsrlibError(f"{first_value} and {second_value} {unit} cannot be compared: give two sizes above 0.")
+    value = first_value / second_value
+    shown = f"{_figure(first_value)} {unit} against {_figure(second_value)} {unit}"
+    text = f"{first} and {second} are of the same size: {shown}."
+    if first_value != second_value:
+        word = "smaller" if value < 1 else "larger"
+        text = f"{first} is {word} than {second}: {shown}, {_times(value)} the size."
+    return Finding(text, "size", _numbers(value, None, "times", None, None))
+
+
+def trend(
+    x: Sequence[float], y: Sequence[float], of: str, over: str, *, x_unit: str = "", y_unit: str = "%"
+) -> Finding:
+    """Say whether a curve rises, falls, or shows no trend; by Spearman's correlation, and under ten points by no conclusion.
+
+    Args:
+        x: places of the points.
+        y: values there.
+        of: name of the value, such as ``"the WER"``.
+        over: name of what x is, such as ``"the number of training clips"``.
+        x_unit: unit of x, if any, such as ``"clips"``.
+        y_unit: unit of y, if any.
+
+    Raises:
+        AsrlibError: fewer than two points, x and y of different length, or a value that is not finite.
+    """
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if x.shape != y.shape or len(x) < 2 or not np.isfinite([x, y]).all():
+        raise AsrlibError(
+            f"{len(x)} places and {len(y)} values are no curve: give two points or more, with finite values."
+        )
+    order = np.argsort(x, kind="stable")
+    ends = [f"{_figure(y[order[place]])} {y_unit}".strip() for place in (0, -1)]
+    places = [f"{x[order[place]]:,.6g} {x_unit}".strip() for place in (0, -1)]
+    seen = f"from {ends[0]} (at {places[0]}) to {ends[1]} (at {places[1]})"
+    if few := uncertainty.shortage(len(x), "point"):
+        text = f"No conclusion about a trend of {of}: {seen} ({few})."
+        return Finding(text, "trend", _numbers(None, None, "rank correlation", len(x), "points"))
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        text = f"No trend of {of} is shown: all values are the same ({len(x)} points)."
+        return Finding(text, "trend", _numbers(None, None, "rank correlation", len(x), "points"))
+    value, (low, high) = uncertainty.spearman(x, y)
+    measured = f"Spearman's rank correlation {value:.2f} [{low:.2f}, {high:.2f}], {len(x)} points"
+    if low > 0 or high < 0:
+        text = f"{_capital(of)} {'rises' if low > 0 else 'falls'} with {over}: {seen} ({measured})."
+    else:
+        text = f"No trend of {of} with {over} is shown: {seen} ({measured}, which leaves both directions possible)."
+    return Finding(text, "trend", _numbers(value, [low, high], "rank correlation", len(x), "points"))
+
+
+def count(hits: int, n: int, what: str, *, of: str = "clip") -> Finding:
+    """Say how many: "Language named correctly: 91 of 96 clips, 94.8 % [88.4, 97.8]." The interval is Wilson's.
+
+    Args:
+        hits: how many of them.
+        n: number of independent trials.
+        what: what was counted.
+        of: one trial, in the singular; its plural is made with s.
+
+    Raises:
+        AsrlibError: no trial, or more hits than trials.
+    """
+    ends = [100 * end for end in uncertainty.wilson(hits, n)]
+    share = 100 * hits / n
+    text = f"{_capital(what)}: {hits:,} of {_many(n, of)}, {_number(share)} % [{_number(ends[0])}, {_number(ends[1])}]."
+    return Finding(text, "count", _numbers(share, ends, "%", n, f"{of}s"))
+
+
+# ----------------------------------------------------------------------------------------------------------------- wording
+def _numbers(
+    value: float | None, interval: list[float] | None, unit: str, n: int | None, of: str | None
+) -> dict[str, Any]:
+    return {"value": value, "interval": interval, "unit": unit, "n": n, "of": of}
+
+
+def _of_difference(found: Difference) -> dict[str, Any]:
+    interval = [100 * end for end in found.interval] if found.interval else None
+    return _numbers(100 * found.delta, interval, "points", found.utterances, "clips") | {"words": found.words}
+
+
+def _many(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+def _has(n: int) -> str:
+    return "has" if n == 1 else "have"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _number(value: float, digits: int = 1) -> str:
+    """Return a number with so many decimals, and a smaller one with one significant digit, so that it does not read as 0."""
+    shown = f"{value:,.{digits}f}"
+    return shown if float(shown.replace(",", "")) or not value else f"{value:.1g}"
+
+
+def _figure(value: float) -> str:
+    """Return a number with three significant digits, in full from 100 on."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _factor(value: float) -> str:
+    """Return a ratio with two decimals, a small one with two significant digits, a large one in full."""
+    return f"{value:.2g}" if value < 0.1 else f"{value:.2f}" if value < 10 else _figure(value)
+
+
+def _times(value: float) -> str:
+    return f"{_factor(value)} times"
+
+
+def _range_of(ends: tuple[float, float]) -> str:
+    return f"{_factor(ends[0])} to {_times(ends[1])}"
+
+
+def _start(name: str) -> str:
+    """Return a name as it stands at the beginning of a sentence: "The pipeline", but "whisper-base"."""
+    return _capital(name) if name.startswith("the ") else name
+
+
+def _gap(delta: float) -> str:
+    """Return a difference of two WERs, given as a fraction, in words."""
+    points = abs(100 * delta)
+    if points < 1e-9:  # the rounding of equal sums
+        return "the same"
+    return f"{_number(points)} points {'lower' if delta < 0 else 'higher'}"
+
+
+def _range(found: Difference) -> str:
+    """Return the interval of a difference in words, such as "7.5 points lower to 0.8 points higher"."""
+    low, high = found.interval
+    if found.significant:
+        near, far = sorted((abs(100 * low), abs(100 * high)))
+        return f"{_number(near)} to {_gap(math.copysign(far / 100, low))}"
+    return f"{_gap(low)} to {_gap(high)}".replace("the same", "no difference")
+
+
+def _behind(found: Difference) -> str:
+    """Return what a comparison rests on: clips, words, and trainings where there were several."""
+    counts = [_many(found.utterances, "clip"), _many(found.words, "word")]
+    if max(found.seeds) > 1:
+        counts.append("{} and {} trainings".format(*found.seeds))
+    return ", ".join(counts)
+
+
+def _chance(tested: int) -> float:
+    """Return how many of so many comparisons would differ at 5 % if no system differed."""
+    return tested * (1 - uncertainty.CONFIDENCE)

@@ -1,0 +1,276 @@
+"""A finding concludes only what its interval allows, names the right side, and holds no number but those of its object."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from asrlib import AsrlibError, findings, scoring, uncertainty
+
+NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
+PART = st.one_of(st.just(0.0), st.floats(-3, 3), st.floats(-0.001, 0.001), st.floats(-1e4, 1e4))
+SWAPPED = {"lower": "higher", "better": "worse"}
+every = settings(deadline=None, max_examples=200)
+
+
+@st.composite
+def differences(draw, interval=True):
+    """Return a `Difference` with any delta inside its interval, over any number of clips."""
+    low, delta, high = sorted(draw(st.tuples(PART, PART, PART)))
+    clips = draw(st.integers(1, 3_000_000))
+    counts = (clips, draw(st.integers(1, 9 * clips)), draw(st.sampled_from([(1, 1), (3, 3), (3, 1)])))
+    if not interval:
+        return scoring.Difference(delta, None, None, "only 4 clips", *counts)
+    p = 0.01 if low > 0 or high < 0 else 0.6
+    return scoring.Difference(delta, (low, high), p, "", *counts)
+
+
+def turned(found):
+    """Return the difference of the same two systems the other way round."""
+    interval = found.interval and (0 - found.interval[1], 0 - found.interval[0])
+    counts = (found.utterances, found.words, found.seeds[::-1])
+    return scoring.Difference(0 - found.delta, interval, found.p_value, found.shortage, *counts)
+
+
+def concludes(finding):
+    return bool(re.search(r"\b(better|worse|faster|slower|smaller|larger|rises|falls)\b", str(finding)))
+
+
+def numbers(text):
+    return [float(one.replace(",", "")) for one in NUMBER.findall(text)]
+
+
+# ----------------------------------------------------------------------------------------------------------- paired
+@every
+@given(differences(), st.one_of(st.none(), st.floats(0.001, 2)))
+def test_better_is_said_only_where_the_interval_leaves_out_zero(difference, margin):
+    text = str(findings.paired(difference, "Anna", "Bert", margin=margin))
+    low, high = difference.interval
+    assert ("Anna is better than Bert" in text) == (high < 0)
+    assert ("Anna is worse than Bert" in text) == (low > 0)
+    assert ("No difference is shown" in text) == (low <= 0 <= high and not (margin and difference.equivalent(margin)))
+    if margin:
+        assert bool(re.search(r"(?<!that they )are equal within|, by less than", text)) == difference.equivalent(margin)
+    assert text.count(".") >= 1
+    assert text.endswith(").")
+
+
+@every
+@given(differences(), st.one_of(st.none(), st.floats(0.001, 2)))
+def test_swapping_the_systems_swaps_the_sentence(difference, margin):
+    one = findings.paired(difference, "Anna", "Bert", margin=margin)
+    other = findings.paired(turned(difference), "Bert", "Anna", margin=margin)
+    assert one.numbers["value"] == -other.numbers["value"]
+    if concludes(one):
+        pairs = SWAPPED | {new: old for old, new in SWAPPED.items()} | {"Anna": "Bert", "Bert": "Anna"}
+        seeds = re.compile(r"(\d) and (\d) trainings")
+        swapped = re.sub(r"\b(lower|higher|better|worse|Anna|Bert)\b", lambda word: pairs[word[0]], str(one))
+        assert seeds.sub(r"\2 and \1 trainings", swapped) == str(other)
+    else:
+        assert concludes(other) is False
+
+
+@every
+@given(differences())
+def test_the_numbers_in_the_sentence_are_those_of_the_object(difference):
+    finding = findings.paired(difference, "Anna", "Bert")
+    said = numbers(finding.text)
+    known = [abs(100 * end) for end in (difference.delta, *difference.interval)]
+    known += [difference.utterances, difference.words, *difference.seeds]
+    for number in said:
+        assert any(number == pytest.approx(one, abs=0.0501, rel=0.06) or number == one for one in known), number
+    assert difference.utterances in said
+    assert finding.numbers["interval"] == pytest.approx([100 * end for end in difference.interval])
+    assert json.loads(json.dumps(finding.numbers)) == finding.numbers
+
+
+@every
+@given(differences(interval=False), st.one_of(st.none(), st.floats(0.001, 2)))
+def test_without_an_interval_nothing_is_concluded(difference, margin):
+    text = str(findings.paired(difference, "Anna", "Bert", margin=margin))
+    assert text.startswith("No conclusion")
+    assert "only 4 clips" in text
+    assert not concludes(text)
+    assert not re.search("equal|No difference", text)
+
+
+def test_the_sentences_of_a_comparison():
+    def said(delta, interval, **options):
+        return str(
+            findings.paired(scoring.Difference(delta, interval, 0.5, "", 199, 1204), "LoRA", "the teacher", **options)
+        )
+
+    rests = "(199 clips, 1,204 words)."
+    better = "LoRA is better than the teacher: its WER is 3.1 points lower [0.8 to 7.5 points lower] "
+    assert said(-0.031, (-0.075, -0.008)) == better + rests
+    open_ = "the WER of LoRA is 3.1 points lower, but the interval reaches from 7.5 points lower to 0.8 points higher "
+    none = "No difference is shown between LoRA and the teacher"
+    assert said(-0.031, (-0.075, 0.008)) == f"{none}: {open_}{rests}"
+    assert (
+        said(-0.031, (-0.075, 0.008), margin=0.01) == f"{none}, nor that they are equal within 1 point: {open_}{rests}"
+    )
+    assert said(-0.031, (-0.075, 0.008), margin=0.08).startswith(
+        "LoRA and the teacher are equal within 8 points: the WER"
+    )
+    assert said(-0.003, (-0.005, -0.001), margin=0.01).startswith(
+        "LoRA is better than the teacher, by less than 1 point: its"
+    )
+    assert "to no difference (" in said(-0.031, (-0.075, 0.0))
+    assert said(0.0, (0.0, 0.0)) == f"{none}: their errors are the same {rests}"
+    assert "0.02 points higher" in said(0.0002, (-0.01, 0.01))
+    one = findings.paired(scoring.Difference(0.5, None, None, "only 1 clip", 1, 1), "the student", "the teacher")
+    assert str(one).endswith("without an interval (only 1 clip; 1 clip, 1 word).")
+
+
+# ------------------------------------------------------------------------------------------------------------ level, table
+def test_a_level_says_rate_interval_and_what_it_rests_on():
+    references = ["a b c d e"] * 20
+    loop = ["a b c d e"] * 19 + ["a " * 90]
+    score = scoring.score(references, loop)
+    low, high = (100 * end for end in score.interval)
+    text = str(findings.level(score, "the student", "English prompts"))
+    assert text.startswith(
+        f"The student has a WER of {100 * score.wer:.1f} % [{low:.1f}, {high:.1f}] on English prompts (20"
+    )
+    assert text.endswith(f"(20 clips, 100 words). With loops capped it is {100 * score.capped.wer:.1f} %.")
+    one = findings.level(scoring.score(["a"], ["a"]), "tiny.en", "one clip")
+    assert str(one) == "tiny.en has a WER of 0.0 % on one clip (1 clip, 1 word, no interval: only 1 clip)."
+    assert one.numbers == {"value": 0.0, "interval": None, "unit": "%", "n": 1, "of": "clips"}
+    mean = scoring.over_seeds([score] * 3)
+    assert "mean of 3 trainings" in str(findings.level(mean, "LoRA", "prompts"))
+
+
+@every
+@given(st.dictionaries(st.sampled_from(["int8", "int4", "nf4", "fp8", "hqq"]), differences(), min_size=1))
+def test_a_table_names_what_holds_and_how_many_chance_gives(found):
+    finding = findings.table(found, "float32")
+    adjusted = uncertainty.holm({name: one.p_value for name, one in found.items()})
+    kept = [name for name in found if adjusted[name] <= 0.05]
+    assert finding.numbers["remain"] == kept
+    for name, one in found.items():
+        assert (f"{name} is better" in str(finding)) == (name in kept and one.interval[1] < 0)
+        assert (f"{name} is worse" in str(finding)) == (name in kept and one.interval[0] > 0)
+    assert finding.numbers["by_chance"] == pytest.approx(0.05 * len(found))
+    assert json.loads(json.dumps(finding.numbers)) == finding.numbers
+
+
+def test_the_sentences_of_a_table():
+    def gap(p, delta=-0.02):
+        interval = (delta - 0.01, delta + 0.01) if p is not None and p <= 0.05 else (-0.1, 0.1)
+        return scoring.Difference(delta, interval if p is not None else None, p, "", 60, 300)
+
+    found = {"int4": gap(0.001, 0.05), "int8": gap(0.03), "fp16": gap(0.9), "odd": gap(None)}
+    assert str(findings.table(found, "float32")) == (
+        "Of 3 comparisons with float32, 1 shows a difference that holds beside the others (Holm's correction): int4 is worse "
+        "(WER 5.0 points higher). int8 would differ if it stood alone. If no system differed, 0.15 of 3 would still seem to, "
+        "by chance. 1 comparison has no interval."
+    )
+    assert str(findings.table({"a": gap(0.9), "b": gap(0.8)}, "x")).startswith(
+        "Of 2 comparisons with x, none show a difference"
+    )
+    assert str(findings.table({"a": gap(0.9)}, "x")) == "The one comparison with x shows no difference."
+    only = findings.table({"a": gap(None), "b": gap(None)}, "x")
+    assert str(only) == "No conclusion about systems compared with x: 2 comparisons have no interval."
+    with pytest.raises(AsrlibError, match="no comparison"):
+        findings.table({}, "x")
+
+
+# ------------------------------------------------------------------------------------------------- ratio, size, trend, count
+@every
+@given(
+    st.lists(st.tuples(st.floats(0.001, 1e4), st.floats(0.001, 1e4)), min_size=1, max_size=12),
+    st.sampled_from(["time", "memory"]),
+)
+def test_a_ratio_concludes_only_where_its_interval_leaves_out_one(rounds, of):
+    found = uncertainty.paired_ratio(*zip(*rounds, strict=True))
+    text = str(findings.ratio(found, "Anna", "Bert", of=of))
+    less, more = ("faster", "slower") if of == "time" else ("smaller", "larger")
+    assert (f"Anna is {less} than Bert" in text) == (found.significant and found.interval[1] < 1)
+    assert (f"Anna is {more} than Bert" in text) == (found.significant and found.interval[0] > 1)
+    assert concludes(text) == found.significant
+    assert text.startswith("No conclusion") == (len(rounds) < 5)
+    assert ("No difference" in text) == (len(rounds) >= 5 and not found.significant)
+
+
+def test_the_sentences_of_a_ratio():
+    quick, slow = [1.0, 1.1, 1.2, 1.0, 1.1], [2.0, 2.2, 2.4, 2.0, 2.2]
+    there = findings.ratio(uncertainty.paired_ratio(quick, slow), "the student", "the teacher")
+    back = findings.ratio(uncertainty.paired_ratio(slow, quick), "the teacher", "the student")
+    assert str(there) == (
+        "The student is faster than the teacher: it is 2.00 times as fast [2.00 to 2.00 times] "
+        "(5 rounds in turn, median 1.1 s against 2.2 s)."
+    )
+    assert str(back) == (
+        "The teacher is slower than the student: it takes 2.00 times as long [2.00 to 2.00 times] "
+        "(5 rounds in turn, median 2.2 s against 1.1 s)."
+    )
+    heavy = findings.ratio(uncertainty.paired_ratio(slow, quick), "A", "B", of="memory", unit="GB")
+    assert str(heavy).startswith("A is larger than B: it needs 2.00 times as much memory [2.00 to 2.00 times]")
+    assert there.numbers == {"value": 0.5, "interval": [0.5, 0.5], "unit": "times", "n": 5, "of": "rounds"}
+
+
+def test_sizes_are_exact():
+    assert (
+        str(findings.size(74, 296, "int8", "float32"))
+        == "int8 is smaller than float32: 74 MB against 296 MB, 0.25 times the size."
+    )
+    assert "larger" in str(findings.size(2e12, 1, "a", "b", unit="bytes"))
+    assert "2,000,000,000,000 bytes" in str(findings.size(2e12, 1, "a", "b", unit="bytes"))
+    assert str(findings.size(7, 7, "a", "b")) == "a and b are of the same size: 7 MB against 7 MB."
+    with pytest.raises(AsrlibError, match="above 0"):
+        findings.size(0, 7, "a", "b")
+
+
+@every
+@given(st.lists(st.tuples(st.integers(-50, 50), st.floats(-1e6, 1e6)), min_size=2, max_size=30))
+def test_a_trend_is_shown_only_by_ten_points_and_more(points):
+    x, y = zip(*points, strict=True)
+    text = str(findings.trend(x, y, "the WER", "the noise"))
+    if len(points) < 10:
+        assert text.startswith("No conclusion")
+        return
+    assume(len(set(x)) > 1 and len(set(y)) > 1)
+    low, high = uncertainty.spearman(x, y)[1]
+    assert ("The WER rises" in text) == (low > 0)
+    assert ("The WER falls" in text) == (high < 0)
+    assert ("No trend" in text) == (low <= 0 <= high)
+
+
+def test_the_sentences_of_a_trend():
+    x = np.arange(12)[::-1]
+    falling = findings.trend(x, 100 - x * 5, "the WER", "the number of clips", x_unit="clips")
+    assert str(falling) == (
+        "The WER falls with the number of clips: from 100 % (at 0 clips) to 45 % (at 11 clips) "
+        "(Spearman's rank correlation -1.00 [-1.00, -1.00], 12 points)."
+    )
+    few = findings.trend([100, 1550], [30.06, 24], "the WER", "the number of clips", x_unit="clips")
+    assert (
+        str(few)
+        == "No conclusion about a trend of the WER: from 30.1 % (at 100 clips) to 24 % (at 1,550 clips) (only 2 points)."
+    )
+    assert "the same" in str(findings.trend(x, [3] * 12, "the WER", "noise"))
+    for bad in (([1], [2]), ([1, 2], [3]), ([1, 2], [3, float("nan")])):
+        with pytest.raises(AsrlibError, match="no curve"):
+            findings.trend(*bad, "the WER", "noise")
+
+
+def test_the_sentences_of_a_count():
+    found = findings.count(91, 96, "language named correctly")
+    assert str(found) == "Language named correctly: 91 of 96 clips, 94.8 % [88.4, 97.8]."
+    assert str(findings.count(0, 1, "loops")) == "Loops: 0 of 1 clip, 0.0 % [0.0, 79.3]."
+    assert "1,200 of 5,000 words" in str(findings.count(1200, 5000, "matched", of="word"))
+    assert found.numbers["n"] == 96
+
+
+# ----------------------------------------------------------------------------------------------------------------- the block
+def test_a_finding_is_shown_as_a_block_that_no_name_can_break():
+    finding = findings.size(1, 2, "a_b_c*\n\n# <script>", "$x$|y")
+    shown = finding._repr_markdown_()
+    assert shown.startswith("> **Finding.** a\\_b\\_c\\* # \\<script\\> is smaller than \\$x\\$\\|y: 1 MB")
+    assert "\n" not in shown
+    assert hash(finding)
+    with pytest.raises(AttributeError):
+        finding.text = "typed"
