@@ -15,6 +15,8 @@ Modules import only downwards::
 ``import asrlib`` needs neither torch nor network: every heavy import happens inside the function that needs it.
 """
 
+from asrlib import noise  # noqa: F401 - drops what other libraries log, before they do
+
 __all__ = ["AsrlibError", "__version__"]
 
 __version__ = "0.1.0"

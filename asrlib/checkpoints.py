@@ -42,12 +42,15 @@ GGML = {"ggml": "f16", "ggml-q8_0": "q8_0", "ggml-q5_0": "q5_0"}  # formats of w
 ONNX = {"onnx": "float32", "onnx-int8": "int8"}  # formats of ONNX Runtime, and their precision
 FORMATS = ("transformers", "ctranslate2", "openai", *GGML, *ONNX)
 SINGLE = {"openai": "model.pt", **dict.fromkeys(GGML, ggml.FILE)}  # formats that are one file, and its name
+FOLDERS = {"transformers": "transformers-5"}  # in the cache, where it is not the format: what was made for release 4 stays
 HUB_FILES = [  # never pickles: opening one runs code
-    *("config.json", "generation_config.json", "preprocessor_config.json"),
+    *("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt", "normalizer.json"),
     *("model.safetensors", "model.safetensors.index.json", "model-?????-of-?????.safetensors"),
 ]
+
+DROPPED = ("forced_decoder_ids", "clean_up_tokenization_spaces")  # settings of the originals
 
 
 def known() -> list[str]:
@@ -195,7 +198,7 @@ def _place(model_id: str | Path, format: str, revision: str | None, folder: Path
         name = str(model_id).replace("/", "--")
         if revision not in (None, _table().get(str(model_id), {}).get("revision")):
             name += "@" + re.sub(r"[^\w.-]", "-", revision)
-    return files.cache_dir() / "checkpoints" / format / name
+    return files.cache_dir() / "checkpoints" / FOLDERS.get(format, format) / name
 
 
 def _weights(folder: Path) -> list[Path]:
@@ -277,15 +280,19 @@ def _snapshot(model_id: str, revision: str | None) -> Path | None:
 
 
 def _adopt(snapshot: Path, folder: Path) -> None:
-    """Link (or copy) the files of a snapshot, and drop the decoder prompt that newer transformers warns about."""
+    """Link (or copy) the files of a snapshot, and drop two settings that transformers 5 warns about: the forced decoder
+    prompt, and the cleaning of spaces, which it ignores.
+    """
     for path in snapshot.iterdir():
         files.link(path, folder / path.name)
     for path in folder.glob("*config.json"):
         content = files.read_json(path)
-        if "forced_decoder_ids" in content:
-            if content.pop("forced_decoder_ids") and "task_to_id" in content:
-                content.setdefault("task", "transcribe")  # what the forced prompt said
-            files.write_atomic(path, json.dumps(content, indent=2) + "\n")
+        kept = {key: value for key, value in content.items() if key not in DROPPED}
+        if kept == content:
+            continue
+        if content.get("forced_decoder_ids") and "task_to_id" in content:
+            kept.setdefault("task", "transcribe")  # what the forced prompt said
+        files.write_atomic(path, json.dumps(kept, indent=2) + "\n")
 
 
 # ---- the packaged wheels

@@ -207,7 +207,7 @@ def to_transformers(source: Path, folder: Path, model_id: str) -> None:
             f"{source} does not hold {model_id}: {min(wrong)[0]} is missing, left over or of another shape."
         )
     files.write_atomic(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
-    config.dtype = "float16"
+    config.dtype = "float32"  # as on the Hub: from_pretrained computes in what it names, whatever the file holds
     config.save_pretrained(folder)
     original = files.read_json(source / "config.json")
     generation = architectures.generation(config) | {
@@ -220,38 +220,47 @@ def to_transformers(source: Path, folder: Path, model_id: str) -> None:
 
 
 def _write_processor(tokenizer_json: Path, config: WhisperConfig, folder: Path) -> None:
-    """Write feature extractor and tokenizer as on the Hub: with timestamp tokens and the English spelling table."""
-    from transformers import AddedToken, WhisperFeatureExtractor, WhisperProcessor, WhisperTokenizerFast
+    """Write feature extractor and tokenizer as on the Hub: with timestamp tokens and the English spelling table.
 
-    tokenizer = WhisperTokenizerFast(tokenizer_file=str(tokenizer_json), clean_up_tokenization_spaces=True)
+    The files are those that every release of transformers reads. Release 5 itself would write one ``processor_config.json``,
+    name the special tokens in a way that release 4 stumbles over, and leave the spelling table out.
+    """
+    from transformers import AddedToken, WhisperFeatureExtractor, WhisperTokenizer
+
+    tokenizer = WhisperTokenizer(tokenizer_file=str(tokenizer_json))
     special = sorted(tokenizer.added_tokens_decoder.items())
     tokenizer.add_special_tokens(
-        {"additional_special_tokens": [token for _, token in special[1:]], "pad_token": special[0][1]}
+        {"extra_special_tokens": [token for _, token in special[1:]], "pad_token": special[0][1]}
     )
     tokenizer.add_tokens([AddedToken(f"<|{step * 0.02:.2f}|>", special=False) for step in range(1501)])
-    tokenizer.english_spelling_normalizer = files.read_json(files.data_file("english_spelling.json"))
     if len(tokenizer) != config.vocab_size:
         raise AsrlibError(
             f"{tokenizer_json} has {len(tokenizer)} tokens, the model {config.vocab_size}: fetch it again."
         )
-    WhisperProcessor(WhisperFeatureExtractor(config.num_mel_bins), tokenizer).save_pretrained(folder)
+    WhisperFeatureExtractor(config.num_mel_bins).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    settings = files.read_json(folder / "tokenizer_config.json")
+    settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
+    files.write_atomic(folder / "tokenizer_config.json", json.dumps(settings, indent=2) + "\n")
+    shutil.copyfile(files.data_file("english_spelling.json"), folder / "normalizer.json")
 
 
 def to_ctranslate2(source: Path, folder: Path) -> None:
     """Convert a transformers folder with CTranslate2's own converter; the precision stays as it is."""
-    if not (source / "preprocessor_config.json").is_file():
+    from transformers import WhisperProcessor
+
+    if not any((source / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
         raise AsrlibError(
             f"{source} has a model but no processor: call processor.save_pretrained({str(source)!r}), then again."
         )
-    from transformers import WhisperTokenizerFast
-
     try:
         from ctranslate2.converters import TransformersConverter
     except ImportError:
         raise AsrlibError("format='ctranslate2' needs the package ctranslate2: pip install faster-whisper.") from None
     TransformersConverter(str(source)).convert(str(folder), force=True)
-    WhisperTokenizerFast.from_pretrained(source).backend_tokenizer.save(str(folder / "tokenizer.json"))
-    shutil.copyfile(source / "preprocessor_config.json", folder / "preprocessor_config.json")
+    processor = WhisperProcessor.from_pretrained(source)
+    processor.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    processor.feature_extractor.save_pretrained(folder)
 
 
 def openai_name(name: str) -> str:

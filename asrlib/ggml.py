@@ -125,7 +125,7 @@ def vocabulary(folder: Path, config: WhisperConfig) -> list[bytes]:
 
     In the multilingual vocabulary the last of them is empty.
     """
-    from transformers.models.whisper.tokenization_whisper import bytes_to_unicode
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     byte = {character: value for value, character in bytes_to_unicode().items()}
     model = files.read_json(folder / "tokenizer.json").get("model") or {"vocab": files.read_json(folder / "vocab.json")}

@@ -43,12 +43,13 @@ def listing(name: str, revision: str | None = None, kind: str = "model") -> list
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
+    from huggingface_hub.utils import httpx
 
     try:
         found = HfApi().repo_info(name, revision=revision, repo_type=kind, timeout=TIMEOUT)
     except GatedRepoError:
         raise AsrlibError(
-            f"{name} is gated: accept its terms on its Hub page, then log in with `huggingface-cli login`."
+            f"{name} is gated: accept its terms on its Hub page, then log in with `hf auth login`."
         ) from None
     except (RepositoryNotFoundError, HFValidationError):
         raise AsrlibError(
@@ -58,12 +59,13 @@ def listing(name: str, revision: str | None = None, kind: str = "model") -> list
         raise AsrlibError(f"{name} has no revision {revision!r} on the Hub: correct it.") from None
     except HfHubHTTPError as error:
         raise _refused(name, error.response) from None
-    except (ValueError, TypeError, KeyError, AttributeError):  # what it sends is no JSON, or not the Hub's
+    except (httpx.UnsupportedProtocol, httpx.InvalidURL, ValueError, TypeError, KeyError, AttributeError):
+        # no address of the web, or what it sends is no JSON, or not the Hub's
         raise RefusedError(
             f"What answers at {constants.ENDPOINT} is not the Hub: check HF_ENDPOINT, and whether this network asks for a "
             "login on a page of its own."
         ) from None
-    except OSError:  # all errors of the connection, and OfflineModeIsEnabled
+    except (httpx.TransportError, OSError):  # all errors of the connection, and OfflineModeIsEnabled
         return None
     return [file.rfilename for file in found.siblings or []]
 
@@ -72,8 +74,8 @@ def _refused(name: str, answer: Any) -> RefusedError:
     """Say what the status of an answer means for who asked."""
     advice = "wait, and run the same command again"
     if answer.status_code in (401, 403):
-        advice = "log in anew with `huggingface-cli login`, or remove the token (HF_TOKEN) that it does not accept"
-    return RefusedError(f"The Hub answers {answer.status_code} ({answer.reason}) for {name}: {advice}.")
+        advice = "log in anew with `hf auth login`, or remove the token (HF_TOKEN) that it does not accept"
+    return RefusedError(f"The Hub answers {answer.status_code} ({answer.reason_phrase}) for {name}: {advice}.")
 
 
 def snapshot(
@@ -84,8 +86,8 @@ def snapshot(
     Args:
         name, revision, kind: as for `listing`.
         patterns: shell patterns of the files wanted.
-        online: whether to download what is missing; else the folder may hold only some of the files, and None says that
-            nothing of the repository is there.
+        online: whether to download what is missing; else None says that the cache does not hold all of them, as far as it
+            knows: of what a client before release 2 has left, the folder may hold only some.
 
     Raises:
         AsrlibError: the download ended early; what came is kept for the next run. Or a file is not what the Hub calls it by
@@ -93,6 +95,7 @@ def snapshot(
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.utils import httpx
 
     try:
         folder = Path(
@@ -100,7 +103,7 @@ def snapshot(
                 name, repo_type=kind, revision=revision, allow_patterns=patterns, local_files_only=not online
             )
         )
-    except (OSError, ValueError) as error:  # ValueError: a name that would leave the cache
+    except (httpx.HTTPError, OSError, ValueError) as error:  # ValueError: a name that would leave the cache
         if not online and isinstance(error, LocalEntryNotFoundError):
             return None
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")

@@ -153,7 +153,7 @@ def _metered(work: bytes) -> bytes:
     import dill
     import transformers  # noqa: F401
 
-    from asrlib import quantization, transcription  # noqa: F401
+    from asrlib import transcription  # noqa: F401
 
     function, arguments, device = dill.loads(work)
     with PeakMemory(device) as peak:

@@ -22,7 +22,6 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PrinterCallback, TrainerCallback
 
-import asrlib.quantization  # noqa: F401 - drops the line that importing the Trainer would log, if it comes first
 from asrlib import AsrlibError, audio, figures, files, metering
 from asrlib.progress import Meter
 

@@ -29,15 +29,15 @@ def cache(tmp_path, monkeypatch):
 def offline(monkeypatch):
     """Keep every request of huggingface_hub and of pip on this machine."""
     from huggingface_hub import constants
-    from huggingface_hub.utils import reset_sessions
+    from huggingface_hub import close_session
 
     with monkeypatch.context() as patch:
         patch.setattr(constants, "HF_HUB_OFFLINE", True)
         patch.setenv("PIP_NO_INDEX", "1")
         patch.delenv("PIP_FIND_LINKS", raising=False)
-        reset_sessions()
+        close_session()
         yield
-    reset_sessions()
+    close_session()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ CLIP = "ein Örtchen/ру сский.wav"
 def place(tmp_path, monkeypatch):
     """A folder with a clip whose name has a space and Cyrillic letters, and no network."""
     from huggingface_hub import constants
-    from huggingface_hub.utils import reset_sessions
+    from huggingface_hub import close_session
 
     (tmp_path / CLIP).parent.mkdir()
     soundfile.write(tmp_path / CLIP, 0.1 * np.sin(np.arange(16_000) / 9), 16_000)
@@ -26,9 +26,9 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "ein Vorrat"))
     with monkeypatch.context() as patch:
         patch.setattr(constants, "HF_HUB_OFFLINE", True)
-        reset_sessions()
+        close_session()
         yield tmp_path
-    reset_sessions()
+    close_session()
 
 
 @pytest.fixture

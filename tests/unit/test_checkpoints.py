@@ -420,7 +420,8 @@ for model_id in checkpoints.known():
     for option in options:
         processor.batch_decode(model.generate(**inputs, **option, max_new_tokens=2), skip_special_tokens=True)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    environment = os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

@@ -26,7 +26,7 @@ from transformers import (
     WhisperTokenizer,
 )
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.models.whisper.tokenization_whisper import bytes_to_unicode
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from asrlib import AsrlibError, cli, distillation, files, hardware, records, transcription
 

@@ -50,7 +50,7 @@ def words():
 
 @pytest.fixture
 def saved(small, words, tmp_path):
-    from transformers.models.whisper.tokenization_whisper import bytes_to_unicode
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     character = bytes_to_unicode()
     vocabulary = {"".join(character[value] for value in word): number for number, word in enumerate(words)}

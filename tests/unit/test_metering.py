@@ -38,8 +38,7 @@ def test_frozen_weights_cost_neither_gradients_nor_optimizer():
 
 
 def test_four_bit_weights_count_with_their_scales():
-    from asrlib import quantization  # noqa: F401 - before bitsandbytes, whose import logs a line
-    import bitsandbytes  # isort: skip
+    import bitsandbytes
 
     sizes = {}
     for double in (False, True):

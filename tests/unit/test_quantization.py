@@ -113,8 +113,7 @@ def test_a_model_without_quantized_layers_stays_as_it_is():
 
 def test_the_import_of_bitsandbytes_is_silent_but_its_errors_are_heard(start):
     code = """
-        from asrlib import quantization
-        import logging, sys
+        import asrlib, logging, sys
         assert "torch" not in sys.modules and "bitsandbytes" not in sys.modules
         import bitsandbytes
         logging.getLogger("bitsandbytes.backends.cpu.ops").warning("Failed to load CPU %s", "library")

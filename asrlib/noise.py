@@ -1,0 +1,32 @@
+"""Lines that other libraries log and that say nothing to who reads them. `import asrlib` drops these, and nothing else.
+
+- bitsandbytes says of every 8-bit product whose input is not float16 that it is cast, and, while it is imported, that a kernel
+  package is missing which the course does not install.
+- transformers 5.24: ``generate`` of Whisper itself passes two lists of tokens beside its generation config (pull request 48108)
+  and then warns that the caller did.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+
+__all__: list[str] = []
+
+NOISE = {  # logger: how its lines begin
+    "bitsandbytes.autograd._functions": "MatMul8bitLt: inputs will be cast from",
+    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward from kernels-community: No module named 'kernels'",
+    "transformers.generation.utils": "Passing `generation_config` together with generation-related "
+    r"arguments=\(\{'(begin_)?suppress_tokens', '(begin_)?suppress_tokens'\}\)",
+}
+
+
+class _Quiet(logging.Filter):
+    """Drops the lines of `NOISE`; a kernel package that is there and fails is still heard of."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not re.match(NOISE[record.name], record.getMessage())
+
+
+for _name in NOISE:
+    logging.getLogger(_name).addFilter(_Quiet())
