@@ -18,7 +18,7 @@ def canvas(width: float, height: float) -> Axes:
     """Return an empty drawing of a size in inches; its coordinates are inches too, from the lower left corner."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(width, height))
+    _, axes = plt.subplots(figsize=(width, height))
     axes.set(xlim=(0, width), ylim=(0, height), aspect="equal")
     axes.axis("off")
     return axes

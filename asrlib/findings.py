@@ -19,7 +19,7 @@ from asrlib import AsrlibError, uncertainty
 from asrlib.scoring import Difference, Score
 from asrlib.uncertainty import Ratio
 
-__all__ = ["Finding", "count", "level", "paired", "ratio", "size", "table", "trend"]
+__all__ = ["Finding", "contrast", "count", "level", "paired", "ratio", "size", "table", "trend"]
 
 SPECIAL = re.compile(r"([\\`*_<>|~$])")  # what Markdown or MathJax would take for a sign of its own
 ESCAPED = r"\\\1"
@@ -35,7 +35,7 @@ class Finding:
 
     Attributes:
         text: one or two sentences.
-        kind: the helper that made it: ``level``, ``paired``, ``ratio``, ``size``, ``trend``, ``count`` or ``table``.
+        kind: the helper that made it: ``level``, ``paired``, ``contrast``, ``ratio``, ``size``, ``trend``, ``count`` or ``table``.
         numbers: plain data, for a record: ``value``, ``interval`` (two numbers or None), ``unit``, ``n`` and what ``n`` counts
             (``of``); a table has one such entry for each comparison under ``comparisons``.
     """
@@ -111,6 +111,25 @@ def paired(difference: Difference, first: str, second: str, *, margin: float | N
             seen = "their errors are the same"
         text = f"{start}: {seen} ({_behind(difference)})."
     return Finding(text, "paired", _of_difference(difference))
+
+
+def contrast(difference: Difference, first: str, second: str) -> Finding:
+    """Say how two WERs that count different words lie to each other: two normalisers, two corpora.
+
+    Args:
+        difference: from `asrlib.scoring.contrast`, first minus second.
+        first: under what the first was measured, in words that follow "the WER": "with a normaliser", "on telephone prompts".
+        second: the same for the second.
+    """
+    gap = _gap(difference.delta)
+    text = f"The WER {first} is {gap} {'as' if gap == 'the same' else 'than'} {second}"
+    if difference.interval is None:
+        text += f", without an interval: {difference.shortage}"
+    elif difference.significant:
+        text += f" [{_range(difference)}]"
+    elif difference.interval != (0, 0):
+        text += f", but the interval reaches from {_range(difference)}, so no difference is shown"
+    return Finding(f"{text} ({_behind(difference)}).", "contrast", _of_difference(difference))
 
 
 def table(differences: Mapping[str, Difference], reference: str) -> Finding:

@@ -29,6 +29,7 @@ __all__ = [
     "align",
     "bootstrap",
     "compare",
+    "contrast",
     "metric",
     "over_seeds",
     "score",
@@ -353,6 +354,38 @@ def compare(first: Score, second: Score, *, replicates: int = REPLICATES, seed: 
         return Difference(delta, None, None, few, *counted)
     drawn = _replicates(first, second, replicates=replicates, seed=seed)
     return Difference(delta, uncertainty.interval(*drawn), uncertainty.p_value(*drawn), "", *counted)
+
+
+def contrast(first: Score, second: Score, *, same_clips: bool, seed: int = 0) -> Difference:
+    """Return the WER of one score minus that of another that counts other words: by another normaliser, on other clips.
+
+    Args:
+        first, second: scores of one training each.
+        same_clips: they are the same clips, counted in two ways, and are resampled together; else each side on its own.
+        seed: of the bootstrap.
+
+    Raises:
+        AsrlibError: not the same clips, though ``same_clips`` says so.
+    """
+    if same_clips and first.blocks != second.blocks:
+        raise AsrlibError("These two scores are not of the same clips: give same_clips=False.")
+    sides = [np.stack([side.errors, side.lengths], axis=1) for side in (first, second)]
+    counts = (max if same_clips else sum)([first.utterances, second.utterances])
+    counted = (counts, (max if same_clips else sum)([first.words, second.words]))
+    delta = first.wer - second.wer
+    if few := _few_units(first.blocks) or _few_units(second.blocks):
+        return Difference(delta, None, None, few, *counted)
+    if same_clips:
+        drawn = uncertainty.resample(np.concatenate(sides, axis=1), blocks=first.blocks, seed=seed)
+    else:
+        apart = [
+            uncertainty.resample(side, blocks=score.blocks, seed=number)
+            for number, (side, score) in enumerate(zip(sides, (first, second), strict=True), 2 * seed)
+        ]
+        drawn = np.concatenate(apart, axis=1)
+    rates = drawn[:, 0] / np.maximum(drawn[:, 1], 1) - drawn[:, 2] / np.maximum(drawn[:, 3], 1)
+    units = min(len(set(first.blocks)), len(set(second.blocks)))
+    return Difference(delta, uncertainty.interval(rates, units), uncertainty.p_value(rates, units), "", *counted)
 
 
 def _check_same(first: Score, second: Score) -> None:

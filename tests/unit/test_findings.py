@@ -97,6 +97,26 @@ def test_without_an_interval_nothing_is_concluded(difference, margin):
     assert not re.search("equal|No difference", text)
 
 
+@every
+@given(differences() | differences(interval=False))
+def test_a_contrast_names_the_side_and_says_where_nothing_is_shown(difference):
+    text = str(findings.contrast(difference, "with one", "with another"))
+    lower, shown = difference.delta < 0, difference.significant
+    said = "the same as" if abs(difference.delta) < 1e-11 else f"{'lower' if lower else 'higher'} than with another"
+    assert said in text
+    assert ("[" in text) == shown
+    zero = difference.interval == (0, 0)
+    assert ("no difference is shown" in text) == (difference.interval is not None and not shown and not zero)
+    assert ("without an interval: only 4 clips" in text) == (difference.interval is None)
+
+
+def test_the_sentences_of_a_contrast():
+    shown = scoring.Difference(-0.167, (-0.2, -0.13), 0.001, "", 96, 1304)
+    assert str(findings.contrast(shown, "with a normaliser", "as written")) == (
+        "The WER with a normaliser is 16.7 points lower than as written [13.0 to 20.0 points lower] (96 clips, 1,304 words)."
+    )
+
+
 def test_the_sentences_of_a_comparison():
     def said(delta, interval, **options):
         return str(

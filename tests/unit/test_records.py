@@ -24,14 +24,14 @@ def record(folder):
 
 
 def test_a_paired_difference_is_kept_in_points_with_its_interval_and_counts(record):
-    references = ["a b c d", "e f", "g h i"]
-    better, worse = (scoring.score(references, heard) for heard in (references, ["a b x d", "e", "g h i"]))
+    references = 4 * ["a b c d", "e f", "g h i"]
+    better, worse = (scoring.score(references, heard) for heard in (references, 4 * ["a b x d", "e", "g h i"]))
     found = scoring.compare(worse, better)
     record.difference(found, better, method="int8")
     (metric,) = record.metrics
     assert metric["value"] == pytest.approx(100 * 2 / 9)
     assert metric["interval"] == pytest.approx([100 * end for end in found.interval])
-    assert (metric["utterances"], metric["words"], metric["labels"]) == (3, 9, {"method": "int8"})
+    assert (metric["utterances"], metric["words"], metric["labels"]) == (12, 36, {"method": "int8"})
 
 
 def test_a_saved_record_reads_back_with_what_was_added(record):

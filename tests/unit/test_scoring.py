@@ -250,3 +250,26 @@ def test_evaluate_metric_loads_without_the_hub(name, monkeypatch, tmp_path):
 def test_unknown_metric():
     with pytest.raises(AsrlibError, match="'bleu'"):
         scoring.metric("bleu")
+
+
+def test_a_contrast_of_the_same_clips_is_drawn_together_and_of_other_clips_apart():
+    said = [f"Word{number} two." for number in range(40)]
+    heard = [f"word{number} {'two' if number % 4 else 'too'}" for number in range(40)]
+    strict, loose = (scoring.score(said, heard, normalizer=way) for way in (str, lambda text: text.lower().strip(".")))
+    together = scoring.contrast(loose, strict, same_clips=True)
+    assert together.delta == pytest.approx(loose.wer - strict.wer)
+    assert together.interval[0] <= together.delta <= together.interval[1] < 0
+    assert (together.utterances, together.words) == (40, 80)
+    apart = scoring.contrast(loose, strict, same_clips=False)
+    assert (apart.utterances, apart.words) == (80, 160)
+    itself = scoring.contrast(loose, loose, same_clips=True)
+    assert itself.interval == (0, 0)
+    other = scoring.contrast(loose, loose, same_clips=False).interval
+    assert other[0] < 0 < other[1]
+
+
+def test_a_contrast_of_few_clips_has_no_interval_and_other_clips_are_told_apart():
+    few, many = (scoring.score(["a b"] * n, ["a c"] * n) for n in (4, 20))
+    assert scoring.contrast(few, many, same_clips=False).shortage == "only 4 clips"
+    with pytest.raises(AsrlibError, match="not of the same clips"):
+        scoring.contrast(few, many, same_clips=True)
