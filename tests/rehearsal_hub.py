@@ -9,11 +9,11 @@ from pathlib import Path
 
 import soundfile
 from hub_server import Repository
+from rehearsal import SHAPES
 
 from asrlib import architectures, audio, checkpoints, corpora, files
 
 PINNED = files.read_toml(files.data_file("checkpoints.toml"))
-SHAPES = files.read_toml(files.data_file("architectures.toml"))["architecture"]
 SMALL = {"d_model": 16} | {
     f"{side}_{what}": value
     for side in ("encoder", "decoder")

@@ -28,8 +28,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def offline(monkeypatch):
     """Keep every request of huggingface_hub and of pip on this machine."""
-    from huggingface_hub import constants
-    from huggingface_hub import close_session
+    from huggingface_hub import close_session, constants
 
     with monkeypatch.context() as patch:
         patch.setattr(constants, "HF_HUB_OFFLINE", True)

@@ -17,8 +17,7 @@ CLIP = "ein Örtchen/ру сский.wav"
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder with a clip whose name has a space and Cyrillic letters, and no network."""
-    from huggingface_hub import constants
-    from huggingface_hub import close_session
+    from huggingface_hub import close_session, constants
 
     (tmp_path / CLIP).parent.mkdir()
     soundfile.write(tmp_path / CLIP, 0.1 * np.sin(np.arange(16_000) / 9), 16_000)

@@ -1,37 +1,21 @@
 """The profiles `colab` and `paper`, rehearsed: from a Hub that this machine plays, with the amounts of tests/rehearsal.toml."""
 
 import os
-from pathlib import Path
 
 import pytest
 import rehearsal_hub
 from hub_server import Hub
+from rehearsal import CUTS, CUTS_FILE, ROOT, models, values
 
-from asrlib import course, files, parameters, records, runner
+from asrlib import course, records, runner
 
-ROOT = files.repository()
-BOOKS = course.registry(ROOT)
-PROFILES = files.read_toml(ROOT / "notebooks" / "profiles.toml")
-CUTS = Path(__file__).parents[1] / "rehearsal.toml"
-REHEARSED = [(profile, name) for profile, tables in files.read_toml(CUTS).items() for name in tables]
-
-
-def values(profile, name):
-    """Return the parameters of a notebook under a profile, uncut."""
-    known = course.parameters(BOOKS[name].path)
-    return {key: item.default for key, item in known.items()} | parameters.profile_values(PROFILES, name, profile)
-
-
-def models(given):
-    """Return the Whisper models among a notebook's parameters."""
-    flat = [item for value in given.values() for item in (value if isinstance(value, list) else [value])]
-    return [item for item in dict.fromkeys(flat) if item in rehearsal_hub.SHAPES]
+REHEARSED = [(profile, name) for profile, tables in CUTS.items() for name in tables]
 
 
 @pytest.mark.parametrize(("profile", "name"), REHEARSED)
 def test_a_rehearsal_cuts_amounts_only(profile, name):
     whole = values(profile, name)
-    for key, cut in files.read_toml(CUTS)[profile][name].items():
+    for key, cut in CUTS[profile][name].items():
         if isinstance(cut, list):
             assert cut and len(cut) < len(whole[key]) and set(cut) < set(whole[key]), key
         else:
@@ -67,7 +51,7 @@ def _environment(hub, folder):
         "HF_ENDPOINT": hub.address,
         "HF_HOME": str(folder / "hub"),
         "ASRLIB_CACHE": str(folder / "cache"),
-        "ASRLIB_REHEARSAL": str(CUTS),
+        "ASRLIB_REHEARSAL": str(CUTS_FILE),
         **proxies,
         **{key.upper(): value for key, value in proxies.items()},
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),

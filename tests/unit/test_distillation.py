@@ -25,8 +25,8 @@ from transformers import (
     WhisperProcessor,
     WhisperTokenizer,
 )
-from transformers.modeling_outputs import BaseModelOutput
 from transformers.convert_slow_tokenizer import bytes_to_unicode
+from transformers.modeling_outputs import BaseModelOutput
 
 from asrlib import AsrlibError, cli, distillation, files, hardware, records, transcription
 
