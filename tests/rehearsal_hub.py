@@ -14,12 +14,10 @@ from rehearsal import SHAPES
 from asrlib import architectures, audio, checkpoints, corpora, files
 
 PINNED = files.read_toml(files.data_file("checkpoints.toml"))
-SMALL = {"d_model": 16} | {
-    f"{side}_{what}": value
-    for side in ("encoder", "decoder")
-    for what, value in {"layers": 1, "attention_heads": 2, "ffn_dim": 16}.items()
-}
-POSITIONS = 32  # of the decoder, so that a model that never ends a text ends soon
+WIDTH = 16
+SIDE = {"layers": 1, "attention_heads": 1, "ffn_dim": 4 * WIDTH}  # openai-whisper knows no other ratio
+SMALL = {"d_model": WIDTH} | {f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in SIDE.items()}
+POSITIONS = 16  # of the decoder, so that a model that never ends a text ends soon
 TOKENIZER = (
     *("added_tokens.json", "merges.txt", "normalizer.json", "special_tokens_map.json", "tokenizer.json"),
     *("tokenizer_config.json", "vocab.json"),
@@ -76,7 +74,7 @@ def _settings(model_id: str, generation: dict) -> dict[str, dict]:
     legacy = {"forced_decoder_ids": forced, "max_length": POSITIONS}
     config = {name: value for name, value in config.items() if name != "dtype"} | legacy | lists
     config |= {"torch_dtype": "float32", "transformers_version": "4.27.0.dev0"}
-    generation = generation | legacy | {"alignment_heads": [[0, 0], [0, 1]], "transformers_version": "4.31.0.dev0"}
+    generation = generation | legacy | {"alignment_heads": [[0, 0]], "transformers_version": "4.31.0.dev0"}
     generation.pop("task", None)
     sound = {name: value for name, value in extractor.to_dict().items() if name != "dither"}
     sound |= {"mel_filters": extractor.mel_filters.T.tolist()}

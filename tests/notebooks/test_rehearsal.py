@@ -1,7 +1,5 @@
 """The profiles `colab` and `paper`, rehearsed: from a Hub that this machine plays, with the amounts of tests/rehearsal.toml."""
 
-import os
-
 import pytest
 import rehearsal_hub
 from hub_server import Hub
@@ -54,7 +52,6 @@ def _environment(hub, folder):
         "ASRLIB_REHEARSAL": str(CUTS_FILE),
         **proxies,
         **{key.upper(): value for key, value in proxies.items()},
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     }
 
 
