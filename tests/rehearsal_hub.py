@@ -69,7 +69,8 @@ def _settings(model_id: str, generation: dict) -> dict[str, dict]:
 
     extractor = WhisperFeatureExtractor(SHAPES[model_id]["mel_bins"])
     config = _config(model_id).to_dict()
-    forced = [[1, None], [2, 50359]] if generation["is_multilingual"] else [[1, generation["no_timestamps_token_id"]]]
+    tasks = generation.get("task_to_id")
+    forced = [[1, None], [2, tasks["transcribe"]]] if tasks else [[1, generation["no_timestamps_token_id"]]]
     lists = {name: generation[name] for name in ("suppress_tokens", "begin_suppress_tokens")}
     legacy = {"forced_decoder_ids": forced, "max_length": POSITIONS}
     config = {name: value for name, value in config.items() if name != "dtype"} | legacy | lists

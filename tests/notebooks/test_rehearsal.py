@@ -1,9 +1,9 @@
 """The profiles `colab` and `paper`, rehearsed: from a Hub that this machine plays, with the amounts of tests/rehearsal.toml."""
 
 import pytest
-import rehearsal_hub
 from hub_server import Hub
 from rehearsal import CUTS, CUTS_FILE, ROOT, models, values
+from rehearsal_hub import CLIPS, DECOYS, librispeech, link_speech, model
 
 from asrlib import course, records, runner
 
@@ -26,10 +26,12 @@ def rehearse(tmp_path, monkeypatch):
 
     def run(profile, name):
         given = values(profile, name)
-        served = [rehearsal_hub.model(model_id) for model_id in models(given)]
+        served = [model(model_id) for model_id in models(given)]
         if given.get("LIBRISPEECH") == "hub":
-            served.append(rehearsal_hub.librispeech())
-        rehearsal_hub.link_speech(course.inputs(ROOT, [name])[1], tmp_path / "cache")
+            served.append(librispeech())
+        link_speech(course.inputs(ROOT, [name])[1], tmp_path / "cache")
+        for key in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_TOKEN", "ASRLIB_DATA"):
+            monkeypatch.delenv(key, raising=False)
         with Hub(served).playing() as hub:
             for key, value in _environment(hub, tmp_path).items():
                 monkeypatch.setenv(key, value)
@@ -37,8 +39,6 @@ def rehearse(tmp_path, monkeypatch):
         assert outcome.status == "finished", str(outcome)
         return records.load(tmp_path / "runs" / profile / name / "record.json"), hub
 
-    for key in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_TOKEN", "ASRLIB_DATA"):
-        monkeypatch.delenv(key, raising=False)
     return run
 
 
@@ -65,7 +65,7 @@ def test_it_runs_from_the_hub(rehearse, profile, name):
     assert set(used) == set(models(given))
     for model_id, item in used.items():
         assert item["revision"] == hub.repositories["model", model_id].commit, model_id
-    corpora = {metric["labels"].get("corpus") for metric in record["metrics"]}
-    assert ("librispeech" in corpora) == (given.get("LIBRISPEECH") == "hub")
+    published = [metric for metric in record["metrics"] if metric["labels"].get("corpus") == "librispeech"]
+    assert {metric["utterances"] for metric in published} == ({CLIPS} if given.get("LIBRISPEECH") == "hub" else set())
     assert not [path for path in hub.asked if not path.startswith("/")], "another host was asked"
-    assert not [path for path in hub.asked if path.endswith(rehearsal_hub.DECOYS)]
+    assert not [path for path in hub.asked if path.endswith(DECOYS)]
