@@ -1,5 +1,6 @@
 # course: fetch, run every notebook, show the results    test: everything that CI runs     lab: open the notebooks
 # fetch:  speech and weights only                        bench: measure against the peers  lint: format and check
+# check:  what of the tests needs no weights and little time
 # site:   build the pages in build/site             clean: remove .venv and all that was built here, but not the cache
 # colab:  build/asrlib-course.zip for Google Colab
 
@@ -11,18 +12,23 @@ NBVAL  := --nbval-lax --nbval-current-env --nbval-cell-timeout 600 --nbval-sanit
 # tqdm would put a warning into every notebook: it misses ipywidgets, whose state would bloat the outputs.
 export PYTHONWARNINGS := ignore:IProgress not found
 
-.PHONY: course test lab fetch lint bench site colab clean
+.PHONY: course test check lab fetch lint bench site colab clean
 
 course: $(READY)
 	@.venv/bin/asrlib fetch
 	@.venv/bin/asrlib run; code=$$?; $(MAKE) --no-print-directory site && exit $$code
 
+# Two processes share the tests: one at a time while they are short, and what belongs to one notebook together.
 test: $(READY)
 	.venv/bin/ruff check --quiet .
 	.venv/bin/ruff format --check --quiet .
-	.venv/bin/pytest --ignore-glob '*/test_smoke.py' --ignore-glob '*/test_jupyterlab.py' tests/unit tests/notebooks tests/faults
-	.venv/bin/pytest tests/notebooks/test_smoke.py tests/notebooks/test_jupyterlab.py
-	ASRLIB_PROFILE=smoke ASRLIB_HEADLESS=1 .venv/bin/pytest $(NBVAL) notebooks/*.ipynb
+	.venv/bin/pytest -n 2 --dist worksteal --ignore-glob '*/test_smoke.py' --ignore-glob '*/test_jupyterlab.py' tests/unit tests/notebooks tests/faults
+	ASRLIB_PROFILE=smoke ASRLIB_HEADLESS=1 .venv/bin/pytest -n 2 --dist loadscope $(NBVAL) tests/notebooks/test_smoke.py tests/notebooks/test_jupyterlab.py notebooks/*.ipynb
+
+check: $(READY)
+	.venv/bin/ruff check --quiet .
+	.venv/bin/ruff format --check --quiet .
+	.venv/bin/pytest -n 2 --dist worksteal -m "not weights and not slow" --ignore-glob '*/test_smoke.py' --ignore-glob '*/test_jupyterlab.py' tests/unit tests/notebooks tests/faults
 
 lab: $(READY)
 	@.venv/bin/jupyter lab notebooks

@@ -4,7 +4,7 @@ Modules import only downwards::
 
     roof    cli, course, runner, site, comparison,          run notebooks, show results, talk to people, keep the lock
             sweep, readme, demo, environment, colab
-    4       records, claims                                 one record per run; verdicts of published claims
+    4       chapter, records, claims                             one record per run; verdicts of published claims
     3       transcription (kernels), sharding, evaluation,  batched decoding, in many processes, other runtimes, word
             engines, words, preparation, training,          times, data sets; what training needs besides visible calls
             distillation, quantization, pruning, metering

@@ -42,7 +42,9 @@ GGML = {"ggml": "f16", "ggml-q8_0": "q8_0", "ggml-q5_0": "q5_0"}  # formats of w
 ONNX = {"onnx": "float32", "onnx-int8": "int8"}  # formats of ONNX Runtime, and their precision
 FORMATS = ("transformers", "ctranslate2", "openai", *GGML, *ONNX)
 SINGLE = {"openai": "model.pt", **dict.fromkeys(GGML, ggml.FILE)}  # formats that are one file, and its name
-FOLDERS = {"transformers": "transformers-5"}  # in the cache, where it is not the format: what was made for release 4 stays
+FOLDERS = {
+    "transformers": "transformers-5"
+}  # in the cache, where it is not the format: what was made for release 4 stays
 HUB_FILES = [  # never pickles: opening one runs code
     *("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),

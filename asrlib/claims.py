@@ -17,6 +17,8 @@ none               nothing here can check it yet
 from __future__ import annotations
 
 import ast
+import copy
+import functools
 import html
 import itertools
 import json
@@ -96,15 +98,24 @@ def load(path: Path | str | None = None) -> list[dict[str, Any]]:
     Raises:
         AsrlibError: not YAML, a claim that breaks the schema, or an id that occurs twice.
     """
+    path = path or files.data_file("claims.yaml")
+    try:
+        return copy.deepcopy(_checked(Path(path).read_text(encoding="utf-8"), str(path)))
+    except (OSError, UnicodeDecodeError) as error:
+        raise AsrlibError(f"{path} cannot be read as text ({error}): correct it.") from None
+
+
+@functools.lru_cache(maxsize=4)
+def _checked(text: str, path: str) -> list[dict[str, Any]]:
+    """Return the claims of a file with this text; the course's have 3,000 lines, and a page or a test asks for them often."""
     import yaml
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
-    path = path or files.data_file("claims.yaml")
     schema = json.loads(files.data_file("claims.schema.json").read_text(encoding="utf-8"))
     try:
-        claims = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        claims = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # in C where PyYAML was built with it
+    except (RecursionError, yaml.YAMLError) as error:
         raise AsrlibError(f"{path} is not valid YAML ({getattr(error, 'problem_mark', error)}): correct it.") from None
     if error := best_match(Draft202012Validator(schema).iter_errors(claims)):
         place = "/".join(map(str, error.absolute_path)) or "top level"

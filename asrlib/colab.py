@@ -22,17 +22,10 @@ from asrlib import AsrlibError, files
 
 __all__ = ["set_up"]
 
-BUILT_IN = (
-    "numpy",
-    "pandas",
-    "pillow",
-    "torch",
-    "torchaudio",
-    "torchvision",
-)  # many of Colab's packages need these versions
-_loaded: dict[
-    str, str
-] = {}  # the versions of what this kernel had imported when it set up the machine for the first time
+# Many of Colab's packages need these in the versions that it has; torch is built for its GPUs.
+BUILT_IN = ("numpy", "pandas", "pillow", "torch", "torchaudio", "torchvision")
+# The versions of what this kernel had imported when it set up the machine for the first time.
+_loaded: dict[str, str] = {}
 
 
 def set_up(folder: str, *extras: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import subprocess
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["best_device", "best_dtype", "cpu_features", "describe", "peak_rss_mib"]
+__all__ = ["best_device", "best_dtype", "cpu_features", "describe", "multiplies", "peak_rss_mib"]
 
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
@@ -51,11 +52,29 @@ def best_device() -> str:
     return f"cuda:{int(number) % torch.cuda.device_count()}" if number else "cuda"
 
 
+@functools.cache
+def multiplies(dtype: torch.dtype) -> bool:
+    """Say whether oneDNN multiplies matrices of this precision on this processor, by trying it with small ones.
+
+    Where it does not (bfloat16 with AVX2 only), PyTorch's own products still come out right, but slowly.
+    """
+    import torch
+
+    x = torch.zeros(2, 16, dtype=dtype)
+    try:
+        with torch.inference_mode():
+            weight = torch.ops.mkldnn._reorder_linear_weight(x)
+            torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    except (AttributeError, RuntimeError):  # AttributeError: PyTorch was built without oneDNN
+        return False
+    return True
+
+
 def best_dtype(device: str | None = None) -> torch.dtype:
     """Return the fastest precision that keeps the WER on a device.
 
-    bfloat16 pays on a CPU only with AMX or AVX512-BF16; elsewhere it is emulated and slower than float32. On a GPU older
-    than Ampere (a T4, say) float16 takes its place.
+    bfloat16 pays on a CPU only with AMX or AVX512-BF16, and where oneDNN uses them; elsewhere it is emulated and slower than
+    float32. On a GPU older than Ampere (a T4, say) float16 takes its place.
 
     Args:
         device: ``"cuda"``, ``"cuda:1"`` or ``"cpu"``; default: `best_device()`.
@@ -65,7 +84,8 @@ def best_dtype(device: str | None = None) -> torch.dtype:
     device = device or best_device()
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
-    return torch.bfloat16 if {"amx_bf16", "avx512_bf16"} & set(cpu_features()) else torch.float32
+    fast = {"amx_bf16", "avx512_bf16"} & set(cpu_features()) and multiplies(torch.bfloat16)
+    return torch.bfloat16 if fast else torch.float32
 
 
 def describe() -> dict[str, Any]:

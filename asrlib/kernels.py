@@ -4,7 +4,9 @@
 rows; laid out in blocks once, a weight is read straight through, and what follows the product can be done while its result is
 still in the cache. Both are what ``torch.compile`` does with frozen weights, without its minutes of compilation.
 
-It costs the memory of a second copy of the weights that are used.
+It costs the memory of a second copy of the weights that are used, and holds only while no weight changes. Nothing tells of every
+change (the version of a tensor does not count edits through ``.data``, nor a step of ``AdamW(fused=True)``), so the copies
+live no longer than a block `laid_out`: one call of `asrlib.transcription.transcribe`, say.
 
 PyTorch's fused attention computes small tiles. In bfloat16, on a processor without AMX, it reaches a third of the rate of a
 matrix product; a head's scores as one product, small enough for the cache, come to half of it.
@@ -12,65 +14,75 @@ matrix product; a head's scores as one product, small enough for the cache, come
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from asrlib import hardware
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["attention", "linear"]
+__all__ = ["attention", "laid_out", "linear"]
 
 CACHED = 1500**2  # scores that are computed at once: those of one head over a whole window, 4.5 MB in bfloat16
-_laid_out: WeakKeyDictionary[Any, tuple[tuple[int, int], torch.Tensor]] = WeakKeyDictionary()
+_blocks: ContextVar[dict[Any, torch.Tensor] | None] = ContextVar("_blocks", default=None)  # of each layer
+
+
+@contextlib.contextmanager
+def laid_out(blocks: dict[Any, torch.Tensor] | None = None) -> Iterator[None]:
+    """Let `linear` lay out each weight once within this block, in which no weight may change.
+
+    A block inside another one uses the outer one's copies, unless it is given its own.
+
+    Args:
+        blocks: keeps the copies for a later block, over which the weights stay the same too; empty at first.
+    """
+    if blocks is None:
+        known = _blocks.get()
+        blocks = {} if known is None else known
+    token = _blocks.set(blocks)
+    try:
+        yield
+    finally:
+        _blocks.reset(token)
 
 
 def linear(layer: Any, x: torch.Tensor, activation: str = "none") -> torch.Tensor:
     """Apply a linear layer, and GELU after it if wanted; the numbers are the layer's own, up to rounding.
 
-    A layer that is more than a plain ``torch.nn.Linear`` (quantized, with an adapter, with hooks), and every layer off the CPU,
-    is called as it is. A weight that has changed since, by training, say, is laid out again.
+    A layer is called as it is outside of `laid_out`, off the CPU, in a precision that this processor does not multiply, and if it is
+    more than a plain ``torch.nn.Linear`` (quantized, with an adapter, with hooks).
 
     Args:
         layer: a module from (..., in) to (..., out).
-        x: (..., in), in the layer's precision; no gradient flows.
+        x: (..., in), in the layer's precision; in `laid_out` no gradient flows.
         activation: ``"none"`` or ``"gelu"``.
     """
     import torch
 
-    weight = _blocks(layer, x)
-    if weight is None:
+    blocks = _blocks.get()
+    if blocks is None or not _usable(layer, x):
         y = layer(x)
         return torch.nn.functional.gelu(y) if activation == "gelu" else y
+    if layer not in blocks:
+        blocks[layer] = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
     exact = "none" if activation == "gelu" else ""  # GELU by the error function, as Whisper's
-    return torch.ops.mkldnn._linear_pointwise(x, weight, layer.bias, activation, [], exact)
+    return torch.ops.mkldnn._linear_pointwise(x, blocks[layer], layer.bias, activation, [], exact)
 
 
-def _blocks(layer: Any, x: torch.Tensor) -> torch.Tensor | None:
-    """Return a layer's weight in oneDNN's layout, None where that is not its way."""
-    import torch
-
-    plain = type(layer) is torch.nn.Linear and not (layer._forward_pre_hooks or layer._forward_hooks)
-    if not plain or not _usable(layer.weight, x):
-        return None
-    version = (layer.weight.data_ptr(), layer.weight._version)
-    known = _laid_out.get(layer)
-    if known is None or known[0] != version:
-        known = _laid_out[layer] = version, torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
-    return known[1]
-
-
-def _usable(weight: torch.Tensor, x: torch.Tensor) -> bool:
+def _usable(layer: Any, x: torch.Tensor) -> bool:
     import torch
 
     return (
-        x.device.type == weight.device.type == "cpu"
-        and x.dtype == weight.dtype in (torch.float32, torch.bfloat16)
+        type(layer) is torch.nn.Linear
+        and not (layer._forward_pre_hooks or layer._forward_hooks)
+        and x.device.type == layer.weight.device.type == "cpu"
+        and x.dtype == layer.weight.dtype in (torch.float32, torch.bfloat16)
         and not torch.is_grad_enabled()
-        and not weight.is_inference()  # such a tensor does not count its changes
-        and torch.backends.mkldnn.is_available()
+        and hardware.multiplies(x.dtype)
     )
 
 
@@ -88,7 +100,7 @@ def attention(
     """
     import torch
 
-    if query.device.type != "cpu" or query.dtype != torch.bfloat16 or _amx():
+    if query.device.type != "cpu" or query.dtype != torch.bfloat16 or _amx() or not hardware.multiplies(query.dtype):
         return torch.nn.functional.scaled_dot_product_attention(query, key, value, bias)
     heads, size = query.shape[1], query.shape[3]
     query, value = query * size**-0.5, value.contiguous()

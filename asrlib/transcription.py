@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from asrlib import AsrlibError, audio, checkpoints, hardware
-from asrlib.kernels import attention, linear
+from asrlib.kernels import attention, laid_out, linear
 from asrlib.progress import Meter
 from asrlib.text import language_code
 
@@ -326,6 +326,9 @@ class Engine:
         self.multilingual = bool(getattr(self.generation, "is_multilingual", True))
         self.positions = self.model.config.max_source_positions
         self.language = language
+        self.blocks: dict[
+            Any, torch.Tensor
+        ] = {}  # of the weights, which stay as they are as long as this engine is used
         self.exported = not hasattr(self.model, "proj_out")  # ONNX graphs have no layers to call
         if self.exported and window == "merged":
             raise AsrlibError("An exported model always encodes 30 seconds: choose the window 'full' for it.")
@@ -372,6 +375,12 @@ class Engine:
         self, clips: Sequence[Clip], features: torch.Tensor | list[torch.Tensor]
     ) -> list[tuple[str, str, tuple]]:
         """Return (text, language, segments) of each clip."""
+        with laid_out(self.blocks):
+            return self._decode(clips, features)
+
+    def _decode(
+        self, clips: Sequence[Clip], features: torch.Tensor | list[torch.Tensor]
+    ) -> list[tuple[str, str, tuple]]:
         if self._windowed(clips):
             features = [one.to(self.model.device, self.model.dtype) for one in features]
             if self.exported:
@@ -610,11 +619,15 @@ def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: t
     Two plain matrix products: for a single query they are five times faster on a CPU than the fused kernel, which is made
     for many.
     """
+    import torch
+
     scores = query @ key.transpose(2, 3) * query.shape[3] ** -0.5
-    weights = (scores if bias is None else scores + bias).float().softmax(dim=-1).to(query.dtype)
+    precision = torch.promote_types(query.dtype, torch.float32)
+    weights = (scores if bias is None else scores + bias).softmax(dim=-1, dtype=precision).to(query.dtype)
     return (weights @ value).transpose(1, 2).flatten(2)
 
 
+@laid_out()
 def encode(model: Any, features: torch.Tensor, lengths: Sequence[int] | None = None) -> tuple[torch.Tensor, Any]:
     """Run the encoder.
 
@@ -700,6 +713,7 @@ def _step(model: Any, tokens: torch.Tensor, at: int, cache: _Cache, bias: torch.
     return linear(model.proj_out, decoder.layer_norm(states[:, -1]))
 
 
+@laid_out()
 def greedy(
     model: Any,
     states: torch.Tensor,

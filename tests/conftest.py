@@ -1,4 +1,4 @@
-"""A course in a temporary folder, with notebooks of a few lines, for the tests of the runner."""
+"""What several test modules use, and how processes share the tests (pytest-xdist)."""
 
 import json
 import os
@@ -8,6 +8,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
+
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # they share the processor; before anything computes
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PARAMETERS = (
@@ -29,6 +32,19 @@ run.add("wer_percent", 8.4, unit="%", interval=(7.1, 9.9), utterances=N_CLIPS, w
            model="openai/whisper-base", corpus="telephone", language=LANGUAGE)
 run.save([{"id": "a", "hypothesis": "hello"}]).name
 """
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Let ``--dist loadscope`` keep together what shares a kernel, a server or a run of a notebook, and no more."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByNotebook(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, test = nodeid.partition("::")
+            return test.partition("[")[2] if file.endswith("test_smoke.py") else file
+
+    return ByNotebook(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 class Course:

@@ -7,6 +7,7 @@ address. ``cells`` writes that first cell into every notebook; it follows pyproj
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 import zipfile
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ FOLDER = "/content/asrlib-course"
 SHIPPED = (
     "LICENSE", "README.md", "asrlib", "data", "environments", "notebooks", "pyproject.toml", "requirements.lock", "results",
 )  # fmt: skip
+FOLDED = {"tags": ["colab", "hide-input"], "jupyter": {"source_hidden": True}}  # nobody has to read it
 GUARD = """\
 import sys
 
@@ -71,7 +73,7 @@ def write_cells(root: Path) -> None:
     for book in course.registry(root).values():
         notebook = nbformat.read(book.path, as_version=4)
         cells = [cell for cell in notebook.cells if "colab" not in cell.metadata.get("tags", ())]
-        new = nbformat.v4.new_code_cell(colab_text(root, book.extras), metadata={"tags": ["colab"]}, id="colab")
+        new = nbformat.v4.new_code_cell(colab_text(root, book.extras), metadata=copy.deepcopy(FOLDED), id="colab")
         first = next(place for place, cell in enumerate(cells) if cell.cell_type == "code")
         notebook.cells = [*cells[:first], new, *cells[first:]]
         course.count(notebook)

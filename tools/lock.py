@@ -58,9 +58,9 @@ def resolve(known: Sequence[str], *options: str) -> list[str]:
     return [line for line in lines if not line.startswith(SYSTEM)]
 
 
-def releases(lines: Sequence[str]) -> set[str]:
-    """Return the lines without their markers: ``name==version``."""
-    return {line.partition(" ;")[0] for line in lines}
+def release(line: str) -> str:
+    """Return a line without its marker: ``name==version``."""
+    return line.partition(" ;")[0]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -69,12 +69,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--upgrade", action="store_true", help="take the newest versions that fit")
     upgrade = parser.parse_args(arguments).upgrade
     lock, optimum = ROOT / "requirements.lock", ROOT / "environments" / "optimum.lock"
-    before = [] if upgrade else lock.read_text(encoding="utf-8").splitlines()
-    kept = [] if upgrade else optimum.read_text(encoding="utf-8").splitlines()
-    shared = resolve(before, "--all-extras", "pyproject.toml")
-    names = {line.partition("==")[0] for line in releases(kept) if "==" in line}
-    behind = [line for line in shared if line.partition("==")[0] not in names]
-    own = [line for line in resolve([*behind, *kept], "--group", "optimum") if not releases([line]) <= releases(shared)]
+    shared = resolve([] if upgrade else lock.read_text(encoding="utf-8").splitlines(), "--all-extras", "pyproject.toml")
+    own = [line for line in resolve(shared, "--group", "optimum") if release(line) not in map(release, shared)]
     lock.write_text(HEAD + "\n".join(shared) + "\n", encoding="utf-8")
     optimum.write_text(OPTIMUM + "\n".join(own) + "\n", encoding="utf-8")
     (ROOT / "environment.yml").write_text(CONDA, encoding="utf-8")

@@ -135,6 +135,7 @@ def test_blocks_do_not_change_a_sample(tmp_path, monkeypatch):
     assert np.array_equal(audio.load(path), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hours", "rate", "channels", "bits"), [(3, 16_000, 1, 16), (0.25, 48_000, 2, 8), (0.25, 96_000, 8, 16)]
 )

@@ -290,6 +290,7 @@ def test_an_error_before_the_end_leaves_nothing(small, cache, monkeypatch):
     assert checkpoints.fetch(small, "openai").is_file()
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_nothing_that_is_believed(small, cache):
     code = (
         "import sys; from asrlib import checkpoints\n"

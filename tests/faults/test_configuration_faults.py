@@ -102,6 +102,7 @@ def test_broken_profiles_are_named(course, capsys, table, said):
     assert said in fails(capsys, "run", "--profile", "smoke")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -178,6 +178,7 @@ def test_killed_fetch_leaves_nothing_that_is_believed(world):
     assert not list((world / "cache").rglob("half.deb"))
 
 
+@pytest.mark.slow
 @needs_dpkg
 def test_two_fetches_at_once_download_once(world):
     build_package(world)

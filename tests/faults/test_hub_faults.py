@@ -137,6 +137,7 @@ def well(server):
 NOT_HERE = "is not on this machine and the Hub cannot be reached: go online"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "said"),
     [

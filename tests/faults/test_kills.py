@@ -18,6 +18,7 @@ from test_run_faults import RUN
 from asrlib import checkpoints, corpora, course, files, records
 
 REPOSITORY = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 # Each Python process reads this at its start; the one whose command line holds KILL_IN counts its calls.
 COUNTDOWN = """
 import atexit, os, signal, sys, threading

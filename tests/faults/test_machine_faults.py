@@ -15,6 +15,7 @@ from test_run_faults import RUN
 from asrlib import course, records, runner
 
 REPOSITORY = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 
 
 def mounted(script, **variables):

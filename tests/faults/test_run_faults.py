@@ -15,6 +15,7 @@ from asrlib import AsrlibError, course, runner
 FAIL = '"before"\n1 / 0'
 HANG = "import threading; threading.Event().wait()"
 GIVEN = {"LANGUAGE": "no"}
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -40,11 +40,14 @@ def lab(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    inherited = {
+        name: value for name, value in os.environ.items() if name != "ASRLIB_HEADLESS"
+    }  # here is someone who looks
     settings = {"JUPYTER_CONFIG_DIR": root / "config", "JUPYTER_DATA_DIR": root / "own", "ASRLIB_PROFILE": "smoke"}
     server = subprocess.Popen(
         [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser", f"--port={port}",
          "--IdentityProvider.token=", "--LabApp.news_url=", f"--ServerApp.root_dir={root}"],
-        stderr=subprocess.PIPE, text=True, env=os.environ | {name: str(value) for name, value in settings.items()},
+        stderr=subprocess.PIPE, text=True, env=inherited | {name: str(value) for name, value in settings.items()},
     )  # fmt: skip
     try:
         next(line for line in server.stderr if "is running at" in line)

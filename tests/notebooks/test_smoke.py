@@ -1,7 +1,12 @@
-"""Every notebook runs under the smoke profile, and its record is sane."""
+"""Every notebook runs under the smoke profile, and its record is sane.
+
+Several processes may share these tests (pytest-xdist): they share the runs too, in one folder, each notebook run once.
+"""
 
 import contextlib
+import functools
 import json
+import os
 import shutil
 
 import pytest
@@ -13,26 +18,40 @@ BOOKS = course.registry(ROOT)
 RECORDED = [name for name, book in BOOKS.items() if "record.json" in book.writes]
 
 
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory):
-    """Run all notebooks in a copy of the course, so that this checkout keeps its own runs; return root and outcomes."""
-    root = tmp_path_factory.mktemp("course")
-    shutil.copytree(ROOT / "notebooks", root / "notebooks")
+def copied(target):
+    """Copy the course, so that this checkout keeps its own runs."""
+    shutil.copytree(ROOT / "notebooks", target / "notebooks")
     for name in ("data", "pyproject.toml", "requirements.lock"):
-        (root / name).symlink_to(ROOT / name)
-    with contextlib.chdir(root):
-        outcomes = runner.run(root, profile="smoke", timeout=600)
-    return root, {outcome.notebook: outcome for outcome in outcomes}
+        (target / name).symlink_to(ROOT / name)
+
+
+@pytest.fixture(scope="session")
+def ran(tmp_path_factory):
+    """Return a function from a notebook's name to its folder and outcome: it runs, after what it needs, unless it has already."""
+    base = tmp_path_factory.getbasetemp()
+    root = files.prepared((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "course", copied)
+
+    @functools.cache
+    def run(name):
+        for need in BOOKS[name].needs:
+            if course.result(course.run_folder(root, "smoke", need)) is None:
+                run(need)
+        with contextlib.chdir(root):
+            (outcome,) = runner.run(root, [name], profile="smoke")
+        return course.run_folder(root, "smoke", name), outcome
+
+    return run
 
 
 @pytest.fixture
 def record(ran, request):
-    return records.load(ran[0] / "build" / "runs" / "smoke" / request.param / "record.json")
+    return records.load(ran(request.param)[0] / "record.json")
 
 
 @pytest.mark.parametrize("name", BOOKS)
 def test_it_finishes(ran, name):
-    assert ran[1][name].status == "finished", str(ran[1][name])
+    outcome = ran(name)[1]
+    assert outcome.good, str(outcome)
 
 
 @pytest.mark.parametrize("record", RECORDED, indirect=True)

@@ -137,7 +137,7 @@ def test_the_first_cell_tells_what_the_published_run_found_and_took(book, notebo
 
 
 def test_the_colab_cell_is_the_generated_one(book, code):
-    assert code[0].metadata.tags == ["colab"]
+    assert code[0].metadata == colab.FOLDED
     assert code[0].source == colab.colab_text(ROOT, book.extras)
 
 

@@ -6,6 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from asrlib import corpora, scoring
 
@@ -60,10 +66,37 @@ def test_more_recordings_than_there_is_speech_are_one_sentence():
         bench.recordings(rows, 2)
 
 
-@pytest.mark.weights
-def test_the_encoder_computes_no_faster_than_one_product():
-    rates = script("transcription").encoder_share(rounds=1)
-    assert 0 < rates["encoder"] < rates["matrix product"]
+def small(heads=2, layers=1, hidden=16, bins=80):
+    """Return the configuration of a model with an encoder of 20 positions."""
+    return WhisperConfig(
+        vocab_size=8, d_model=8 * heads, encoder_layers=layers, decoder_layers=1, encoder_attention_heads=heads, decoder_attention_heads=heads, encoder_ffn_dim=hidden,
+        num_mel_bins=bins, max_source_positions=20, pad_token_id=0, attn_implementation="eager",
+    )  # fmt: skip
+
+
+@settings(deadline=None, max_examples=10)
+@given(heads=st.integers(1, 3), layers=st.integers(1, 3), hidden=st.integers(1, 99), bins=st.sampled_from([80, 128]))
+def test_the_encoder_computes_what_torch_counts(heads, layers, hidden, bins):
+    config = small(heads, layers, hidden, bins)
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        WhisperEncoder(config).eval()(torch.zeros(1, bins, 40))
+    assert script("transcription").encoder_flops(config) == counted.get_total_flops()
+
+
+def test_the_encoders_share_is_its_rate_over_that_of_one_product(monkeypatch):
+    bench, model = script("transcription"), WhisperForConditionalGeneration(small()).eval()
+    ran = []
+
+    def fastest(work, rounds):
+        ran.extend(name for name, run in work.items() if run() is not None)
+        return {"encoder": 2.0, "matrix product": 0.5}
+
+    monkeypatch.setattr(bench, "fastest_round", fastest)
+    monkeypatch.setattr(bench.transcription, "load", lambda *_, **__: (model, None))
+    rates = bench.encoder_share()
+    assert ran == ["encoder", "matrix product"]
+    assert rates["encoder"] == pytest.approx(8 * bench.encoder_flops(model.config) / 2 / 1e12)
+    assert rates["matrix product"] == pytest.approx(2 * 4096 * 2048**2 / 0.5 / 1e12)
     assert rates["share"] == pytest.approx(rates["encoder"] / rates["matrix product"])
 
 

@@ -71,6 +71,7 @@ def test_parameter_counts_are_the_published_ones(row):
     assert checkpoints.parameters(model, sinusoids=row["sinusoids"]) == row["parameters"]
 
 
+@pytest.mark.slow
 def test_every_architecture_builds_without_memory_and_students_keep_their_teachers_width():
     rows = files.read_toml(files.data_file("architectures.toml"))["architecture"]
     for model_id, row in rows.items():
@@ -85,6 +86,7 @@ def test_every_architecture_builds_without_memory_and_students_keep_their_teache
     assert round(checkpoints.parameters(student) / checkpoints.parameters(teacher), 5) == 0.49  # published: 49.000 %
 
 
+@pytest.mark.slow
 def test_random_weights_follow_the_seed_alone_and_generate():
     import torch
 

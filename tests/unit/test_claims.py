@@ -325,6 +325,18 @@ def test_a_claim_that_breaks_the_schema_is_named_by_place(tmp_path, change, mess
         claims.load(path)
 
 
+def test_what_a_reader_does_to_the_claims_reaches_no_other_reader(tmp_path):
+    claims.load()[0]["published"][0]["value"] = "spoilt"
+    claims.load().clear()
+    assert claims.load()[0]["published"][0]["value"] != "spoilt"
+    path = tmp_path / "claims.yaml"
+    path.write_text("[]")
+    assert claims.load(path) == []
+    path.write_text("- {")  # a file that has changed is read anew
+    with pytest.raises(AsrlibError, match="not valid YAML"):
+        claims.load(path)
+
+
 def test_an_id_that_occurs_twice_and_broken_yaml_are_named(tmp_path):
     import yaml
 

@@ -74,6 +74,7 @@ def test_where_none_lies_it_is_uploaded_or_looked_for_on_drive(tmp_path, machine
     assert (machine.content / "asrlib-course.zip").read_bytes() == b"zip"
 
 
+@pytest.mark.filterwarnings("ignore:To exit")  # IPython, of SystemExit
 def test_drive_without_the_archive_is_one_sentence(tmp_path, machine):
     with pytest.raises(SystemExit, match=r"asrlib-course\.zip is not there"):
         machine(made(tmp_path, ""), answer="yes")
@@ -93,7 +94,7 @@ def test_writing_the_cells_twice_changes_nothing_and_keeps_code_and_outputs(cour
     assert path.read_text() == once
     assert records.notebook_code(path) == before
     first = next(cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code")
-    assert (first.metadata.tags, first.execution_count, first.id) == (["colab"], 1, "colab")
+    assert (first.metadata, first.execution_count, first.id) == (colab.FOLDED, 1, "colab")
 
 
 # --------------------------------------------------------------------------------------------------- what asrlib does there

@@ -110,6 +110,7 @@ def test_the_options_reach_the_page(monkeypatch):
     assert seen == {"model": cli.MODEL, "language": None, "port": 7860}
 
 
+@pytest.mark.slow
 def test_the_line_below_names_model_language_and_seconds_and_escapes_them(monkeypatch):
     heard = transcription.Hypothesis("x", " Bună <b>ziua</b> ", "ro", 3.24, 0.51)
     monkeypatch.setattr(transcription, "transcribe", lambda *arguments, **options: iter([heard]))
@@ -130,6 +131,7 @@ def test_no_sound_and_what_transcription_refuses_are_a_sentence(monkeypatch):
     assert hear("/tmp/private/0a1b/talk.wav") == ("", demo._problem(sentence))
 
 
+@pytest.mark.slow
 def test_the_page_names_nothing_to_load_from_elsewhere_and_forbids_it(gradio, silent, port, strangers):
     with demo.served(demo.page(silent, None, "m", "Romanian"), port) as address:
         assert address == f"http://127.0.0.1:{port}/"

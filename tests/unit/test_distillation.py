@@ -305,6 +305,7 @@ sys.exit(codes != [0, 1, 1])
 """
 
 
+@pytest.mark.slow
 def test_two_processes_label_and_train_as_one_does_and_fail_with_one_sentence(world):
     (world / "two.py").write_text(TWO)
     runs = [command("two"), command("two", root="teacher/../speech"), command("three", **{"batch-size": 1})]

@@ -257,6 +257,7 @@ def test_transformers_js_without_node_is_one_sentence(monkeypatch, unfetched, tm
         engines.load("transformers.js")
 
 
+@pytest.mark.slow
 @needs_node
 def test_npm_without_a_network_is_one_sentence_and_leaves_nothing(monkeypatch, unfetched, tmp_path):
     monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))

@@ -400,6 +400,7 @@ def logits(path, mel, tokens):
     return np.array(rows)
 
 
+@pytest.mark.slow
 def test_whisper_cpp_computes_the_models_logits(saved, small, cache):
     import torch
 

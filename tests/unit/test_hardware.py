@@ -15,7 +15,19 @@ from asrlib import hardware
 )
 def test_bfloat16_only_where_the_processor_is_fast_in_it(monkeypatch, flags, dtype):
     monkeypatch.setattr(hardware, "_cpuinfo", lambda: {"flags": flags})
+    monkeypatch.setattr(hardware, "multiplies", lambda dtype: True)
     assert hardware.best_dtype("cpu") is dtype
+    monkeypatch.setattr(hardware, "multiplies", lambda dtype: False)  # whatever the processor is called
+    assert hardware.best_dtype("cpu") is torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_is_multiplied_is_what_pytorch_says(dtype):
+    asked = {
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
+        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
+    }
+    assert hardware.multiplies(dtype) == asked.get(dtype, torch.backends.mkldnn.is_available)()
 
 
 def test_description_is_plain_and_complete():

@@ -76,6 +76,7 @@ def _allocate(mib):
     return int(np.ones(mib * 2**20, np.uint8).sum())
 
 
+@pytest.mark.slow
 def test_a_fresh_process_returns_the_result_and_its_own_peak():
     keep = np.ones(300 * 2**20, np.uint8)  # what this process holds does not count
     result, mib = metering.in_fresh_process(_allocate, 150)
@@ -83,12 +84,14 @@ def test_a_fresh_process_returns_the_result_and_its_own_peak():
     assert 145 < mib < 210
 
 
+@pytest.mark.slow
 def test_a_function_of_a_notebook_reaches_the_fresh_process():
     space = {"__name__": "__main__", "factor": 3}
     exec("def scaled(x):\n    return factor * x", space)
     assert metering.in_fresh_process(space["scaled"], 5)[0] == 15
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_one_sentence():
     with pytest.raises(AsrlibError, match=r"ran _exit died: free some memory"):
         metering.in_fresh_process(os._exit, 9)

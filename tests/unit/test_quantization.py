@@ -111,6 +111,7 @@ def test_a_model_without_quantized_layers_stays_as_it_is():
     assert quantization.settle(model) is model
 
 
+@pytest.mark.slow
 def test_the_import_of_bitsandbytes_is_silent_but_its_errors_are_heard(start):
     code = """
         import asrlib, logging, sys

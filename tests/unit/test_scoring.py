@@ -154,6 +154,9 @@ def test_a_loop_is_capped_at_the_words_of_its_clip():
     assert raw.capped.interval[1] < raw.interval[1]
     assert raw.row()["WER, loops capped (%)"] == 18.18
     assert str(raw).endswith("18.18 % with loops capped")
+    mean = scoring.over_seeds([raw, raw, scoring.score(references, references)])
+    assert mean.capped.wer == pytest.approx(8 / 66)  # each training is capped by itself
+    assert mean.row()["WER, loops capped (%)"] == 12.12
     calm = scoring.score(references, references)
     assert calm.capped.wer == calm.wer
     assert set(raw.row()) - set(calm.row()) == {"WER, loops capped (%)"}

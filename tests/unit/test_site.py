@@ -117,6 +117,7 @@ def test_hostile_texts_are_shown_and_do_nothing(made, name):
     assert "<script>alert(1)</script> {{evil}} {% evil %}" in seen.text
 
 
+@pytest.mark.slow
 def test_sphinx_builds_harmless_pages_that_ask_no_other_host(made):
     shutil.copytree(ROOT / "docs", made / "docs", dirs_exist_ok=True, ignore=shutil.ignore_patterns("_generated"))
     (made / "asrlib").mkdir()

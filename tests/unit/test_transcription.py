@@ -45,18 +45,46 @@ def test_same_words_as_the_library_clip_by_clip(exact, speech):
         assert hypothesis.text == processor.batch_decode(tokens, skip_special_tokens=True)[0].strip()
 
 
+def spelled(processor):
+    """Return what stands for a processor and writes tokens as numbers."""
+    return SimpleNamespace(
+        feature_extractor=processor.feature_extractor,
+        batch_decode=lambda rows, **_: [" ".join(map(str, row)) for row in rows],
+    )
+
+
+def preference(model, processor, row, window, written):
+    """Return the logits of a model's next token after what was written of a clip."""
+    engine = transcription.Engine(model, processor, "en", "transcribe", window, False)
+    clip = transcription._read(row, 0)
+    states, bias = engine.encode(engine.features([clip]), [len(clip.samples)] if window == "merged" else None)
+    tokens = torch.tensor([engine._prompt("en") + written])
+    with torch.inference_mode():
+        return transcription._step(model, tokens, 0, transcription._Cache(model, states, tokens.shape[1]), bias)[0]
+
+
 @pytest.mark.weights
 @pytest.mark.parametrize("window", ["full", "merged"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_batches_do_not_change_words(speech, window, dtype):
+@pytest.mark.parametrize(("dtype", "clips", "tied"), [(torch.float32, 8, 0.01), (torch.bfloat16, 2, 0.5)])
+def test_batches_do_not_change_words(exact, speech, window, dtype, clips, tied):
+    """Products are rounded differently in a batch, so two tokens as good as tied may change places, and no others."""
     model, processor = transcription.load("openai/whisper-tiny.en", device="cpu", dtype=dtype)
-    alone = list(transcription.transcribe(model, processor, speech, batch_size=1, window=window))
-    together = list(transcription.transcribe(model, processor, speech, batch_size=7, window=window))
-    if dtype is torch.float32:
-        assert texts(alone) == texts(together)
-    else:  # matrix products round differently in a batch; a rare near-tie may flip, the words may not drift
-        difference = scoring.score(texts(alone), texts(together), normalizer=text.normalizer("en"))
-        assert difference.wer < 0.03
+    rows = speech.select(range(clips))
+    alone, together = (
+        [
+            list(map(int, text.split()))
+            for text in texts(transcription.transcribe(model, spelled(processor), rows, batch_size=size, window=window))
+        ]
+        for size in (1, 1 + clips // 2)
+    )
+    assert all(alone)
+    end = model.generation_config.eos_token_id
+    for row, one, other in zip(rows, alone, together, strict=True):
+        pairs = enumerate(itertools.zip_longest(one, other, fillvalue=end))
+        if differ := next(((at, list(pair)) for at, pair in pairs if pair[0] != pair[1]), None):
+            at, pair = differ
+            logits = preference(*exact, row, window, one[:at])[pair]
+            assert abs(logits[0] - logits[1]) < tied
 
 
 @pytest.mark.weights
@@ -100,13 +128,14 @@ def test_windows_are_cut_as_generate_cuts_them(exact, speech, seconds):
 
 
 @pytest.mark.weights
-def test_recordings_side_by_side_are_heard_as_each_alone(exact, speech):
-    model, processor = exact
-    long = [audio.stitch(speech, seconds=seconds, seed=0).audio for seconds in (75, 8, 40)]
+def test_recordings_side_by_side_are_heard_as_each_alone(speech):
+    """In double precision, for products are rounded differently side by side: no two tokens are tied to its last digits."""
+    model, processor = transcription.load("openai/whisper-tiny.en", device="cpu", dtype=torch.float64)
+    long = [audio.stitch(speech, seconds=seconds, seed=0).audio for seconds in (40, 8)]
     alone = list(transcription.transcribe(model, processor, long, batch_size=1, timestamps=True))
     together = list(transcription.transcribe(model, processor, long, timestamps=True))
     assert [(heard.text, heard.segments) for heard in alone] == [(heard.text, heard.segments) for heard in together]
-    assert [heard.segments[-1][1] > seconds for heard, seconds in zip(alone, (60, 5, 30), strict=True)] == [True] * 3
+    assert [heard.segments[-1][1] > seconds for heard, seconds in zip(alone, (30, 5), strict=True)] == [True] * 2
 
 
 windows = st.lists(
@@ -299,6 +328,7 @@ def test_decoding_an_ended_batch_matches_generate_on_random_weights(random_model
     assert not {5, 6} & set(itertools.chain(*ours))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.lists(st.sets(st.integers(0, 1), max_size=1), min_size=5, max_size=5))
 def test_a_model_with_fewer_heads_is_heard_as_it_is(random_model, without_heads, cut):
@@ -312,6 +342,31 @@ def test_a_model_with_fewer_heads_is_heard_as_it_is(random_model, without_heads,
     states, _ = transcription.encode(model, features)
     assert torch.allclose(states, model.model.encoder(features).last_hidden_state, atol=1e-5)
     assert transcription.greedy(model, states, [[1, 63]] * 4) == generated(model, features)
+
+
+def by_data(model):
+    for parameter in model.parameters():
+        parameter.data.mul_(-1)
+
+
+def by_fused_adamw(model):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    model(input_features=torch.ones(1, 80, 200), labels=torch.ones(1, 3, dtype=torch.long)).loss.backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("change", [by_data, by_fused_adamw])
+def test_a_model_that_has_changed_between_two_calls_is_heard_as_it_is(random_model, change):
+    clips = [np.random.default_rng(seed).standard_normal(32_000, np.float32) for seed in range(3)]
+    processor = spelled(SimpleNamespace(feature_extractor=WhisperFeatureExtractor()))
+    before = texts(transcription.transcribe(random_model, processor, clips))
+    change(random_model)
+    after = texts(transcription.transcribe(random_model, processor, clips))
+    assert after == texts(transcription.transcribe(copy.deepcopy(random_model), processor, clips)) != before
+    features = transcription.log_mel(processor, clips, 100)
+    states, _ = transcription.encode(random_model, features)
+    with torch.no_grad():
+        assert torch.allclose(states, random_model.model.encoder(features).last_hidden_state, atol=1e-4)
 
 
 @pytest.mark.weights

@@ -43,6 +43,20 @@ def test_of_many_units_the_plain_interval_is_left():
     assert wide[0] < few[0] < few[1] < wide[1]
 
 
+def test_the_tails_are_cut_where_hesterberg_puts_them():
+    drawn = np.random.default_rng(0).gamma(2, size=4000)
+    tail = stats.norm.cdf(-np.sqrt(12 / 11) * stats.t.ppf(0.975, 11))
+    assert uncertainty.interval(drawn, 12) == pytest.approx(np.quantile(drawn, [tail, 1 - tail]))
+
+
+def test_where_all_clips_agree_only_the_trainings_spread():
+    errors = np.tile([1, 2, 6], (50, 1))
+    drawn, units, degrees = uncertainty.resample_runs([errors], np.full(50, 10), blocks=range(50))
+    assert (units, degrees) == (50, 2)
+    assert np.mean(drawn) == pytest.approx(0.3, abs=0.01)
+    assert np.var(drawn) == pytest.approx(np.var([0.1, 0.2, 0.6], ddof=1) / 3, rel=0.1)
+
+
 def over_seeds(spread, corpora=200):
     """Return how often intervals over 3 seeds and 40 clips hold the true difference, 0, of two equal recipes."""
     generator, held = np.random.default_rng(1), 0
@@ -197,6 +211,7 @@ def test_a_system_is_faster_only_if_it_was_so_in_each_of_five_rounds():
     slow = [2.0, 2.2, 2.1, 2.0, 1.9]
     assert uncertainty.paired_ratio([1.0, 1.1, 1.0, 1.2, 1.8], slow).significant
     assert not uncertainty.paired_ratio([1.0, 1.1, 1.0, 1.2, 2.0], slow).significant
+    assert not uncertainty.paired_ratio([1.0, 1.1, 1.0, 1.2, 1.9], slow).significant  # as fast in one round
     few = uncertainty.paired_ratio([1.0] * 4, slow[:4])
     assert (few.interval, few.shortage, few.significant) == (None, "only 4 rounds", False)
     assert "only 4 rounds" in str(few)
