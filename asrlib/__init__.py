@@ -10,7 +10,8 @@ Modules import only downwards::
             distillation, quantization, pruning, metering
     2       corpora (curation), checkpoints (conversion,    real speech and real weights on disk
             ggml, architectures)
-    ground  audio, text, alignment, uncertainty, scoring, findings, hardware, figures, exercises, files, hub, progress, noise
+    ground  audio, text, alignment, uncertainty, scoring,   each stands alone
+            findings, hardware, figures, diagrams, exercises, parameters, files, hub, progress, noise
 
 ``import asrlib`` needs neither torch nor network: every heavy import happens inside the function that needs it.
 """
