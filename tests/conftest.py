@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import nbformat
@@ -154,20 +153,18 @@ def without_heads():
 
 @pytest.fixture
 def hub_at(tmp_path, monkeypatch):
-    """Return a function that lets a server of this machine play the Hub, for empty caches of its client and of asrlib."""
+    """Return a function that makes a played Hub the one of its client here, for empty caches of the client and of asrlib."""
     from huggingface_hub import constants
 
-    def play(server) -> None:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        monkeypatch.setattr(constants, "ENDPOINT", address)
-        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    def ask(hub) -> None:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
 
-    return play
+    return ask
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,7 @@
 """A Hub that fails in every way: one sentence says so, nothing half is believed, and a second try finds it well again."""
 
 import hashlib
-import http.server
 import io
-import json
 import shutil
 import subprocess
 import sys
@@ -13,80 +11,54 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
+from hub_server import Handler, Hub, Repository
 
 from asrlib import AsrlibError, checkpoints, cli, corpora, files, hub
 
 MODEL, SET, COMMIT = "me/whisper-mine", "google/fleurs", "c" * 40
+BRANCH = corpora.PARQUET_BRANCH
 LOGIN = b"<html><body>Please log in to this network</body></html>"
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
+class Faulty(Handler):
     """Plays the Hub for one model and one data set; ``server.api`` and ``server.file`` name what is wrong with it."""
 
-    def do_HEAD(self):
-        self.do_GET()
-
-    def do_GET(self):
+    def respond(self):
         asked = self.path.startswith("/api/")
-        self.server.asked.append(self.path)
         fault = self.server.api if asked else self.server.file
-        fault = fault.pop(0) if isinstance(fault, list) else fault  # one after the other
+        self.fault = fault.pop(0) if isinstance(fault, list) else fault  # one after the other
         if self.path == "/login":
             self.answer(LOGIN)
-        elif fault == "slow":
+        elif self.fault == "slow":
             self.server.released.wait(60)
             self.close_connection = True
-        elif isinstance(fault, tuple):
-            status, code = fault
+        elif isinstance(self.fault, tuple):
+            status, code = self.fault
             self.answer(b"", status, **({"X-Error-Code": code} if code else {}))
-        elif fault == "login":
+        elif self.fault == "login":
             self.answer(b"", 302, Location="/login")
-        elif asked:
-            self.tell(fault)
         else:
-            self.send(self.path.partition(f"/resolve/{COMMIT}/")[2], fault)
+            super().respond()
 
-    def tell(self, fault):
-        names = [{"rfilename": name} for name in self.server.files]
-        tree = [
-            {"type": "file", "path": name, "size": len(body), "oid": "0"} for name, body in self.server.files.items()
-        ]
-        answer = tree if "/tree/" in self.path else {"id": MODEL, "sha": COMMIT, "siblings": names}
-        body = json.dumps(answer).encode()
-        self.answer({"html": LOGIN, "other JSON": b"[1, 2]", "no id": b"{}"}.get(fault, body))
+    def tell(self, content):
+        wrong = {"html": LOGIN, "other JSON": b"[1, 2]", "no id": b"{}"}
+        self.answer(wrong[self.fault]) if self.fault in wrong else super().tell(content)
 
-    def send(self, name, fault):
-        if name not in self.server.files:
-            return self.answer(b"", 404, **{"X-Error-Code": "EntryNotFound"})
-        body = self.server.files[name]
-        facts = {"ETag": f'"{self.server.checksum(body)}"', "X-Repo-Commit": COMMIT}
-        start = int(self.headers.get("Range", "bytes=0-").split("=")[1].split("-")[0])
-        got = self.command == "GET" and not name.endswith(".json")
-        if got and fault == "wrong bytes":
+    def deliver(self, name, body, start, facts):
+        fault = self.fault if self.command == "GET" and not name.endswith(".json") else ""
+        if fault == "wrong bytes":
             body = body[:-8] + bytes(8)
-        if got and fault == "html":
+        if fault == "html":
             body = LOGIN
-        length, body = len(body[start:]), body[start:]
-        if got and fault in ("cut", "hang"):
-            body = body[: length // 2]
-        self.answer(body, 206 if start else 200, length, **facts)
-        if got and fault == "hang":
+        if fault not in ("cut", "hang"):
+            return super().deliver(name, body, start, facts)
+        length = len(body) - start
+        self.answer(body[start : start + length // 2], 206 if start else 200, length, **facts)
+        if fault == "hang":
             self.server.released.wait(60)
-        if got and fault == "cut":
+        else:
             self.close_connection = True
             self.connection.close()
-
-    def answer(self, body, status=200, length=None, **headers):
-        self.send_response(status)
-        for name, value in {"Content-Length": len(body) if length is None else length, **headers}.items():
-            self.send_header(name, str(value))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-            self.wfile.flush()
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture
@@ -95,12 +67,10 @@ def played(tmp_path, monkeypatch, hub_at):
     from huggingface_hub import constants, file_download
     from huggingface_hub.utils import _http, close_session, disable_progress_bars, enable_progress_bars
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.handle_error = lambda *_: None  # a client that has given up
+    served = {}  # of both
+    server = Hub([Repository(MODEL, COMMIT, served), Repository(SET, COMMIT, served, "dataset", BRANCH)], Faulty)
     server.api = server.file = ""
-    server.asked, server.released = [], threading.Event()
-    server.checksum = lambda body: hashlib.sha256(body).hexdigest()
+    server.files, server.released = served, threading.Event()
     hub_at(server)
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
     for module in (file_download, _http):
@@ -108,10 +78,9 @@ def played(tmp_path, monkeypatch, hub_at):
     monkeypatch.setattr(hub, "TIMEOUT", 0.2)
     close_session()
     disable_progress_bars()
-    yield server
-    server.released.set()
-    server.shutdown()
-    server.server_close()
+    with server.playing():
+        yield server
+        server.released.set()
     close_session()
     enable_progress_bars()
 
@@ -125,20 +94,19 @@ def model(played, tmp_path):
     layers = {f"{side}_{what}": 1 for side in ("encoder", "decoder") for what in ("layers", "attention_heads")}
     config = WhisperConfig(vocab_size=60, pad_token_id=1, bos_token_id=1, eos_token_id=1, **sizes, **layers)
     WhisperForConditionalGeneration(config).save_pretrained(tmp_path / "mine")
-    played.files = {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
+    played.files |= {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
     played.files["pytorch_model.bin"] = b"a pickle"
     return played
 
 
 @pytest.fixture
 def speech(played, tmp_path):
-    """The played Hub with one clip of FLEURS in each of two splits, and with no checksums that can be checked."""
+    """The played Hub with one clip of FLEURS in each of two splits."""
     import pyarrow
     from pyarrow import parquet
 
     sound = io.BytesIO()
     soundfile.write(sound, 0.1 * np.sin(np.arange(16_000) / 9), 16_000, format="WAV")
-    played.files = {}
     for part in ("test", "train"):
         columns = {"id": [1], "num_samples": [16_000], "transcription": [part]}
         columns["audio"] = [{"bytes": sound.getvalue(), "path": "a.wav"}]
@@ -223,6 +191,7 @@ def test_an_address_that_is_none(model, monkeypatch):
         ("cut", "ended early"),
         ("hang", "ended early"),
         ((401, ""), "ended early .*401"),
+        ((403, ""), "ended early"),
         ((404, "EntryNotFound"), "ended early .*404"),
         ((429, ""), "ended early"),
         ((500, ""), "ended early"),
@@ -273,7 +242,7 @@ def test_what_the_clients_cache_holds_serves_where_the_hub_does_not(model, tmp_p
     ],
 )
 def test_other_checksums_are_known_or_no_checksums(model, checksum):
-    model.checksum = checksum
+    model.checksum = lambda name, body: checksum(body)
     well(model)
 
 

@@ -1,16 +1,15 @@
 """Weights: reading, renaming, converting and counting them; and, with real weights, that nothing was changed."""
 
-import http.server
 import json
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hub_server import Hub, Repository
 
 from asrlib import AsrlibError, checkpoints, conversion, files
 
@@ -180,57 +179,26 @@ def test_a_model_without_its_processor_cannot_become_ctranslate2(saved, cache):
 # ---- the Hub, played by a server on this machine
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
-    commit = "c" * 40
-    files: dict[str, bytes]
-    requested: list[str]
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def do_GET(self):
-        if self.path.startswith("/api/models/me/whisper-mine/revision/") or self.path == "/api/models/me/whisper-mine":
-            siblings = [{"rfilename": name} for name in self.files]
-            return self.answer(json.dumps({"id": "me/whisper-mine", "sha": self.commit, "siblings": siblings}).encode())
-        if self.path.startswith(f"/api/models/me/whisper-mine/tree/{self.commit}"):
-            tree = [{"type": "file", "path": name, "size": len(body), "oid": "0"} for name, body in self.files.items()]
-            return self.answer(json.dumps(tree).encode())
-        name = self.path.removeprefix(f"/me/whisper-mine/resolve/{self.commit}/")
-        self.requested.append(name)
-        if name in self.files:
-            return self.answer(self.files[name])
-        missing = "RepoNotFound" if self.path.startswith("/api/models/") else "EntryNotFound"
-        self.send_response(404)
-        self.send_header("X-Error-Code", missing)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def answer(self, body):
-        self.send_response(403 if body == b"forbidden" else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", f'"{hash(body)}"')
-        self.send_header("X-Repo-Commit", self.commit)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
+COMMIT = "c" * 40
 
 
 @pytest.fixture
-def hub(saved, tmp_path):
-    """Return a function that fetches from the played Hub in a process of its own: (provenance or None, the error)."""
+def server(saved):
+    """The Hub with one checkpoint, and a pickle beside it."""
     config = json.loads((saved / "config.json").read_text()) | {"forced_decoder_ids": [[1, 7]]}
-    Hub.requested = []
-    Hub.files = {
+    served = {
         "config.json": json.dumps(config).encode(),
         "tokenizer_config.json": b'{"clean_up_tokenization_spaces": true, "pad_token": "x"}',
         "model.safetensors": (saved / "model.safetensors").read_bytes(),
         "pytorch_model.bin": b"a pickle",
     }
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    with Hub([Repository("me/whisper-mine", COMMIT, served)]).playing() as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(server, tmp_path):
+    """Return a function that fetches from the played Hub in a process of its own: (provenance or None, the error)."""
     code = (
         "import json, sys; from asrlib import AsrlibError, checkpoints\n"
         "try: folder = checkpoints.fetch(sys.argv[1])\n"
@@ -240,7 +208,7 @@ def hub(saved, tmp_path):
 
     def fetch(model_id="me/whisper-mine", **more):
         environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"} | {
-            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+            "HF_ENDPOINT": server.address,
             "HF_HOME": str(tmp_path / "hf"),
             "ASRLIB_CACHE": str(tmp_path / "cache"),
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -250,19 +218,18 @@ def hub(saved, tmp_path):
         )
         return (json.loads(done.stdout) if done.returncode == 0 else None), done.stderr.strip()
 
-    yield fetch
-    server.shutdown()
+    return fetch
 
 
-def test_the_hub_gives_safetensors_at_a_commit_and_no_pickles(hub, saved):
+def test_the_hub_gives_safetensors_at_a_commit_and_no_pickles(hub, server, saved):
     (folder, origin), _ = hub()
     assert origin["source"] == "hub"
-    assert origin["revision"] == Hub.commit
+    assert origin["revision"] == COMMIT
     assert origin["sha256"] == files.sha256(saved / "model.safetensors")
-    assert "pytorch_model.bin" not in Hub.requested
+    assert not [path for path in server.asked if path.endswith("pytorch_model.bin")]
     assert "forced_decoder_ids" not in json.loads((Path(folder) / "config.json").read_text())
     assert json.loads((Path(folder) / "tokenizer_config.json").read_text()) == {"pad_token": "x"}
-    Hub.files = {}
+    server.repositories.clear()
     assert hub(HF_HUB_OFFLINE="1")[0] == [folder, origin]  # from asrlib's cache
 
 
@@ -274,14 +241,11 @@ def test_a_checkpoint_in_the_hubs_own_cache_serves_offline(hub):
     assert hub(HF_HUB_OFFLINE="1")[0] == [folder, origin]
 
 
-def test_errors_of_the_hub_are_one_sentence(hub):
-    assert hub("me/whisper-other")[1].startswith("The Hub has no public model me/whisper-other:")
-    Hub.files |= {"model.safetensors": b"forbidden"}
-    found, complaint = hub()
-    assert found is None
-    assert "ended early" in complaint
+def test_errors_of_the_hub_are_one_sentence(hub, server):
+    complaint = hub("me/whisper-other")[1]
+    assert complaint.startswith("The Hub has no public model me/whisper-other:")
     assert len(complaint.splitlines()) == 1
-    del Hub.files["model.safetensors"]
+    del server.repositories["model", "me/whisper-mine"].files["model.safetensors"]
     assert "pickled weights only" in hub()[1]
 
 

@@ -1,7 +1,5 @@
 import gzip
-import http.server
 import io
-import json
 import tarfile
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -9,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from hub_server import Hub, Repository
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -374,50 +373,18 @@ def test_parquet_of_another_set_is_named(tmp_path, hub_cache):
         corpora.load("fleurs", "ro", "test", root=tmp_path)
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the Hub as a data set with two configurations in its parquet branch needs."""
-
-    files: dict[str, bytes]
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def do_GET(self):
-        name = self.path.partition(f"/resolve/{'c' * 40}/")[2]
-        if self.path.startswith("/api/datasets/google/fleurs/revision/refs%2Fconvert%2Fparquet"):
-            siblings = [{"rfilename": name} for name in self.files]
-            body = json.dumps({"id": "google/fleurs", "sha": "c" * 40, "siblings": siblings}).encode()
-        elif self.path.startswith(f"/api/datasets/google/fleurs/tree/{'c' * 40}"):
-            tree = [{"type": "file", "path": name, "size": len(body), "oid": "0"} for name, body in self.files.items()]
-            body = json.dumps(tree).encode()
-        elif name in self.files:
-            body = self.files[name]
-        else:
-            return self.send_error(404)
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", f'"{hash(body)}"')
-        self.send_header("X-Repo-Commit", "c" * 40)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def hub(tmp_path, hub_cache, hub_at):
-    """Serve the parquet branch of FLEURS, with one Romanian and one French clip, from this machine."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    hub_at(server)
-    Hub.files = {}
+    """Serve the parquet branch of FLEURS, with one Romanian and one French clip, from this machine; yield its files."""
+    served = {}
     for part, text in {"ro_ro/test": "unu", "fr_fr/test": "un"}.items():
         columns = {"id": [1], "num_samples": [16_000], "audio": [{"bytes": encoded(1), "path": "a.wav"}]}
         write_parquet(tmp_path / "written", columns | {"transcription": [text]})
-        Hub.files[f"{part}/0000.parquet"] = (tmp_path / "written").read_bytes()
-    yield server
-    server.shutdown()
+        served[f"{part}/0000.parquet"] = (tmp_path / "written").read_bytes()
+    fleurs = Repository("google/fleurs", "c" * 40, served, "dataset", corpora.PARQUET_BRANCH)
+    with Hub([fleurs]).playing() as server:
+        hub_at(server)
+        yield served
 
 
 def test_the_hub_gives_one_configuration_and_then_is_not_asked(hub, tmp_path):
@@ -426,7 +393,7 @@ def test_the_hub_gives_one_configuration_and_then_is_not_asked(hub, tmp_path):
         corpora.load("fleurs", "ro", "train")
     snapshot = tmp_path / "hub"  # names there are links
     assert corpora.load("fleurs", "ro", "test", root=snapshot)["text"] == ["unu"]
-    Hub.files = {}
+    hub.clear()
     assert corpora.load("fleurs", "ro", "test")["text"] == ["unu"]
 
 

@@ -1,0 +1,25 @@
+"""What the profiles `colab` and `paper` ask for, and what a rehearsal cuts of it."""
+
+from pathlib import Path
+from typing import Any
+
+from asrlib import course, files, parameters
+
+ROOT = files.repository()
+BOOKS = course.registry(ROOT)
+PROFILES = files.read_toml(ROOT / "notebooks" / "profiles.toml")
+SHAPES = files.read_toml(files.data_file("architectures.toml"))["architecture"]
+CUTS_FILE = Path(__file__).with_name("rehearsal.toml")
+CUTS = files.read_toml(CUTS_FILE)
+
+
+def values(profile: str, name: str) -> dict[str, Any]:
+    """Return the parameters of a notebook under a profile, uncut."""
+    known = course.parameters(BOOKS[name].path)
+    return {key: item.default for key, item in known.items()} | parameters.profile_values(PROFILES, name, profile)
+
+
+def models(given: dict[str, Any]) -> list[str]:
+    """Return the published Whisper models among a notebook's parameters."""
+    flat = [item for value in given.values() for item in (value if isinstance(value, list) else [value])]
+    return [item for item in dict.fromkeys(flat) if item in SHAPES]

@@ -1,0 +1,134 @@
+"""What the played Hub serves in a rehearsal: models and data sets in the published form, with small and random content."""
+
+import functools
+import hashlib
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import soundfile
+from hub_server import Repository
+from rehearsal import SHAPES
+
+from asrlib import architectures, audio, checkpoints, corpora, files
+
+PINNED = files.read_toml(files.data_file("checkpoints.toml"))
+WIDTH = 16
+SIDE = {"layers": 1, "attention_heads": 1, "ffn_dim": 4 * WIDTH}  # openai-whisper knows no other ratio
+SMALL = {"d_model": WIDTH} | {f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in SIDE.items()}
+POSITIONS = 16  # of the decoder, so that a model that never ends a text ends soon
+TOKENIZER = (
+    *("added_tokens.json", "merges.txt", "normalizer.json", "special_tokens_map.json", "tokenizer.json"),
+    *("tokenizer_config.json", "vocab.json"),
+)
+NOT_OF_THE_MODEL = ("README.md", "flax_model.msgpack", "pytorch_model.bin", "tf_model.h5")  # the real ones have them
+NOT_OF_THE_SPEECH = ("all/test.clean/0000.parquet", "clean/train.360/0000.parquet")
+DECOYS = NOT_OF_THE_MODEL + NOT_OF_THE_SPEECH  # no profile needs them
+CLIPS = 12  # of LibriSpeech, each of another speaker: ten have an interval
+
+
+def model(model_id: str) -> Repository:
+    """Return a published Whisper with one thin layer a side, at the commit that asrlib asks for."""
+    packaged = checkpoints.fetch("openai/whisper-tiny.en" if model_id.endswith(".en") else "openai/whisper-base")
+    content = {name: (packaged / name).read_bytes() for name in TOKENIZER if (packaged / name).is_file()}
+    content |= _weights(model_id)
+    for name, settings in _settings(model_id, files.read_json(packaged / "generation_config.json")).items():
+        content[name] = json.dumps(settings, indent=2).encode()
+    content |= dict.fromkeys(NOT_OF_THE_MODEL, b"not wanted")
+    return Repository(model_id, commit(model_id), content)
+
+
+def commit(name: str) -> str:
+    """Return the commit that the played Hub has of a repository: where asrlib pins one, that."""
+    return PINNED.get(name, {}).get("revision") or hashlib.sha1(name.encode(), usedforsecurity=False).hexdigest()
+
+
+def _config(model_id: str):
+    config = architectures.config(model_id)
+    for name, value in SMALL.items():
+        setattr(config, name, value)
+    config.max_target_positions = POSITIONS
+    return config
+
+
+def _weights(model_id: str) -> dict[str, bytes]:
+    import torch
+    from safetensors.torch import save
+    from transformers import WhisperForConditionalGeneration
+
+    torch.manual_seed(0)
+    tensors = WhisperForConditionalGeneration(_config(model_id)).state_dict()
+    del tensors["proj_out.weight"]  # tied to the embeddings, and stored once
+    return {"model.safetensors": save(tensors, metadata={"format": "pt"})}
+
+
+def _settings(model_id: str, generation: dict) -> dict[str, dict]:
+    """Return the settings as published in 2022 and 2023, with what later releases of transformers have moved or renamed."""
+    from transformers import WhisperFeatureExtractor
+
+    extractor = WhisperFeatureExtractor(SHAPES[model_id]["mel_bins"])
+    config = _config(model_id).to_dict()
+    tasks = generation.get("task_to_id")
+    forced = [[1, None], [2, tasks["transcribe"]]] if tasks else [[1, generation["no_timestamps_token_id"]]]
+    lists = {name: generation[name] for name in ("suppress_tokens", "begin_suppress_tokens")}
+    legacy = {"forced_decoder_ids": forced, "max_length": POSITIONS}
+    config = {name: value for name, value in config.items() if name != "dtype"} | legacy | lists
+    config |= {"torch_dtype": "float32", "transformers_version": "4.27.0.dev0"}
+    generation = generation | legacy | {"alignment_heads": [[0, 0]], "transformers_version": "4.31.0.dev0"}
+    generation.pop("task", None)
+    sound = {name: value for name, value in extractor.to_dict().items() if name != "dither"}
+    sound |= {"mel_filters": extractor.mel_filters.T.tolist()}
+    return {"config.json": config, "generation_config.json": generation, "preprocessor_config.json": sound}
+
+
+@functools.cache
+def librispeech() -> Repository:
+    """Return the parquet branch of LibriSpeech with a dozen telephone prompts for each test set, as FLAC."""
+    prompts = corpora.load("telephone", "en", "test")
+    prompts = [row for row in prompts if 1.5 < row["seconds"] < 5][:CLIPS]
+    rows = []
+    for number, row in enumerate(prompts):
+        sound = io.BytesIO()
+        soundfile.write(sound, audio.load(row["audio"]), audio.SAMPLING_RATE, format="FLAC")
+        clip = f"{1000 + number}-{2000 + number}-0000"
+        rows.append(
+            {
+                "file": f"{clip}.flac",
+                "audio": {"bytes": sound.getvalue(), "path": f"{clip}.flac"},
+                "text": row["text"].upper(),
+                "speaker_id": 1000 + number,
+                "chapter_id": 2000 + number,
+                "id": clip,
+            }
+        )
+    content = {"clean/test/0000.parquet": _parquet(rows), "other/test/0000.parquet": _parquet(rows[::-1])}
+    content |= dict.fromkeys(NOT_OF_THE_SPEECH, b"not wanted")
+    name = "openslr/librispeech_asr"
+    return Repository(name, commit(name), content, "dataset", corpora.PARQUET_BRANCH)
+
+
+def _parquet(rows: list[dict]) -> bytes:
+    """Return rows as the Hub converts a data set: with the columns' types for `datasets` in the schema."""
+    import pyarrow
+    from pyarrow import parquet
+
+    kinds = {"speaker_id": "int64", "chapter_id": "int64"}
+    features = {name: {"dtype": kinds.get(name, "string"), "_type": "Value"} for name in rows[0]}
+    features["audio"] = {"sampling_rate": audio.SAMPLING_RATE, "_type": "Audio"}
+    table = pyarrow.Table.from_pylist(rows)
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    written = io.BytesIO()
+    parquet.write_table(table, written)
+    return written.getvalue()
+
+
+def link_speech(pairs: Iterable[tuple[str, str]], cache: Path) -> None:
+    """Give another cache the packaged corpora of this one, fetched when they are not there yet."""
+    for name, language in pairs:
+        place = corpora.fetch(name, language)
+        if place == Path("/"):  # installed for everybody
+            continue
+        target = cache / "corpora" / name / language
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(place)

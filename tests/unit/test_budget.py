@@ -1,0 +1,85 @@
+"""The profile `colab` fits its machine, a free T4: counted from the architectures, with a line for each chapter."""
+
+from dataclasses import dataclass
+
+import pytest
+from rehearsal import PROFILES, models, values
+
+from asrlib import checkpoints
+
+GPU, RAM, DISK = 15e9, 12.7e9, 70e9  # bytes that Colab gives
+DOWNLOAD = 8e9  # bytes of weights and speech: more would take much of the hour that a chapter may last
+GPU_BASE, RAM_BASE, DISK_BASE = 1e9, 4e9, 30e9  # CUDA and its kernels; the imported libraries; what Colab itself has
+PACKAGED = 0.3e9  # all packaged corpora
+LIBRISPEECH = {"test-clean": 347e6, "test-other": 329e6}  # bytes of the archives of openslr.org/12
+ON_THE_HUB = 4  # bytes of a parameter: OpenAI's models are in float32 there
+FLOAT32, FLOAT16 = 4, 2  # bytes of a parameter, held
+
+
+@dataclass(frozen=True)
+class Held:
+    """A model on the GPU: the parameter that names it, bytes of a number, and how often all its weights are there.
+
+    That is twice while openai-whisper loads them, file and model, and four times in a training with AdamW.
+    """
+
+    named: str
+    size: int
+    copies: int = 1
+    batch: int = 16  # windows side by side
+
+
+HELD = {  # what a chapter has on the GPU, as if it let go of nothing
+    "00_start_here": [Held("MODEL_ID", FLOAT16)],
+    "01_zero_shot_whisper": [
+        Held("MODEL_ID", FLOAT32, copies=2),
+        Held("ENGLISH_MODEL_ID", FLOAT32, copies=2),
+        Held("MODEL_ID", FLOAT32),
+        Held("MODEL_ID", FLOAT16),
+        Held("ENGLISH_MODEL_ID", FLOAT16),
+    ],
+}
+CONVERTED = {
+    "01_zero_shot_whisper": ["MODEL_ID", "ENGLISH_MODEL_ID"]
+}  # models of which openai-whisper's file is written
+
+
+def weights(model_id: str) -> int:
+    return checkpoints.parameters(checkpoints.architecture(model_id))
+
+
+def activations(model_id: str, windows: int, size: int) -> int:
+    """Return the bytes that decoding windows side by side takes at most: caches, a layer of the encoder, logits."""
+    config = checkpoints.architecture(model_id).config
+    positions = config.max_source_positions + config.max_target_positions
+    caches = 2 * config.decoder_layers * positions * config.d_model
+    layer = config.max_source_positions * (config.encoder_ffn_dim + 8 * config.d_model)
+    scores = config.encoder_attention_heads * config.max_source_positions**2  # where no kernel avoids them
+    return windows * (size * (caches + layer + scores) + 4 * 4 * config.vocab_size)
+
+
+def on_gpu(held: list[Held], given: dict) -> float:
+    loaded = sum(item.copies * item.size * weights(given[item.named]) for item in held)
+    return GPU_BASE + loaded + max(activations(given[item.named], item.batch, item.size) for item in held)
+
+
+def speech(given: dict) -> float:
+    return sum(LIBRISPEECH[split] for split in given["LIBRISPEECH_SPLITS"]) if given.get("LIBRISPEECH") == "hub" else 0
+
+
+@pytest.mark.parametrize("name", PROFILES["colab"])
+def test_colab_fits_its_machine(name):
+    given = values("colab", name)
+    download = speech(given) + sum(ON_THE_HUB * weights(model_id) for model_id in models(given))
+    converted = sum(ON_THE_HUB * weights(given[parameter]) for parameter in CONVERTED.get(name, ()))
+    largest = max(map(weights, models(given)))
+    assert on_gpu(HELD[name], given) < GPU
+    assert RAM_BASE + 2 * FLOAT32 * largest < RAM, "a model is loaded from a file as large as itself"
+    assert download < DOWNLOAD
+    assert DISK_BASE + PACKAGED + download + converted < DISK
+
+
+def test_what_does_not_fit_is_seen():
+    large = {"MODEL_ID": "openai/whisper-large-v2"}
+    assert on_gpu([Held("MODEL_ID", FLOAT32, copies=4, batch=1)], large) > GPU
+    assert on_gpu([Held("MODEL_ID", FLOAT16)], large) < GPU
