@@ -23,7 +23,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PrinterCallback, TrainerCallback
 
-from asrlib import AsrlibError, audio, figures, metering
+from asrlib import AsrlibError, audio, figures, metering, noise
 from asrlib.progress import Meter
 
 __all__ = [
