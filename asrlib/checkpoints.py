@@ -181,7 +181,7 @@ def _check_weights(folder: Path) -> None:
     if not weights:
         raise AsrlibError(
             f"{folder} has no *.safetensors: pickled weights can run code when they are opened and are refused; "
-            "save the model again with safe_serialization=True."
+            "save the model again with save_pretrained, which writes safetensors."
         )
     if missing := set(index.get("weight_map", {}).values()) - {path.name for path in weights}:
         raise AsrlibError(f"{folder} lacks {min(missing)}: copy or fetch the whole folder again.")

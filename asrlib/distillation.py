@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from asrlib import AsrlibError, audio, checkpoints, corpora, files, hardware, scoring, text, transcription
+from asrlib import AsrlibError, audio, checkpoints, corpora, files, hardware, noise, scoring, text, transcription
 from asrlib.progress import Meter, track
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def attending(bias: torch.Tensor | None, *models: Any) -> Iterator[None]:
     import torch
 
     def add(module: Any, arguments: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        hidden = options["hidden_states"]
+        hidden = arguments[0]
         reduced = torch.is_autocast_enabled(hidden.device.type)
         kind = torch.get_autocast_dtype(hidden.device.type) if reduced else hidden.dtype
         return arguments, options | {"attention_mask": bias.to(hidden.device, kind)}
@@ -328,7 +328,7 @@ def distil(
     with _together(processes):
         if first:
             files.write_jsonl(output / "losses.jsonl", ({"step": step, **pair} for step, pair in enumerate(losses, 1)))
-            with files.new_folder(output / "student") as folder:
+            with files.new_folder(output / "student") as folder, noise.no_bars():
                 student.save_pretrained(folder)
                 processor.save_pretrained(folder)
                 shutil.copy(checkpoints.fetch(model) / "generation_config.json", folder)
@@ -396,7 +396,8 @@ def _models(model: str, layers: int, device: str) -> tuple[Any, Any, Any]:
         raise AsrlibError(
             f"{model} has {teacher.config.decoder_layers} decoder layers: a student has as many or fewer."
         )
-    original = WhisperForConditionalGeneration.from_pretrained(path, dtype=torch.float32)
+    with noise.no_bars():
+        original = WhisperForConditionalGeneration.from_pretrained(path, dtype=torch.float32)
     return teacher, processor, initialise(original, layers).to(device)
 
 

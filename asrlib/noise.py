@@ -1,4 +1,4 @@
-"""Lines that other libraries log and that say nothing to who reads them. `import asrlib` drops these, and nothing else.
+"""What other libraries print and who reads it learns nothing from: log lines that `import asrlib` drops, and progress bars.
 
 - bitsandbytes says of every 8-bit product whose input is not float16 that it is cast, and, while it is imported, that a kernel
   package is missing which the course does not install.
@@ -8,10 +8,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
+from collections.abc import Iterator
 
-__all__: list[str] = []
+__all__ = ["no_bars"]
 
 NOISE = {  # logger: how its lines begin
     "bitsandbytes.autograd._functions": "MatMul8bitLt: inputs will be cast from",
@@ -30,3 +32,17 @@ class _Quiet(logging.Filter):
 
 for _name in NOISE:
     logging.getLogger(_name).addFilter(_Quiet())
+
+
+@contextlib.contextmanager
+def no_bars() -> Iterator[None]:
+    """Let transformers read or write weights without its progress bars, which take no time and stay in a notebook's output."""
+    from transformers.utils import logging as messages
+
+    shown = messages.is_progress_bar_enabled()
+    messages.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            messages.enable_progress_bar()

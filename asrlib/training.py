@@ -6,6 +6,7 @@ silence; `cut_context` removes it for good, in a way that the saved model carrie
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -22,7 +23,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PrinterCallback, TrainerCallback
 
-from asrlib import AsrlibError, audio, figures, metering
+from asrlib import AsrlibError, audio, figures, metering, noise
 from asrlib.progress import Meter
 
 __all__ = [
@@ -149,9 +150,11 @@ class Progress(TrainerCallback):
     def __init__(self, label: str) -> None:
         self.label = label
         self.training = self.evaluation = None
+        self.quiet = contextlib.ExitStack()  # writing a checkpoint has a bar of its own
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Open the line; a resumed run counts from where it goes on."""
+        self.quiet.enter_context(noise.no_bars())
         self.training = Meter(self.label, state.max_steps - state.global_step, "steps").__enter__()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -161,6 +164,7 @@ class Progress(TrainerCallback):
     def on_train_end(self, *_: Any, **__: Any) -> None:
         """Close the line."""
         self.training.__exit__()
+        self.quiet.close()
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any) -> None:
         """Count one batch of an evaluation."""

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from asrlib import AsrlibError, audio, checkpoints, graphs, hardware
+from asrlib import AsrlibError, audio, checkpoints, graphs, hardware, noise
 from asrlib.kernels import attention, laid_out, linear
 from asrlib.progress import Meter
 from asrlib.text import language_code
@@ -121,9 +121,10 @@ def load(model: str | Path, *, device: str | None = None, dtype: torch.dtype | N
         processor = WhisperProcessor.from_pretrained(path)
         if checkpoints.exported(path):
             return graphs.load(path), processor
-        loaded, told = WhisperForConditionalGeneration.from_pretrained(
-            path, dtype=dtype or hardware.best_dtype(device), output_loading_info=True
-        )
+        with noise.no_bars():
+            loaded, told = WhisperForConditionalGeneration.from_pretrained(
+                path, dtype=dtype or hardware.best_dtype(device), output_loading_info=True
+            )
         if told["missing_keys"]:  # transformers would fill them with random numbers
             raise ValueError(f"it lacks {min(told['missing_keys'])}")
     except (OSError, ValueError, KeyError, RuntimeError) as error:  # RuntimeError: a tensor of another shape

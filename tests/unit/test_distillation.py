@@ -246,7 +246,7 @@ def world(tmp_path_factory):
     )  # fmt: skip
     teacher = WhisperForConditionalGeneration(config)
     teacher.generation_config = GenerationConfig(
-        max_length=12, decoder_start_token_id=start, eos_token_id=end, pad_token_id=end, is_multilingual=False,
+        max_length=10, decoder_start_token_id=start, eos_token_id=end, pad_token_id=end, is_multilingual=False,
         no_timestamps_token_id=untimed, suppress_tokens=[*range(end - 2), start, untimed], begin_suppress_tokens=[end],
     )  # fmt: skip
     teacher.save_pretrained(folder / "teacher")
@@ -280,7 +280,7 @@ def _write_tokenizer(folder):
     tokens = [*bytes_to_unicode().values(), "Ġa", "Ġb", *special]
     (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
     (folder / "merges.txt").write_text("#version: 0.2\nĠ a\nĠ b\n")
-    tokenizer = WhisperTokenizer(folder / "vocab.json", folder / "merges.txt")
+    tokenizer = WhisperTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
     WhisperProcessor(WhisperFeatureExtractor(), tokenizer).save_pretrained(folder)
     return tokenizer.convert_tokens_to_ids(special)
 

@@ -91,6 +91,7 @@ def test_without_the_handling_training_breaks_and_settling_comes_too_late(whispe
 
 def test_8_bit_products_are_silent(whisper, capfd, caplog):
     model = quantization.settle(build(whisper, 8))
+    capfd.readouterr()  # the bar of its loading
     gradients(model)
     evaluate(model)
     assert capfd.readouterr() == ("", "")
