@@ -61,27 +61,28 @@ def _weights(model_id: str) -> dict[str, bytes]:
 
 
 def _tokenizer(packaged: Path) -> dict[str, bytes]:
-    """Return a tokenizer in the files of the real repositories: that of release 4.3 of transformers, and those before it."""
+    """Return a tokenizer in all the files of the real repositories, some of which only older transformers read."""
     whole = files.read_json(packaged / "tokenizer.json")
     model, added = whole["model"], whole["added_tokens"]
     special = [token["content"] for token in added if token["special"]]
-    end = special[0]
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    names = {"bos_token": end, "eos_token": end, "pad_token": end, "unk_token": end}
-    classes = {"tokenizer_class": "WhisperTokenizer", "processor_class": "WhisperProcessor", "errors": "replace"}
+    names = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), special[0])
+    names["additional_special_tokens"] = special
+    settings = {"tokenizer_class": "WhisperTokenizer", "processor_class": "WhisperProcessor", "errors": "replace"}
+    settings |= {"add_prefix_space": False, "clean_up_tokenization_spaces": True}
+    settings["added_tokens_decoder"] = {
+        str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in added
+    }
     content = {
         "tokenizer.json": whole,
-        "tokenizer_config.json": names | classes | {"add_prefix_space": False, "clean_up_tokenization_spaces": True},
-        "special_tokens_map.json": names | {"additional_special_tokens": special[1:]},
+        "tokenizer_config.json": names | settings,
+        "special_tokens_map.json": names,
         "added_tokens.json": {token["content"]: token["id"] for token in added},
         "vocab.json": model["vocab"],
         "normalizer.json": files.read_json(files.data_file("english_spelling.json")),
     }
-    content["tokenizer_config.json"]["added_tokens_decoder"] = {
-        str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in added
-    }
-    plain = {name: json.dumps(value).encode() for name, value in content.items()}
-    return plain | {"merges.txt": "\n".join(["#version: 0.2", *merges]).encode()}
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    written = {name: json.dumps(value).encode() for name, value in content.items()}
+    return written | {"merges.txt": "\n".join(["#version: 0.2", *merges]).encode()}
 
 
 def _settings(model_id: str, generation: dict) -> dict[str, dict]:
