@@ -9,7 +9,8 @@ Modules import only downwards::
             engines, words, preparation, training,          times, data sets; what training needs besides visible calls
             distillation, quantization, pruning, metering
     2       corpora (curation), checkpoints (conversion,    real speech and real weights on disk
-            ggml, architectures)
+            ggml, architectures, graphs,
+            optimum_env, optimum_child, optimum_export)
     ground  audio, text, alignment, uncertainty, scoring,   each stands alone
             findings, hardware, figures, diagrams, exercises, parameters, files, hub, progress, noise
 

@@ -119,7 +119,7 @@ def generation(config: WhisperConfig) -> dict[str, Any]:
         "no_timestamps_token_id": tokens["notimestamps"],
         "prev_sot_token_id": tokens["startofprev"],
         "return_timestamps": False,
-        # Of the version that wrote the originals: from 4.50 on, generate() warns about the suppress lists.
+        # Of the version that wrote the originals: by a later one, generate() of 4.50 to 4.57 warns about the suppress lists.
         "transformers_version": "4.31.0",
     }
     if content["is_multilingual"]:

@@ -77,7 +77,7 @@ def fetch(model_id: str | Path, format: str = "transformers", revision: str | No
         format: ``transformers``: a folder for ``from_pretrained``; ``ctranslate2``: a folder for faster-whisper;
             ``openai``: one ``.pt`` file for openai-whisper; ``ggml``: one ``.bin`` file for whisper.cpp. All hold the same
             numbers. ``ggml-q8_0`` and ``ggml-q5_0``: for whisper.cpp, quantized to 8.5 and 5.5 bits a weight. ``onnx``: a
-            folder with an export to ONNX, in float32; ``onnx-int8``: quantized dynamically.
+            folder with an export to ONNX, in float32, made through `asrlib.optimum_env`; ``onnx-int8``: quantized dynamically.
         revision: commit, tag or branch on the Hub; None means the pinned revision, or for other ids the main branch. A
             branch is resolved when it is first fetched; `provenance` tells the commit.
 

@@ -15,14 +15,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asrlib import AsrlibError, architectures, files, hardware
+from asrlib import AsrlibError, architectures, files, hardware, optimum_env
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from transformers import WhisperConfig
 
-__all__ = ["openai_name", "read_model_bin", "renamed", "to_ctranslate2", "to_onnx", "to_openai", "to_transformers"]
+__all__ = [
+    "openai_name",
+    "read_model_bin",
+    "renamed",
+    "save_processor",
+    "to_ctranslate2",
+    "to_onnx",
+    "to_openai",
+    "to_transformers",
+]
 
 
 MODEL_BIN_VERSION = 6
@@ -220,12 +229,8 @@ def to_transformers(source: Path, folder: Path, model_id: str) -> None:
 
 
 def _write_processor(tokenizer_json: Path, config: WhisperConfig, folder: Path) -> None:
-    """Write feature extractor and tokenizer as on the Hub: with timestamp tokens and the English spelling table.
-
-    The files are those that every release of transformers reads. Release 5 itself would write one ``processor_config.json``,
-    name the special tokens in a way that release 4 stumbles over, and leave the spelling table out.
-    """
-    from transformers import AddedToken, WhisperFeatureExtractor, WhisperTokenizer
+    """Write feature extractor and tokenizer as on the Hub: with timestamp tokens and the English spelling table."""
+    from transformers import AddedToken, WhisperFeatureExtractor, WhisperProcessor, WhisperTokenizer
 
     tokenizer = WhisperTokenizer(tokenizer_file=str(tokenizer_json))
     special = sorted(tokenizer.added_tokens_decoder.items())
@@ -237,8 +242,18 @@ def _write_processor(tokenizer_json: Path, config: WhisperConfig, folder: Path) 
         raise AsrlibError(
             f"{tokenizer_json} has {len(tokenizer)} tokens, the model {config.vocab_size}: fetch it again."
         )
-    WhisperFeatureExtractor(config.num_mel_bins).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_processor(WhisperProcessor(WhisperFeatureExtractor(config.num_mel_bins), tokenizer), folder)
+
+
+def save_processor(processor: Any, folder: Path) -> None:
+    """Write a processor's files in the form of the originals, which every release of transformers reads.
+
+    The processor's own ``save_pretrained`` of release 5 writes one ``processor_config.json`` in the place of
+    ``preprocessor_config.json``, names the special tokens in a way that release 4 stumbles over, and leaves out the spelling table
+    of English that the tokenizer's ``normalize`` needs.
+    """
+    processor.feature_extractor.save_pretrained(folder)
+    processor.tokenizer.save_pretrained(folder)
     settings = files.read_json(folder / "tokenizer_config.json")
     settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
     files.write_atomic(folder / "tokenizer_config.json", json.dumps(settings, indent=2) + "\n")
@@ -299,53 +314,39 @@ def to_openai(source: Path, folder: Path) -> None:
 
 
 def to_onnx(source: Path, folder: Path, precision: str) -> None:
-    """Export to ONNX with Optimum, encoder and merged decoder, as notebook 05 does step by step.
+    """Export to ONNX with Optimum, in its own environment: encoder and merged decoder, as notebook 05 does step by step.
 
     Args:
         source: folder of a transformers checkpoint with its processor.
         folder: where to write.
         precision: ``float32``; or ``int8``, quantized dynamically with the operators that also shrink the embedding.
     """
-    import warnings
-
-    import torch
     from transformers import WhisperProcessor
-    from transformers.utils import logging
 
-    try:
-        from optimum.onnxruntime import ORTModelForSpeechSeq2Seq, ORTQuantizer
-        from optimum.utils.logging import set_verbosity, set_verbosity_error
-    except ImportError:
-        raise AsrlibError("An export to ONNX needs optimum-onnx: pip install 'asrlib[methods]' first.") from None
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()  # of settings that the export makes itself
-    set_verbosity_error()
     plain = folder / "float32" if precision == "int8" else folder
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        model = ORTModelForSpeechSeq2Seq.from_pretrained(source, export=True, use_cache=True, use_merged=True)
-    model.save_pretrained(plain)
-    for file in sorted(plain.glob("*.onnx")) if precision == "int8" else ():
-        quantizer = ORTQuantizer.from_pretrained(plain, file_name=file.name)
-        large = file.with_name(f"{file.name}_data").exists()  # beyond 2 GB weights lie beside the graph
-        quantizer.quantize(_int8(), save_dir=folder, file_suffix="", use_external_data_format=large)
-    if precision == "int8":
-        shutil.rmtree(plain)
-    WhisperProcessor.from_pretrained(source).save_pretrained(folder)
+    with optimum_env.Session() as optimum:
+        optimum.run("from asrlib import optimum_export")
+        optimum.run("optimum_export.export(source, folder)", {"source": source, "folder": plain})
+        if precision == "int8":
+            preset, options = _int8()
+            given = {"plain": plain, "folder": folder, "preset": preset, "options": options}
+            optimum.run("optimum_export.quantize(plain, folder, preset, options)", given)
+            shutil.rmtree(plain)
+    processor = WhisperProcessor.from_pretrained(source)
+    for part in (processor.feature_extractor, processor.tokenizer):  # in two files, which Transformers.js reads
+        part.save_pretrained(folder)
     shutil.copyfile(source / "generation_config.json", folder / "generation_config.json")
-    logging.set_verbosity(before)
-    set_verbosity(before)
 
 
-def _int8() -> Any:
-    """Return Optimum's settings for this processor; without VNNI, sums of 8-bit products would saturate at full range."""
+def _int8() -> tuple[str, dict[str, Any]]:
+    """Return Optimum's preset for this processor and its options; without VNNI, sums of 8-bit products would saturate at
+    full range.
+    """
     import platform
-
-    from optimum.onnxruntime import AutoQuantizationConfig as Presets
 
     options = {"is_static": False, "per_channel": False, "operators_to_quantize": ["MatMul", "Gather", "Transpose"]}
     if platform.machine() in ("arm64", "aarch64"):
-        return Presets.arm64(**options)
+        return "arm64", options
     if "avx512_vnni" in hardware.cpu_features():
-        return Presets.avx512_vnni(**options)
-    return Presets.avx2(**options, reduce_range=True)
+        return "avx512_vnni", options
+    return "avx2", options | {"reduce_range": True}

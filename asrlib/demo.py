@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["page", "serve", "served"]
 
 HOST = "127.0.0.1"
-# From 6.18 on gradio needs huggingface_hub 1, with which transformers 4.57 does not work; before 6.5 it needs pandas 2.
-GRADIO = "gradio>=6.5,<6.18"
+GRADIO = "gradio>=6.18,<7"  # older ones refuse the huggingface_hub that transformers 5 needs
 # What gradio's own files need, and no other host: a later gradio that asked for a font or a script elsewhere would not get it.
 POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 STYLE = """

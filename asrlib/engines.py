@@ -43,7 +43,7 @@ NPM_VERSION = "4.3.2"  # of @huggingface/transformers
 NPM_BYTES = 485_000_000  # of it and all that it needs; most of them are ONNX Runtime for every system
 EXTRAS = {
     "whisper": "peers", "faster_whisper": "peers", "ctranslate2": "peers", "pywhispercpp": "peers",
-    "openvino": "toolkits", "nncf": "toolkits", "optimum.onnxruntime": "methods",
+    "openvino": "toolkits", "nncf": "toolkits", "onnxruntime": "methods",
 }  # fmt: skip
 CONTENDERS = ("asrlib", "ctranslate2", "faster-whisper", "onnxruntime", "openvino")  # for the fastest, as each comes
 
@@ -215,13 +215,13 @@ class Asrlib(Runtime):
 
 
 class Onnx(Asrlib):
-    """ONNX Runtime through Optimum; decoded with the library's ``generate``, which alone can drive the graphs."""
+    """ONNX Runtime, with the graphs that Optimum exports; decoded as `Asrlib` does."""
 
     precisions = ("int8", "float32")
     batch_size = 8
 
     def _load(self) -> None:
-        import optimum.onnxruntime  # noqa: F401
+        import onnxruntime  # noqa: F401
 
         self.files = checkpoints.fetch(self.checkpoint, format="onnx" if self.precision == "float32" else "onnx-int8")
         self.model, self.processor = transcription.load(self.files)

@@ -22,14 +22,13 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PrinterCallback, TrainerCallback
 
-from asrlib import AsrlibError, audio, figures, files, metering
+from asrlib import AsrlibError, audio, figures, metering
 from asrlib.progress import Meter
 
 __all__ = [
     "Collator",
     "Progress",
     "StepMeter",
-    "clean_generation_config",
     "cut_context",
     "history",
     "last_checkpoint",
@@ -94,17 +93,6 @@ def _set_context(model: Any, processor: Any, positions: torch.Tensor) -> None:
     extractor.chunk_length = count // POSITIONS_PER_SECOND
     extractor.n_samples = extractor.chunk_length * audio.SAMPLING_RATE
     extractor.nb_max_frames = extractor.n_samples // extractor.hop_length
-
-
-def clean_generation_config(folder: str | Path) -> None:
-    """Put the originals' version into the ``generation_config.json`` that ``save_pretrained`` has written.
-
-    A version of 4.50 or later makes every ``generate`` of Whisper log two lines about logits processors which are the
-    model's own; the results are the same without it.
-    """
-    path = Path(folder) / "generation_config.json"
-    content = files.read_json(path) | {"transformers_version": "4.31.0"}
-    files.write_atomic(path, json.dumps(content, indent=2) + "\n")
 
 
 def last_checkpoint(folder: str | Path) -> str | None:

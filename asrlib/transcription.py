@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from asrlib import AsrlibError, audio, checkpoints, hardware
+from asrlib import AsrlibError, audio, checkpoints, graphs, hardware
 from asrlib.kernels import attention, laid_out, linear
 from asrlib.progress import Meter
 from asrlib.text import language_code
@@ -120,7 +120,7 @@ def load(model: str | Path, *, device: str | None = None, dtype: torch.dtype | N
     try:
         processor = WhisperProcessor.from_pretrained(path)
         if checkpoints.exported(path):
-            return _load_exported(path), processor
+            return graphs.load(path), processor
         loaded, told = WhisperForConditionalGeneration.from_pretrained(
             path, dtype=dtype or hardware.best_dtype(device), output_loading_info=True
         )
@@ -131,29 +131,6 @@ def load(model: str | Path, *, device: str | None = None, dtype: torch.dtype | N
             f"{model} is not a complete Whisper checkpoint ({str(error).splitlines()[0]}): fetch or save it again."
         ) from None
     return loaded.to(device).eval(), processor
-
-
-def _load_exported(path: Path) -> Any:
-    """Load the ONNX graphs of a folder on the CPU."""
-    try:
-        from onnxruntime import SessionOptions
-        from onnxruntime.capi import onnxruntime_pybind11_state as errors
-        from optimum.onnxruntime import ORTModelForSpeechSeq2Seq
-    except ImportError:
-        raise AsrlibError(
-            f"{path} holds ONNX graphs, which optimum-onnx runs: pip install 'asrlib[methods]' first."
-        ) from None
-    options = SessionOptions()
-    options.log_severity_level = 3  # errors; what it warns of are choices of its own optimiser
-    try:
-        model = ORTModelForSpeechSeq2Seq.from_pretrained(path, session_options=options)
-    except (errors.InvalidProtobuf, errors.InvalidGraph, errors.Fail, errors.NoSuchFile) as error:
-        raise AsrlibError(
-            f"{path} holds a damaged or incomplete ONNX graph ({str(error).splitlines()[0]}): copy or export it again."
-        ) from None
-    if not model.generation_config.to_diff_dict().get("no_timestamps_token_id"):
-        raise AsrlibError(f"{path} lacks generation_config.json: copy it from the model that was exported.")
-    return model
 
 
 def rtfx(hypotheses: Iterable[Hypothesis]) -> float:
@@ -182,7 +159,7 @@ def transcribe(
 
     Args:
         model: a ``WhisperForConditionalGeneration``, or a PEFT model around one, in eval mode; on any device, in any
-            precision. Or Optimum's ``ORTModelForSpeechSeq2Seq``, whose graphs only ``generate`` can drive: slower, same words.
+            precision. Or an `asrlib.graphs.ExportedWhisper`.
         processor: its ``WhisperProcessor``.
         clips: paths, encoded bytes, arrays of shape (samples,) at 16 kHz, or mappings with ``audio`` and perhaps ``id``, such
             as the rows of a corpus.
@@ -326,11 +303,8 @@ class Engine:
         self.multilingual = bool(getattr(self.generation, "is_multilingual", True))
         self.positions = self.model.config.max_source_positions
         self.language = language
-        self.blocks: dict[
-            Any, torch.Tensor
-        ] = {}  # of the weights, which stay as they are as long as this engine is used
-        self.exported = not hasattr(self.model, "proj_out")  # ONNX graphs have no layers to call
-        if self.exported and window == "merged":
+        self.blocks: dict[Any, torch.Tensor] = {}  # nobody changes the weights while this engine is used
+        if isinstance(self.model, graphs.ExportedWhisper) and window == "merged":
             raise AsrlibError("An exported model always encodes 30 seconds: choose the window 'full' for it.")
         if not self.multilingual and (language not in (None, "en") or task != "transcribe"):
             raise AsrlibError(
@@ -383,12 +357,8 @@ class Engine:
     ) -> list[tuple[str, str, tuple]]:
         if self._windowed(clips):
             features = [one.to(self.model.device, self.model.dtype) for one in features]
-            if self.exported:
-                return [self._generate_long(*pair) for pair in zip(clips, features, strict=True)]
             return self._decode_long(clips, features)
         features = features.to(self.model.device, self.model.dtype)
-        if self.exported:
-            return self._generate(features)
         lengths = [len(clip.samples) for clip in clips] if self.window == "merged" else None
         states, bias = self.encode(features, lengths)
         languages = self._languages(states, bias)
@@ -443,32 +413,6 @@ class Engine:
             going = [row for row in going if at[row] < frames[row]]
         return [self._written(*parts) for parts in zip(clips, languages, segments, strict=True)]
 
-    def _generate(self, features: torch.Tensor) -> list[tuple[str, str, tuple]]:
-        """Decode clips of one window with the library's ``generate``."""
-        import torch
-
-        languages, options = self._told(features)
-        mask = torch.ones_like(features[:, 0], dtype=torch.long)
-        tokens = self.model.generate(features, attention_mask=mask, return_timestamps=False, **options)
-        texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
-        return [(text.strip(), spoken, ()) for text, spoken in zip(texts, languages, strict=True)]
-
-    def _generate_long(self, clip: Clip, features: torch.Tensor) -> tuple[str, str, tuple]:
-        """Decode one clip, window after window, with the library's ``generate``."""
-        import torch
-
-        first = features[:, :, : 2 * self.positions]
-        first = torch.nn.functional.pad(first, (0, 2 * self.positions - first.shape[-1]), value=float(first.min()))
-        (language,), options = self._told(first)
-        mask = torch.ones_like(features[:, 0], dtype=torch.long)
-        out = self.model.generate(
-            features, attention_mask=mask, return_timestamps=True, return_segments=True, **options
-        )
-        parts = [(part["start"], part["end"], part["tokens"].tolist()) for part in out["segments"][0]]
-        return self._written(
-            clip, language, [(round(float(a), 2), round(float(b), 2), tokens) for a, b, tokens in parts]
-        )
-
     def _written(
         self, clip: Clip, language: str, segments: Sequence[tuple[float, float, list[int]]]
     ) -> tuple[str, str, tuple]:
@@ -478,17 +422,6 @@ class Engine:
         # Tokens bring their own spaces, where a language has them.
         whole = decode([token for *_, tokens in kept for token in tokens]).strip()
         return whole, language, tuple((start, end, decode(tokens).strip()) for start, end, tokens in kept)
-
-    def _told(self, features: torch.Tensor) -> tuple[list[str], dict[str, Any]]:
-        """Return the language of each clip, told or detected, and what ``generate`` is to be told."""
-        if not self.multilingual:
-            return ["en"] * len(features), {}
-        languages = [self.language] * len(features)
-        if not self.language:
-            names = {token: name.strip("<|>") for name, token in self.generation.lang_to_id.items()}
-            found = self.model.detect_language(input_features=features)
-            languages = [names[token] for token in found.tolist()]
-        return languages, {"language": languages, "task": self.task}
 
 
 def _ends(generation: Any) -> set[int]:
@@ -632,9 +565,9 @@ def encode(model: Any, features: torch.Tensor, lengths: Sequence[int] | None = N
     """Run the encoder.
 
     Args:
-        model: a ``WhisperForConditionalGeneration``.
+        model: a ``WhisperForConditionalGeneration``, or an `asrlib.graphs.ExportedWhisper`.
         features: log-mel, (clips, mel bins, twice the model's positions: 3000), in the model's precision and on its device.
-        lengths: samples of each clip, to merge the padding after it; None keeps all positions.
+        lengths: samples of each clip, to merge the padding after it; None keeps all positions, as an exported model must.
 
     Returns:
         (states, bias): states (clips, positions, width); bias (clips, 1, 1, positions) is added to every attention logit over
@@ -644,6 +577,8 @@ def encode(model: Any, features: torch.Tensor, lengths: Sequence[int] | None = N
     import torch
     from torch.nn.functional import gelu
 
+    if isinstance(model, graphs.ExportedWhisper):
+        return model.encode(features), None
     encoder = model.model.encoder
     with torch.inference_mode():
         states = gelu(encoder.conv2(gelu(encoder.conv1(features)))).transpose(1, 2) + encoder.embed_positions.weight
@@ -695,22 +630,42 @@ class _Cache:
         self.own = [tuple(x[rows] for x in pair) for pair in self.own]
 
 
-def _step(model: Any, tokens: torch.Tensor, at: int, cache: _Cache, bias: torch.Tensor | None) -> torch.Tensor:
-    """Run the decoder on tokens (clips, new) from position ``at`` on; return the last logits, (clips, vocabulary)."""
-    decoder, new = model.model.decoder, tokens.shape[1]
-    states = decoder.embed_tokens(tokens) + decoder.embed_positions.weight[at : at + new]
-    # Only the prompt brings several tokens at once; none may see what follows it.
-    causal = states.new_full((new, new), -float("inf")).triu(1) if new > 1 else None
-    for index, layer in enumerate(decoder.layers):
-        normed, attend = layer.self_attn_layer_norm(states), layer.self_attn
-        key, value = cache.append(index, at, *_pair(attend, normed))
-        query = _heads(linear(attend.q_proj, normed), attend)
-        states = states + linear(attend.out_proj, _attend(query, key, value, causal))
-        normed, attend = layer.encoder_attn_layer_norm(states), layer.encoder_attn
-        query = _heads(linear(attend.q_proj, normed), attend)
-        states = states + linear(attend.out_proj, _attend(query, *cache.cross[index], bias))
-        states = states + linear(layer.fc2, linear(layer.fc1, layer.final_layer_norm(states), "gelu"))
-    return linear(model.proj_out, decoder.layer_norm(states[:, -1]))
+class _Decoder:
+    """A decoder of PyTorch's layers that has read nothing yet, for a batch."""
+
+    def __init__(self, model: Any, states: torch.Tensor, bias: torch.Tensor | None, room: int) -> None:
+        self.model, self.bias, self.at = model, bias, 0
+        self.cache = _Cache(model, states, room)
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Read tokens (clips, new), the prompt first, then one at a time; return the last logits, (clips, vocabulary)."""
+        decoder, cache, new = self.model.model.decoder, self.cache, tokens.shape[1]
+        states = decoder.embed_tokens(tokens) + decoder.embed_positions.weight[self.at : self.at + new]
+        # Only the prompt brings several tokens at once; none may see what follows it.
+        causal = states.new_full((new, new), -float("inf")).triu(1) if new > 1 else None
+        for index, layer in enumerate(decoder.layers):
+            normed, attend = layer.self_attn_layer_norm(states), layer.self_attn
+            key, value = cache.append(index, self.at, *_pair(attend, normed))
+            query = _heads(linear(attend.q_proj, normed), attend)
+            states = states + linear(attend.out_proj, _attend(query, key, value, causal))
+            normed, attend = layer.encoder_attn_layer_norm(states), layer.encoder_attn
+            query = _heads(linear(attend.q_proj, normed), attend)
+            states = states + linear(attend.out_proj, _attend(query, *cache.cross[index], self.bias))
+            states = states + linear(layer.fc2, linear(layer.fc1, layer.final_layer_norm(states), "gelu"))
+        self.at += new
+        return linear(self.model.proj_out, decoder.layer_norm(states[:, -1]))
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Drop the clips that are finished."""
+        self.cache.keep(rows)
+        self.bias = self.bias if self.bias is None else self.bias[rows]
+
+
+def _decoder(model: Any, states: torch.Tensor, bias: torch.Tensor | None, room: int) -> _Decoder | graphs.GraphDecoder:
+    """Return what reads tokens and gives logits: ``step`` and ``keep`` of layers or of a graph; `greedy` cannot tell which."""
+    if isinstance(model, graphs.ExportedWhisper):
+        return model.decoder(states)
+    return _Decoder(model, states, bias, room)
 
 
 @laid_out()
@@ -729,13 +684,14 @@ def greedy(
     Clips that have ended leave the batch once they are half of it.
 
     Args:
-        model: a ``WhisperForConditionalGeneration``.
+        model: a ``WhisperForConditionalGeneration``, or an `asrlib.graphs.ExportedWhisper`.
         states: encoder states, (clips, positions, width).
         prompts: start tokens of each clip, all of one length.
         bias: as `encode` returns it.
         allowed: only these tokens may be chosen (language detection); default: all but the suppressed ones.
         rules: a ``LogitsProcessor``, such as the library's for times.
-        max_new_tokens: default: up to the ``max_length`` of the generation configuration, 448 with the prompt as published.
+        max_new_tokens: default: the ``max_length`` of the generation configuration, which Whisper's ``generate`` counts without
+            the prompt since transformers 5; at most what the decoder has positions for, 448 with the prompt as published.
 
     Returns:
         New tokens of each clip, without the prompt and the end token.
@@ -743,22 +699,21 @@ def greedy(
     import torch
 
     generation = model.generation_config
-    room = min(model.config.max_target_positions, generation.max_length or math.inf) - len(prompts[0])
+    room = min(model.config.max_target_positions - len(prompts[0]), generation.max_length or math.inf)
     ends = _ends(generation)
     with torch.inference_mode():
-        barred = torch.zeros(model.proj_out.out_features, dtype=torch.bool)
+        barred = torch.zeros(model.config.vocab_size, dtype=torch.bool)
         barred[list(generation.suppress_tokens or []) if allowed is None else slice(None)] = True
         barred[list(allowed or [])] = False
         barred = barred.to(states.device)
         at_first = torch.tensor(generation.begin_suppress_tokens or [], dtype=torch.long, device=states.device)
-        cache = _Cache(model, states, room=len(prompts[0]) + 60)
+        decoder = _decoder(model, states, bias, room=len(prompts[0]) + 60)
         found: list[list[int]] = [[] for _ in prompts]
         rows, ended = list(range(len(prompts))), set()
-        tokens, at = torch.tensor(prompts, device=states.device), 0
+        tokens = torch.tensor(prompts, device=states.device)
         written = tokens
         for step in range(min(room, max_new_tokens or room)):
-            logits = _step(model, tokens, at, cache, bias).masked_fill(barred, -torch.inf)
-            at += tokens.shape[1]
+            logits = decoder.step(tokens).masked_fill(barred, -torch.inf)
             if step == 0:
                 logits[:, at_first] = -torch.inf
             if rules is not None:
@@ -774,9 +729,8 @@ def greedy(
             alive = [place for place, row in enumerate(rows) if row not in ended]
             if len(alive) <= len(rows) // 2:
                 places = torch.tensor(alive, device=states.device)
-                cache.keep(places)
+                decoder.keep(places)
                 rows, chosen, written = [rows[place] for place in alive], chosen[places], written[places]
-                bias = bias if bias is None else bias[places]
             tokens = chosen[:, None]
             written = torch.cat([written, tokens], dim=1)
     return found

@@ -165,3 +165,12 @@ def hub_at(tmp_path, monkeypatch):
         monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
 
     return ask
+
+
+@pytest.fixture(scope="session")
+def optimum():
+    """Skip the test where the environment of optimum-onnx is missing, which `make` sets up."""
+    from asrlib import environment
+
+    if not (python := environment.optimum_python()).exists():
+        pytest.skip(f"there is no environment of optimum-onnx at {python}: run `make`")

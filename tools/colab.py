@@ -41,7 +41,8 @@ ARCHIVE = """\
         if input("Is asrlib-course.zip, which `make colab` makes, in your Google Drive? yes or no: ") == "yes":
             drive.mount("/content/drive")
         else:
-            archives[0].write_bytes(b"".join(files.upload().values()))
+            for content in files.upload().values():
+                archives[0].write_bytes(content)
     archive = next((archive for archive in archives if archive.exists()), None)
     if archive is None:
         raise SystemExit("asrlib-course.zip is not there: make it by `make colab`, and run this cell again.")

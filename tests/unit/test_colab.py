@@ -37,7 +37,7 @@ def machine(tmp_path, monkeypatch):
     asked = []
     standin = types.ModuleType("google.colab")
     standin.drive = types.SimpleNamespace(mount=lambda path: asked.append(f"mount {path}"))
-    standin.files = types.SimpleNamespace(upload=lambda: asked.append("upload") or {"asrlib-course (1).zip": b"zip"})
+    standin.files = types.SimpleNamespace(upload=lambda: asked.append("upload") or run.upload)
 
     def run(cell, answer="no", colab=True):
         if colab:
@@ -52,7 +52,7 @@ def machine(tmp_path, monkeypatch):
         shell.run_cell(cell.replace("/content", str(content))).raise_error()
         return [one.replace(str(content), "/content") if isinstance(one, str) else one[1:] for one in asked]
 
-    run.content = content
+    run.content, run.upload = content, {"asrlib-course (1).zip": b"zip"}
     return run
 
 
@@ -78,6 +78,14 @@ def test_where_none_lies_it_is_uploaded_or_looked_for_on_drive(tmp_path, machine
 def test_drive_without_the_archive_is_one_sentence(tmp_path, machine):
     with pytest.raises(SystemExit, match=r"asrlib-course\.zip is not there"):
         machine(made(tmp_path, ""), answer="yes")
+
+
+@pytest.mark.filterwarnings("ignore:To exit")
+def test_an_upload_that_was_cancelled_leaves_no_archive(tmp_path, machine):
+    machine.upload.clear()
+    with pytest.raises(SystemExit, match="run this cell again"):
+        machine(made(tmp_path, ""))
+    assert not list(machine.content.iterdir())
 
 
 @pytest.mark.parametrize("address", ["", ADDRESS])

@@ -162,12 +162,14 @@ def test_an_uploaded_clip_comes_back_as_its_transcript_and_a_damaged_one_as_a_se
     gradio, real, recordings, port, strangers, tmp_path, monkeypatch
 ):
     from gradio_client import Client, handle_file
+    from huggingface_hub import constants
 
     good, damaged = recordings
     silence = tmp_path / "silence.wav"
     soundfile.write(silence, np.zeros(16_000), 16_000)
     with demo.served(real[0], port) as address:
         monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")  # Client, no part of the page, would report to the Hub
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)  # and ask it for the names of coding agents
         client = Client(address, verbose=False, analytics_enabled=False)
         words, below = client.predict(handle_file(good), api_name="/transcribe")
         assert "speaking volume" in words

@@ -1,18 +1,17 @@
 """A model exported to ONNX hears what the model that it came from hears, through the same functions."""
 
-import warnings
-
 import numpy as np
 import pytest
 import torch
 
-from asrlib import AsrlibError, checkpoints, cli, transcription
+from asrlib import AsrlibError, audio, checkpoints, cli, conversion, corpora, graphs, optimum_env, transcription
 
-pytestmark = pytest.mark.weights
+pytestmark = [pytest.mark.weights, pytest.mark.usefixtures("optimum")]
+TINY = "openai/whisper-tiny.en"
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory):
+def both(tmp_path_factory, optimum):
     """A small multilingual Whisper with random weights, and the folder of its ONNX export."""
     from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor
 
@@ -27,13 +26,7 @@ def both(tmp_path_factory):
     plain, folder = (tmp_path_factory.mktemp(name) for name in ("plain", "onnx"))
     for part in (model, processor):
         part.save_pretrained(plain)
-    from optimum.onnxruntime import ORTModelForSpeechSeq2Seq
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer's, on shapes that are constant here
-        exported = ORTModelForSpeechSeq2Seq.from_pretrained(plain, export=True, use_cache=True, use_merged=True)
-    for part in (exported, model.generation_config, processor):
-        part.save_pretrained(folder)
+    conversion.to_onnx(plain, folder, "float32")
     return (model, processor), folder
 
 
@@ -61,6 +54,62 @@ def test_long_recordings_and_segment_times_are_the_same(both, clips):
         heard = list(transcription.transcribe(*transcription.load(folder), [long, clips[0]], **options))
         assert [(item.text, item.segments) for item in heard] == [(item.text, item.segments) for item in expected]
         assert heard[0].segments
+
+
+def test_the_tokens_are_those_of_optimums_own_generate(both, clips):
+    model, processor = transcription.load(both[1])
+    features = transcription.log_mel(processor, clips)
+    start = [50258, 50259, 50359, 50363]
+    tokens = transcription.greedy(model, model.encode(features), [start] * len(clips))
+    with optimum_env.Session() as optimum:
+        optimum.run(
+            "import torch\nfrom optimum.onnxruntime import ORTModelForSpeechSeq2Seq\n"
+            "model = ORTModelForSpeechSeq2Seq.from_pretrained(folder)\n"
+            "found = model.generate(torch.tensor(features), language='en', task='transcribe').tolist()",
+            {"folder": both[1], "features": features.tolist()},
+        )
+        theirs = optimum.take("found")
+    special = {*start, processor.tokenizer.eos_token_id}
+    assert [[token for token in row if token not in special] for row in theirs] == tokens
+    assert all(tokens)
+
+
+def test_clips_that_leave_the_batch_change_nothing_for_those_that_stay(both, clips):
+    model, processor = transcription.load(both[1])
+    states = model.encode(transcription.log_mel(processor, clips))
+    prompt, further = torch.tensor([[50258, 50259]] * 3), torch.tensor([[400], [500], [600]])
+    whole, rest = model.decoder(states), model.decoder(states)
+    for decoder in (whole, rest):
+        decoder.step(prompt)
+    rows = torch.tensor([2, 0])
+    rest.keep(rows)
+    torch.testing.assert_close(rest.step(further[rows]), whole.step(further)[rows])
+    expected = whole.step(further.flip(0))
+    torch.testing.assert_close(rest.step(further.flip(0)[rows]), expected[rows])
+    assert not torch.allclose(expected[0], expected[2])
+
+
+def test_it_takes_as_many_threads_as_pytorch(both):
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        model, _ = transcription.load(both[1])
+    finally:
+        torch.set_num_threads(before)
+    options = model.decoder_session.get_session_options()
+    assert (options.intra_op_num_threads, options.log_severity_level) == (1, 3)
+
+
+def test_real_speech_is_heard_as_by_pytorch_in_float32():
+    rows = corpora.load("telephone", "en", "test").select(range(0, 48, 8))
+    long = audio.stitch(rows.select([*range(6)] * 2), seconds=45, seed=0).audio
+    assert len(long) > 30 * 16_000
+    plain = transcription.load(TINY, device="cpu", dtype=torch.float32)
+    graph = transcription.load(checkpoints.fetch(TINY, format="onnx"))
+    assert isinstance(graph[0], graphs.ExportedWhisper)
+    heard = [list(transcription.transcribe(*each, [*rows["audio"], long], batch_size=4)) for each in (plain, graph)]
+    assert [(item.text, item.segments) for item in heard[1]] == [(item.text, item.segments) for item in heard[0]]
+    assert len(heard[1][-1].segments) > 1
 
 
 def test_a_merged_window_is_refused(both, clips):

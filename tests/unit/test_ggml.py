@@ -424,6 +424,7 @@ def clips():
 
 def heard(model_id, format, clips):
     """Return what whisper.cpp writes for the clips, searching greedily, without timestamps and second attempts."""
+    import torch
     from pywhispercpp.model import Model
 
     from asrlib import audio
@@ -431,7 +432,7 @@ def heard(model_id, format, clips):
     model = Model(
         str(checkpoints.fetch(model_id, format)),
         redirect_whispercpp_logs_to=None,
-        n_threads=2,
+        n_threads=torch.get_num_threads(),
         print_progress=False,
         language="en",
         no_timestamps=True,

@@ -328,6 +328,16 @@ def test_decoding_an_ended_batch_matches_generate_on_random_weights(random_model
     assert not {5, 6} & set(itertools.chain(*ours))
 
 
+def test_a_transcript_ends_at_the_latest_where_generate_ends_it(random_model):
+    """Since transformers 5 Whisper's ``max_length`` does not count the prompt."""
+    random_model.generation_config.max_length = 20
+    features = torch.randn(9, 80, 200) * 3
+    states, _ = transcription.encode(random_model, features)
+    ours = transcription.greedy(random_model, states, [[1, 63]] * 9)
+    assert ours == generated(random_model, features)
+    assert max(map(len, ours)) == 20
+
+
 @pytest.mark.slow
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.lists(st.sets(st.integers(0, 1), max_size=1), min_size=5, max_size=5))
