@@ -14,14 +14,10 @@ from rehearsal import SHAPES
 from asrlib import architectures, audio, checkpoints, corpora, files
 
 PINNED = files.read_toml(files.data_file("checkpoints.toml"))
-WIDTH = 16
-SIDE = {"layers": 1, "attention_heads": 1, "ffn_dim": 4 * WIDTH}  # openai-whisper knows no other ratio
+WIDTH = 32  # whisper.cpp's quantized formats take no other than multiples of it
+SIDE = {"layers": 1, "attention_heads": 1, "ffn_dim": 4 * WIDTH}  # openai-whisper knows no other
 SMALL = {"d_model": WIDTH} | {f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in SIDE.items()}
 POSITIONS = 16  # of the decoder, so that a model that never ends a text ends soon
-TOKENIZER = (
-    *("added_tokens.json", "merges.txt", "normalizer.json", "special_tokens_map.json", "tokenizer.json"),
-    *("tokenizer_config.json", "vocab.json"),
-)
 NOT_OF_THE_MODEL = ("README.md", "flax_model.msgpack", "pytorch_model.bin", "tf_model.h5")  # the real ones have them
 NOT_OF_THE_SPEECH = ("all/test.clean/0000.parquet", "clean/train.360/0000.parquet")
 DECOYS = NOT_OF_THE_MODEL + NOT_OF_THE_SPEECH  # no profile needs them
@@ -29,19 +25,20 @@ CLIPS = 12  # of LibriSpeech, each of another speaker: ten have an interval
 
 
 def model(model_id: str) -> Repository:
-    """Return a published Whisper with one thin layer a side, at the commit that asrlib asks for."""
+    """Return a published Whisper with one thin layer a side; where asrlib pins a commit, with that one alone."""
     packaged = checkpoints.fetch("openai/whisper-tiny.en" if model_id.endswith(".en") else "openai/whisper-base")
-    content = {name: (packaged / name).read_bytes() for name in TOKENIZER if (packaged / name).is_file()}
-    content |= _weights(model_id)
+    content = _weights(model_id) | _tokenizer(packaged)
     for name, settings in _settings(model_id, files.read_json(packaged / "generation_config.json")).items():
         content[name] = json.dumps(settings, indent=2).encode()
     content |= dict.fromkeys(NOT_OF_THE_MODEL, b"not wanted")
-    return Repository(model_id, commit(model_id), content)
+    pinned = PINNED.get(model_id, {}).get("revision")
+    if pinned:  # who asks for the main branch gets nothing
+        return Repository(model_id, pinned, content, branch=pinned)
+    return Repository(model_id, _commit(model_id), content)
 
 
-def commit(name: str) -> str:
-    """Return the commit that the played Hub has of a repository: where asrlib pins one, that."""
-    return PINNED.get(name, {}).get("revision") or hashlib.sha1(name.encode(), usedforsecurity=False).hexdigest()
+def _commit(name: str) -> str:
+    return hashlib.sha1(name.encode(), usedforsecurity=False).hexdigest()
 
 
 def _config(model_id: str):
@@ -61,6 +58,31 @@ def _weights(model_id: str) -> dict[str, bytes]:
     tensors = WhisperForConditionalGeneration(_config(model_id)).state_dict()
     del tensors["proj_out.weight"]  # tied to the embeddings, and stored once
     return {"model.safetensors": save(tensors, metadata={"format": "pt"})}
+
+
+def _tokenizer(packaged: Path) -> dict[str, bytes]:
+    """Return a tokenizer in all the files of the real repositories, some of which only older transformers read."""
+    whole = files.read_json(packaged / "tokenizer.json")
+    model, added = whole["model"], whole["added_tokens"]
+    special = [token["content"] for token in added if token["special"]]
+    names = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), special[0])
+    names["additional_special_tokens"] = special
+    settings = {"tokenizer_class": "WhisperTokenizer", "processor_class": "WhisperProcessor", "errors": "replace"}
+    settings |= {"add_prefix_space": False, "clean_up_tokenization_spaces": True}
+    settings["added_tokens_decoder"] = {
+        str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in added
+    }
+    content = {
+        "tokenizer.json": whole,
+        "tokenizer_config.json": names | settings,
+        "special_tokens_map.json": names,
+        "added_tokens.json": {token["content"]: token["id"] for token in added},
+        "vocab.json": model["vocab"],
+        "normalizer.json": files.read_json(files.data_file("english_spelling.json")),
+    }
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    written = {name: json.dumps(value).encode() for name, value in content.items()}
+    return written | {"merges.txt": "\n".join(["#version: 0.2", *merges]).encode()}
 
 
 def _settings(model_id: str, generation: dict) -> dict[str, dict]:
@@ -105,7 +127,7 @@ def librispeech() -> Repository:
     content = {"clean/test/0000.parquet": _parquet(rows), "other/test/0000.parquet": _parquet(rows[::-1])}
     content |= dict.fromkeys(NOT_OF_THE_SPEECH, b"not wanted")
     name = "openslr/librispeech_asr"
-    return Repository(name, commit(name), content, "dataset", corpora.PARQUET_BRANCH)
+    return Repository(name, _commit(name), content, "dataset", corpora.PARQUET_BRANCH)
 
 
 def _parquet(rows: list[dict]) -> bytes:
