@@ -71,12 +71,12 @@ def fails(capsys, *arguments):
     [
         (["run", "01", "-p", "CLIPS=1"], "01_one has no parameter CLIPS: it has PROFILE, N_CLIPS, LANGUAGE, SEED."),
         (["run", "01", "-p", "N_CLIPS=many"], "01_one: N_CLIPS must be of type int, 'many' is not (clips)."),
-        (["run", "01", "-p", "N_CLIPS=1.5"], "must be of type int, '1.5' is not"),
+        (["run", "01", "-p", "N_CLIPS=1.5"], "must be of type int, 1.5 is not"),
         (["run", "01", "-p", "SEED="], "must be of type int, '' is not"),
         (["run", "01", "-p", "PROFILE=smoke"], "Choose the profile with --profile"),
         (["run", "99"], "There is no notebook '99': choose among 01_one."),
         (["fetch", "99"], "There is no notebook '99'"),
-        (["run", "--profile", "huge"], "There is no profile 'huge': choose one of smoke, reference."),
+        (["run", "--profile", "huge"], "There is no profile 'huge': choose one of reference, smoke."),
     ],
     ids=" ".join,
 )
