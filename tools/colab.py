@@ -38,14 +38,14 @@ ARCHIVE = """\
 
     archives = [Path("/content/asrlib-course.zip"), Path("/content/drive/MyDrive/asrlib-course.zip")]
     if not any(archive.exists() for archive in archives):
-        if input("Is asrlib-course.zip, which `make colab` makes, in your Google Drive? yes or no: ") == "yes":
+        if input("Is asrlib-course.zip (from `make colab`) in your Google Drive? yes or no: ") == "yes":
             drive.mount("/content/drive")
         else:
             for content in files.upload().values():
                 archives[0].write_bytes(content)
     archive = next((archive for archive in archives if archive.exists()), None)
     if archive is None:
-        raise SystemExit("asrlib-course.zip is not there: make it by `make colab`, and run this cell again.")
+        raise SystemExit("asrlib-course.zip is missing: run `make colab`, then this cell again.")
     %pip install -q --no-deps {archive}
 """
 REST = """\

@@ -76,7 +76,7 @@ def test_where_none_lies_it_is_uploaded_or_looked_for_on_drive(tmp_path, machine
 
 @pytest.mark.filterwarnings("ignore:To exit")  # IPython, of SystemExit
 def test_drive_without_the_archive_is_one_sentence(tmp_path, machine):
-    with pytest.raises(SystemExit, match=r"asrlib-course\.zip is not there"):
+    with pytest.raises(SystemExit, match=r"asrlib-course\.zip is missing"):
         machine(made(tmp_path, ""), answer="yes")
 
 
@@ -188,7 +188,7 @@ assert "telephone" in corpora.names() and claims.load()
 table = files.read_toml(root / "notebooks" / "profiles.toml")
 for name, book in course.registry(root).items():
     assert course.parameters(book.path)
-    assert records.profile_values(table, name, "smoke") is not None
+    assert parameters.profile_values(table, name, "smoke") is not None
     assert course.versions(root, book)["transformers"]
 assert (root / "results" / "01_zero_shot_whisper" / "record.json").is_file()
 print("profile", os.environ["ASRLIB_PROFILE"])
