@@ -178,7 +178,7 @@ import os
 from pathlib import Path
 
 import asrlib
-from asrlib import claims, corpora, course, files, records
+from asrlib import claims, corpora, course, files, parameters
 
 assert asrlib.__file__.startswith(os.environ["VENV"]), asrlib.__file__
 assert files.repository() is None
