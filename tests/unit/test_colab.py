@@ -83,7 +83,7 @@ def test_drive_without_the_archive_is_one_sentence(tmp_path, machine):
 @pytest.mark.filterwarnings("ignore:To exit")
 def test_an_upload_that_was_cancelled_leaves_no_archive(tmp_path, machine):
     machine.upload.clear()
-    with pytest.raises(SystemExit, match="run this cell again"):
+    with pytest.raises(SystemExit, match="this cell again"):
         machine(made(tmp_path, ""))
     assert not list(machine.content.iterdir())
 
