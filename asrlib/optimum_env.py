@@ -63,6 +63,8 @@ class Session:
 
     def __init__(self) -> None:
         python = environment.optimum_python()
+        if "google.colab" in sys.modules and not python.exists():  # nobody runs `make` there
+            python = environment.set_up_optimum()
         self.link, there = socket.socketpair()
         command = [str(python), "-u", "-P", str(CHILD), str(there.fileno())]
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "bufsize": 0}
