@@ -2,8 +2,10 @@
 
 - bitsandbytes says of every 8-bit product whose input is not float16 that it is cast, and, while it is imported, that a kernel
   package is missing which the course does not install.
-- transformers 5.24: ``generate`` of Whisper itself passes two lists of tokens beside its generation config (pull request 48108)
-  and then warns that the caller did.
+- transformers 5.24: ``generate`` of Whisper itself passes two lists of tokens beside its generation config (pull request 48108),
+  assisted generation ``use_cache`` and lengths, and then it warns that the caller did.
+- transformers names the precision of a dequantized model, which is the one that was asked for.
+- PEFT 0.21 and the tracer of PyTorch read an attribute of models that transformers 5.24 has renamed.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import warnings
 from collections.abc import Iterator
 
 __all__ = ["no_bars"]
@@ -19,7 +22,8 @@ NOISE = {  # logger: how its lines begin
     "bitsandbytes.autograd._functions": "MatMul8bitLt: inputs will be cast from",
     "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward from kernels-community: No module named 'kernels'",
     "transformers.generation.utils": "Passing `generation_config` together with generation-related "
-    r"arguments=\(\{'(begin_)?suppress_tokens', '(begin_)?suppress_tokens'\}\)",
+    r"arguments=\(\{('(begin_)?suppress_tokens', '(begin_)?suppress_tokens'|.*'use_cache'.*)\}\)",
+    "transformers.integrations.bitsandbytes": "The modules are dequantized in .* and casted to",
 }
 
 
@@ -32,6 +36,7 @@ class _Quiet(logging.Filter):
 
 for _name in NOISE:
     logging.getLogger(_name).addFilter(_Quiet())
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning, "transformers")
 
 
 @contextlib.contextmanager
