@@ -58,7 +58,7 @@ def whisper(bands: int, frames: int, positions: int, width: int, encoder_layers:
     """
     axes = canvas(7.4, 2.7)
     box(axes, (0.65, 1.9), "sound\n16,000 samples/s", size=(1.15, 0.6))
-    box(axes, (2.25, 1.9), f"log-mel\n{bands} bands x {frames:,} frames", size=(1.5, 0.6))
+    box(axes, (2.3, 1.9), f"log-mel\n{bands} bands x {frames:,} frames", size=(1.7, 0.6))
     box(
         axes,
         (4.25, 1.9),
@@ -67,12 +67,12 @@ def whisper(bands: int, frames: int, positions: int, width: int, encoder_layers:
         color=figures.BLUE,
     )
     box(axes, (6.35, 1.9), f"states\n{positions:,} positions x {width}", size=(1.5, 0.6))
-    box(axes, (1.0, 0.6), "tokens so far\n<|start|> to decrease", size=(1.6, 0.6))
+    box(axes, (1.0, 0.6), "tokens so far\n(start) to decrease", size=(1.6, 0.6))
     box(
-        axes, (4.25, 0.6), f"decoder, {decoder_layers} layers\nruns once a token", size=(1.6, 0.6), color=figures.ORANGE
+        axes, (4.25, 0.6), f"decoder, {decoder_layers} layers\nruns once per token", size=(1.6, 0.6), color=figures.ORANGE
     )
     box(axes, (6.35, 0.6), "next token\n' your'", size=(1.3, 0.6))
-    for start, end in (((1.23, 1.9), (1.5, 1.9)), ((3.0, 1.9), (3.45, 1.9)), ((5.05, 1.9), (5.6, 1.9))):
+    for start, end in (((1.23, 1.9), (1.45, 1.9)), ((3.15, 1.9), (3.45, 1.9)), ((5.05, 1.9), (5.6, 1.9))):
         arrow(axes, start, end)
     arrow(axes, (1.8, 0.6), (3.45, 0.6), "self-attention: looks at them")
     arrow(axes, (6.35, 1.6), (4.7, 0.9), color=figures.BLUE)

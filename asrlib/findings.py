@@ -68,7 +68,8 @@ def level(score: Score, system: str, on: str) -> Finding:
     counts += [] if ends else [f"no interval: {score.shortage}"]
     text = f"{_start(system)} has a WER of {_number(100 * score.wer)} %{shown} on {on} ({', '.join(counts)})."
     if score.capped.wer < score.wer:
-        text += f" With loops capped it is {_number(100 * score.capped.wer)} %."
+        capped = _number(100 * score.capped.wer)
+        text += f" If no clip may count more errors than it has words, it is {capped} %."
     return Finding(text, "level", _numbers(100 * score.wer, ends, "%", score.utterances, "clips"))
 
 
