@@ -69,7 +69,11 @@ def whisper(bands: int, frames: int, positions: int, width: int, encoder_layers:
     box(axes, (6.35, 1.9), f"states\n{positions:,} positions x {width}", size=(1.5, 0.6))
     box(axes, (1.0, 0.6), "tokens so far\n(start) to decrease", size=(1.6, 0.6))
     box(
-        axes, (4.25, 0.6), f"decoder, {decoder_layers} layers\nruns once per token", size=(1.6, 0.6), color=figures.ORANGE
+        axes,
+        (4.25, 0.6),
+        f"decoder, {decoder_layers} layers\nruns once per token",
+        size=(1.6, 0.6),
+        color=figures.ORANGE,
     )
     box(axes, (6.35, 0.6), "next token\n' your'", size=(1.3, 0.6))
     for start, end in (((1.23, 1.9), (1.45, 1.9)), ((3.15, 1.9), (3.45, 1.9)), ((5.05, 1.9), (5.6, 1.9))):

@@ -3,7 +3,8 @@
 - bitsandbytes says of every 8-bit product whose input is not float16 that it is cast, and, while it is imported, that a kernel
   package is missing which the course does not install.
 - transformers 5.24: ``generate`` of Whisper itself passes two lists of tokens beside its generation config (pull request 48108),
-  assisted generation ``use_cache`` and lengths, and then it warns that the caller did.
+  assisted generation ``use_cache`` and lengths, and then it warns that the caller did; and it takes its own default
+  ``min_length`` of 0 for one that somebody set.
 - transformers names the precision of a dequantized model, which is the one that was asked for.
 - PEFT 0.21 and the tracer of PyTorch read an attribute of models that transformers 5.24 has renamed.
 """
@@ -22,7 +23,8 @@ NOISE = {  # logger: how its lines begin
     "bitsandbytes.autograd._functions": "MatMul8bitLt: inputs will be cast from",
     "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward from kernels-community: No module named 'kernels'",
     "transformers.generation.utils": "Passing `generation_config` together with generation-related "
-    r"arguments=\(\{('(begin_)?suppress_tokens', '(begin_)?suppress_tokens'|.*'use_cache'.*)\}\)",
+    r"arguments=\(\{('(begin_)?suppress_tokens', '(begin_)?suppress_tokens'|.*'use_cache'.*)\}\)"
+    r"|Both `min_new_tokens` \(=\d+\) and `min_length`\(=0\)",
     "transformers.integrations.bitsandbytes": "The modules are dequantized in .* and casted to",
 }
 

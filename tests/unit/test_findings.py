@@ -155,7 +155,9 @@ def test_a_level_says_rate_interval_and_what_it_rests_on():
     assert text.startswith(
         f"The student has a WER of {100 * score.wer:.1f} % [{low:.1f}, {high:.1f}] on English prompts (20"
     )
-    assert text.endswith(f"(20 clips, 100 words). If no clip may count more errors than it has words, it is {100 * score.capped.wer:.1f} %.")
+    assert text.endswith(
+        f"(20 clips, 100 words). If no clip may count more errors than it has words, it is {100 * score.capped.wer:.1f} %."
+    )
     one = findings.level(scoring.score(["a"], ["a"]), "tiny.en", "one clip")
     assert str(one) == "tiny.en has a WER of 0.0 % on one clip (1 clip, 1 word, no interval: only 1 clip)."
     assert one.numbers == {"value": 0.0, "interval": None, "unit": "%", "n": 1, "of": "clips"}

@@ -7,22 +7,26 @@ import pytest
 from asrlib import noise
 
 BESIDE = "Passing `generation_config` together with generation-related arguments=({%s}) is deprecated"
+BOTH = "Both `%s_new_tokens` (=%d) and `%s_length`(=%d) seem to have been set."
 
 
 @pytest.mark.parametrize(
-    ("arguments", "heard"),
+    ("line", "heard"),
     [
-        ("'suppress_tokens', 'begin_suppress_tokens'", False),  # a set's order changes from process to process
-        ("'begin_suppress_tokens', 'suppress_tokens'", False),
-        ("'max_new_tokens', 'use_cache', 'min_new_tokens'", False),
-        ("'num_beams'", True),
-        ("'suppress_tokens', 'begin_suppress_tokens', 'num_beams'", True),
+        (BESIDE % "'suppress_tokens', 'begin_suppress_tokens'", False),  # a set's order changes from process to process
+        (BESIDE % "'begin_suppress_tokens', 'suppress_tokens'", False),
+        (BESIDE % "'max_new_tokens', 'use_cache', 'min_new_tokens'", False),
+        (BESIDE % "'num_beams'", True),
+        (BESIDE % "'suppress_tokens', 'begin_suppress_tokens', 'num_beams'", True),
+        (BOTH % ("min", 4, "min", 0), False),
+        (BOTH % ("min", 4, "min", 7), True),
+        (BOTH % ("max", 4, "max", 448), True),
     ],
 )
-def test_a_warning_about_a_callers_own_arguments_is_heard(caplog, arguments, heard):
+def test_a_warning_about_a_callers_own_arguments_is_heard(caplog, line, heard):
     logger = logging.getLogger("transformers.generation.utils")
     logger.addHandler(caplog.handler)
-    logger.warning(BESIDE, arguments)
+    logger.warning(line)
     logger.removeHandler(caplog.handler)
     assert bool(caplog.records) is heard
 
