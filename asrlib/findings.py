@@ -283,13 +283,17 @@ def count(hits: int, n: int, what: str, *, of: str = "clip") -> Finding:
 
     Args:
         hits: how many of them.
-        n: number of independent trials.
+        n: number of independent trials; without any, nothing is concluded.
         what: what was counted.
         of: one trial, in the singular; its plural is made with s.
 
     Raises:
-        AsrlibError: no trial, or more hits than trials.
+        AsrlibError: more hits than trials.
     """
+    if not n:
+        return Finding(
+            f"No conclusion about {what}: there is no {of}.", "count", _numbers(None, None, "%", 0, f"{of}s")
+        )
     ends = [100 * end for end in uncertainty.wilson(hits, n)]
     share = 100 * hits / n
     text = f"{_capital(what)}: {hits:,} of {_many(n, of)}, {_number(share)} % [{_number(ends[0])}, {_number(ends[1])}]."

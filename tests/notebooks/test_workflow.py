@@ -100,7 +100,7 @@ def test_a_sweep_is_run_and_collected_and_only_what_is_missing_or_changed_is_run
     before = path.read_text()
     path.write_text(before.replace("## Part 1", "## Part one"))
     assert nothing(sweep("-n"))
-    path.write_text(before.replace("1.5 * settings", "2.5 * settings"))
+    path.write_text(before.replace("1.5 * SEED", "2.5 * SEED"))
     assert jobs(sweep("-n")) == 4
     path.write_text(before)
 

@@ -198,7 +198,8 @@ def test_transformers_js_obeys_the_language_and_must_be_told():
     with pytest.raises(AsrlibError, match="cannot find the language"):
         there.transcribe(italian)
     heard, expected = (list(engine.transcribe(italian, language="Italian")) for engine in (there, here))
-    assert [item.text for item in heard] == [item.text for item in expected]
+    words = text.normalizer("it")  # features are computed by two programs: in 8 bits that can change a capital letter
+    assert [words(item.text) for item in heard] == [words(item.text) for item in expected]
     assert {item.language for item in heard} == {"it"}
 
 

@@ -283,6 +283,7 @@ def test_the_sentences_of_a_count():
     found = findings.count(91, 96, "language named correctly")
     assert str(found) == "Language named correctly: 91 of 96 clips, 94.8 % [88.4, 97.8]."
     assert str(findings.count(0, 1, "loops")) == "Loops: 0 of 1 clip, 0.0 % [0.0, 79.3]."
+    assert str(findings.count(0, 0, "loops", of="error")) == "No conclusion about loops: there is no error."
     assert "1,200 of 5,000 words" in str(findings.count(1200, 5000, "matched", of="word"))
     assert found.numbers["n"] == 96
 

@@ -140,7 +140,7 @@ def test_a_bfloat16_model_is_heard_on_the_poorest_processor():
         [sys.executable, "-c", POOR], env=os.environ | AVX2, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert [0 < int(line) <= 18 for line in done.stdout.split()] == [True, True]
+    assert [0 < int(line) <= 20 for line in done.stdout.split()] == [True, True]
 
 
 def by_data(plain):
