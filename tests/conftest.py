@@ -39,9 +39,19 @@ def pytest_xdist_make_scheduler(config, log):
     """Let ``--dist loadscope`` keep together what shares a kernel, a server or a run of a notebook, and no more."""
     from xdist.scheduler import LoadScopeScheduling
 
+    from asrlib import course
+
+    books = course.registry(REPOSITORY)
+
+    def begins(name: str) -> str:
+        """Return the notebook whose run another one goes on from, such as 06 for 07: they take turns in one process."""
+        return begins(books[name].needs[0]) if name in books and len(books[name].needs) == 1 else name
+
     class ByNotebook(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file, _, test = nodeid.partition("::")
+            if file.endswith(".ipynb"):
+                return begins(Path(file).stem)
             return test.partition("[")[2] if file.endswith("test_smoke.py") else file
 
     return ByNotebook(config, log) if config.getvalue("dist") == "loadscope" else None
