@@ -47,7 +47,7 @@ bench: $(READY)
 	@.venv/bin/python benchmarks/finetune_step.py
 
 site: $(READY)
-	@.venv/bin/python -m asrlib.site
+	@.venv/bin/python -m asrlib.course.site
 	@rm -rf build/site; .venv/bin/sphinx-build -E -W --keep-going -q -d build/doctrees docs build/site && echo "Open build/site/index.html"
 
 colab: $(READY)
@@ -62,5 +62,5 @@ $(READY): requirements.lock environments/optimum.lock pyproject.toml
 	@echo "Setting up .venv with the tested packages: some minutes the first time."
 	@$(PYTHON) -m venv .venv
 	@.venv/bin/python -m pip install -qq --disable-pip-version-check -r requirements.lock -e ".[all]"
-	@.venv/bin/python -m asrlib.environment
+	@.venv/bin/python -m asrlib.io.environment
 	@touch $@

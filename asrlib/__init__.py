@@ -17,7 +17,7 @@ Modules import only downwards::
 ``import asrlib`` needs neither torch nor network: every heavy import happens inside the function that needs it.
 """
 
-from asrlib import noise  # noqa: F401 - drops what other libraries log, before they do
+from asrlib.io import noise  # noqa: F401 - drops what other libraries log, before they do
 
 __all__ = ["AsrlibError", "__version__"]
 

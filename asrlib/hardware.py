@@ -7,14 +7,16 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["best_device", "best_dtype", "cpu_features", "describe", "multiplies", "peak_rss_mib"]
+__all__ = ["best_device", "best_dtype", "cpu_features", "describe", "multiplies", "peak_rss_mib", "product_seconds"]
 
+PAYS = 1.3  # times as fast that bfloat16 must multiply; what is not a product gains nothing by it
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
@@ -70,11 +72,33 @@ def multiplies(dtype: torch.dtype) -> bool:
     return True
 
 
+@functools.cache
+def product_seconds(dtype: torch.dtype) -> float:
+    """Return how long oneDNN takes for a product of the size of whisper-base's encoder, (1500, 512) by (512, 512).
+
+    It is the best of several, so that a busy moment decides nothing; infinite where `multiplies` says no.
+    """
+    import torch
+
+    if not multiplies(dtype):
+        return float("inf")
+    x, weight = torch.zeros(1500, 512, dtype=dtype), torch.zeros(512, 512, dtype=dtype)
+    taken = []
+    with torch.inference_mode():
+        weight = torch.ops.mkldnn._reorder_linear_weight(weight)
+        for _ in range(8):
+            started = time.perf_counter()
+            torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+            taken.append(time.perf_counter() - started)
+    return min(taken)
+
+
 def best_dtype(device: str | None = None) -> torch.dtype:
     """Return the fastest precision that keeps the WER on a device.
 
-    bfloat16 pays on a CPU only with AMX or AVX512-BF16, and where oneDNN uses them; elsewhere it is emulated and slower than
-    float32. On a GPU older than Ampere (a T4, say) float16 takes its place.
+    On a CPU bfloat16 has to multiply `PAYS` times as fast as float32, and that is tried: an instruction set does not tell (a Xeon
+    with AVX512-BF16, but without AMX, takes 1.8 times as long for it). On a GPU older than Ampere (a T4, say) float16 takes its
+    place.
 
     Args:
         device: ``"cuda"``, ``"cuda:1"`` or ``"cpu"``; default: `best_device()`.
@@ -84,7 +108,7 @@ def best_dtype(device: str | None = None) -> torch.dtype:
     device = device or best_device()
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
-    fast = {"amx_bf16", "avx512_bf16"} & set(cpu_features()) and multiplies(torch.bfloat16)
+    fast = PAYS * product_seconds(torch.bfloat16) < product_seconds(torch.float32)
     return torch.bfloat16 if fast else torch.float32
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from asrlib import AsrlibError
-from asrlib.files import data_file, read_toml
+from asrlib.io.files import data_file, read_toml
 
 __all__ = ["Normalizer", "basic", "english", "language_code", "normalizer", "training_hours", "unicode_aware"]
 

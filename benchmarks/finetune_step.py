@@ -20,7 +20,10 @@ from typing import Any
 
 import torch
 
-from asrlib import audio, checkpoints, corpora, figures, files, hardware, scoring, text, training, transcription
+from asrlib import audio, corpora, figures, hardware, scoring, text
+from asrlib.decoding import transcription
+from asrlib.io import files
+from asrlib.models import checkpoints
 
 MODEL, LANGUAGE = "openai/whisper-base", "ro"
 CONTEXT = 5  # seconds
@@ -34,7 +37,7 @@ class Recipe:
     def __init__(self, context: int, fast: bool) -> None:
         self.model, self.processor = transcription.load(MODEL, dtype=torch.float32)
         self.processor.tokenizer.set_prefix_tokens(language=LANGUAGE, task="transcribe")
-        training.cut_context(self.model, self.processor, context)
+        context.cut_context(self.model, self.processor, context)
         self.half = hardware.best_dtype(str(self.model.device)) if fast else torch.float32
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE, weight_decay=0, fused=True)
         self.warmup = torch.optim.lr_scheduler.LinearLR(self.optimizer, 1 / WARMUP, total_iters=WARMUP)

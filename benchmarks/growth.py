@@ -11,7 +11,9 @@ import argparse
 import json
 from pathlib import Path
 
-from asrlib import figures, files, hardware, metering
+from asrlib import figures, hardware
+from asrlib.io import files
+from asrlib.training import metering
 
 MODEL = "openai/whisper-tiny.en"
 CLIPS = [1, 10, 100, 1000]
@@ -22,7 +24,8 @@ def clips(model_id: str, number: int) -> tuple[float, float]:
     """Transcribe so many clips; return (seconds of speech, seconds of computing)."""
     from itertools import cycle, islice
 
-    from asrlib import corpora, transcription
+    from asrlib import corpora
+    from asrlib.decoding import transcription
 
     rows = corpora.load("telephone", "en", "test")
     model, processor = transcription.load(model_id)
@@ -36,7 +39,8 @@ def recording(model_id: str, seconds: int) -> tuple[float, float]:
     """Transcribe one recording of about so many seconds; return (its length, seconds of computing)."""
     from itertools import cycle
 
-    from asrlib import audio, corpora, transcription
+    from asrlib import audio, corpora
+    from asrlib.decoding import transcription
 
     rows = corpora.load("telephone", "en", "test").filter(lambda row: row["seconds"] < 8)
     joined = audio.stitch(cycle(rows), seconds=seconds)

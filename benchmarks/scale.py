@@ -13,7 +13,9 @@ import json
 import time
 from pathlib import Path
 
-from asrlib import files, hardware, metering
+from asrlib import hardware
+from asrlib.io import files
+from asrlib.training import metering
 
 MODEL = "openai/whisper-base"
 HOURS = [10, 100, 1000]
@@ -27,7 +29,9 @@ def pipeline(hours: float) -> dict[str, float]:
 
     import numpy as np
 
-    from asrlib import audio, corpora, evaluation, transcription
+    from asrlib import audio, corpora
+    from asrlib.decoding import transcription
+    from asrlib.tasks import evaluation
 
     rows = corpora.load("telephone", "en", "test").select(range(64))
     some = list({row["seconds"]: {**row, "audio": audio.load(row["audio"])} for row in rows}.values())
@@ -86,7 +90,8 @@ def real(number: int) -> dict[str, float]:
     """Transcribe so many clips with the real model; return seconds of loading, of speech and of computing."""
     from itertools import cycle, islice
 
-    from asrlib import corpora, transcription
+    from asrlib import corpora
+    from asrlib.decoding import transcription
 
     started = time.perf_counter()
     model, processor = transcription.load(MODEL)

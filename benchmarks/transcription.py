@@ -22,7 +22,9 @@ from pathlib import Path
 import torch
 from transformers import WhisperConfig
 
-from asrlib import audio, corpora, engines, figures, files, hardware, kernels, scoring, text, transcription
+from asrlib import audio, corpora, engines, figures, hardware, scoring, text
+from asrlib.decoding import kernels, transcription
+from asrlib.io import files
 
 MODEL = "openai/whisper-base"
 BASELINE = "transformers pipeline, float32, batch 1"

@@ -17,7 +17,7 @@ PARAMETERS = (
     'PROFILE: str = ""  # profile\nN_CLIPS: int = 4  # clips\nLANGUAGE: str = "en"  # code\nSEED: int = 1  # seed'
 )
 SETTINGS = """
-from asrlib import chapter
+from asrlib.course import chapter
 run = chapter.start("{name}")
 print(N_CLIPS, "clips")
 """
@@ -39,9 +39,9 @@ def pytest_xdist_make_scheduler(config, log):
     """Let ``--dist loadscope`` keep together what shares a kernel, a server or a run of a notebook, and no more."""
     from xdist.scheduler import LoadScopeScheduling
 
-    from asrlib import course
+    from asrlib.course import registry
 
-    books = course.registry(REPOSITORY)
+    books = registry.read(REPOSITORY)
 
     def begins(name: str) -> str:
         """Return the notebook whose run another one goes on from, such as 06 for 07: they take turns in one process."""
@@ -180,7 +180,7 @@ def hub_at(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def optimum():
     """Skip the test where the environment of optimum-onnx is missing, which `make` sets up."""
-    from asrlib import environment
+    from asrlib.io import environment
 
     if not (python := environment.optimum_python()).exists():
         pytest.skip(f"there is no environment of optimum-onnx at {python}: run `make`")

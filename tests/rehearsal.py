@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from asrlib import course, files, parameters
+from asrlib.course import parameters, registry
+from asrlib.io import files
 
 ROOT = files.repository()
-BOOKS = course.registry(ROOT)
+BOOKS = registry.read(ROOT)
 PROFILES = files.read_toml(ROOT / "notebooks" / "profiles.toml")
 SHAPES = files.read_toml(files.data_file("architectures.toml"))["architecture"]
 CUTS_FILE = Path(__file__).with_name("rehearsal.toml")
@@ -15,7 +16,7 @@ CUTS = files.read_toml(CUTS_FILE)
 
 def values(profile: str, name: str) -> dict[str, Any]:
     """Return the parameters of a notebook under a profile, uncut."""
-    known = course.parameters(BOOKS[name].path)
+    known = registry.parameters(BOOKS[name].path)
     return {key: item.default for key, item in known.items()} | parameters.profile_values(PROFILES, name, profile)
 
 

@@ -11,7 +11,9 @@ import soundfile
 from hub_server import Repository
 from rehearsal import SHAPES
 
-from asrlib import architectures, audio, checkpoints, corpora, files
+from asrlib import audio, corpora
+from asrlib.io import files
+from asrlib.models import architectures, checkpoints
 
 PINNED = files.read_toml(files.data_file("checkpoints.toml"))
 WIDTH = 32  # whisper.cpp's quantized formats take no other than multiples of it

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import nbformat
 
-from asrlib import __version__, course, files
+from asrlib import __version__
+from asrlib.course import registry
+from asrlib.io import files
 
 NAME = "asrlib-course.zip"
 FOLDER = "/content/asrlib-course"
@@ -49,13 +51,13 @@ ARCHIVE = """\
     %pip install -q --no-deps {archive}
 """
 REST = """\
-    from asrlib import colab
+    from asrlib.course import colab
 
     colab.set_up({arguments})"""
 
 
 def colab_text(root: Path, extras: Sequence[str]) -> str:
-    """Return a notebook's Colab cell, which brings asrlib there and calls `asrlib.colab.set_up`; elsewhere it does nothing.
+    """Return a notebook's Colab cell, which brings asrlib there and calls `asrlib.course.colab.set_up`; elsewhere it does nothing.
 
     Args:
         root: the checkout. With ``[project.urls] Repository`` in its pyproject.toml the cell installs the tagged release;
@@ -71,13 +73,13 @@ def colab_text(root: Path, extras: Sequence[str]) -> str:
 
 def write_cells(root: Path) -> None:
     """Make the Colab cell the first code cell of every notebook: outputs stay, cells are counted anew."""
-    for book in course.registry(root).values():
+    for book in registry.read(root).values():
         notebook = nbformat.read(book.path, as_version=4)
         cells = [cell for cell in notebook.cells if "colab" not in cell.metadata.get("tags", ())]
         new = nbformat.v4.new_code_cell(colab_text(root, book.extras), metadata=copy.deepcopy(FOLDED), id="colab")
         first = next(place for place, cell in enumerate(cells) if cell.cell_type == "code")
         notebook.cells = [*cells[:first], new, *cells[first:]]
-        course.count(notebook)
+        registry.count(notebook)
         files.write_atomic(book.path, nbformat.writes(notebook) + "\n")
 
 

@@ -33,7 +33,7 @@ HEAD = """\
 """
 OPTIMUM = """\
 # What differs in the environment of optimum-onnx, made by `python tools/lock.py` from pyproject.toml, group optimum: do not edit.
-# All other packages are those of the main environment, which lies behind it. Installed by `python -m asrlib.environment`.
+# All other packages are those of the main environment, which lies behind it. Installed by `python -m asrlib.io.environment`.
 """
 
 

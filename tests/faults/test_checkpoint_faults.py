@@ -14,7 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asrlib import AsrlibError, checkpoints, conversion, files
+from asrlib import AsrlibError
+from asrlib.io import files
+from asrlib.models import checkpoints, conversion
 
 MODEL = "nobody/whisper-of-nobody"
 
@@ -293,7 +295,7 @@ def test_an_error_before_the_end_leaves_nothing(small, cache, monkeypatch):
 @pytest.mark.slow
 def test_a_killed_run_leaves_nothing_that_is_believed(small, cache):
     code = (
-        "import sys; from asrlib import checkpoints\n"
+        "import sys; from asrlib.models import checkpoints\n"
         "checkpoints._sign = lambda *_: (print('converted', flush=True), sys.stdin.read())\n"
         "checkpoints.fetch(sys.argv[1], 'openai')"
     )

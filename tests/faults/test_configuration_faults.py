@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrlib import AsrlibError, checkpoints, cli, corpora, files
-from asrlib.transcription import Hypothesis
+from asrlib import AsrlibError, cli, corpora
+from asrlib.decoding.transcription import Hypothesis
+from asrlib.io import files
+from asrlib.models import checkpoints
 
 CLIP = "ein Örtchen/ру сский.wav"
 
@@ -41,7 +43,7 @@ def course(course_folder, monkeypatch):
 @pytest.fixture
 def silent(monkeypatch):
     """A model that is there, and hears "hello" in every clip."""
-    from asrlib import transcription
+    from asrlib.decoding import transcription
 
     class Model:
         generation_config = type("Config", (), {"is_multilingual": True})()
@@ -130,7 +132,7 @@ def test_a_model_an_engine_or_speech_that_is_not_there(place, capsys, arguments,
 
 def test_a_language_that_whisper_does_not_know(place, silent, monkeypatch, capsys):
     monkeypatch.undo()
-    from asrlib import transcription
+    from asrlib.decoding import transcription
 
     monkeypatch.chdir(place)
     monkeypatch.setattr(transcription, "load", lambda model: (type("Model", (), {"generation_config": None}), None))
@@ -175,7 +177,7 @@ def test_without_a_home_the_place_of_the_cache_is_asked_for(course, monkeypatch,
     for name in ("HOME", "XDG_CACHE_HOME", "ASRLIB_CACHE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pwd, "getpwuid", nobody)
-    monkeypatch.setattr("asrlib.course.inputs", lambda *_: (["openai/whisper-base"], []))
+    monkeypatch.setattr("asrlib.course.registry.inputs", lambda *_: (["openai/whisper-base"], []))
     said = fails(capsys, "fetch")
     assert "The home folder is not known: set ASRLIB_CACHE to the whole path of a folder" in said
     assert not (course.root / "~").exists()

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrlib import AsrlibError, corpora, files
+from asrlib import AsrlibError, corpora
+from asrlib.io import files
 
 SHARE = "usr/share/pocketsphinx/test/data/librivox"
 needs_dpkg = pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="builds Debian packages")

@@ -15,7 +15,10 @@ from test_checkpoint_faults import cache, small  # noqa: F401 - fixtures
 from test_corpus_faults import FETCH, build_package, needs_dpkg, world  # noqa: F401 - a fixture among them
 from test_run_faults import RUN
 
-from asrlib import checkpoints, corpora, course, files, records
+from asrlib import corpora
+from asrlib.course import records, registry
+from asrlib.io import files
+from asrlib.models import checkpoints
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -91,7 +94,7 @@ def test_a_fetch_killed_15_times_is_whole_or_absent(world, kills):  # noqa: F811
     assert not list(store.rglob("*.part"))
 
 
-CONVERT = "import sys; from asrlib import checkpoints; checkpoints.fetch(sys.argv[1], 'openai')"
+CONVERT = "import sys; from asrlib.models import checkpoints; checkpoints.fetch(sys.argv[1], 'openai')"
 
 
 def test_a_conversion_killed_8_times_is_whole_or_absent(small, cache, kills, monkeypatch):  # noqa: F811
@@ -105,7 +108,8 @@ def test_a_conversion_killed_8_times_is_whole_or_absent(small, cache, kills, mon
 
 EVALUATE = """
 import json, sys
-from asrlib import evaluation, sharding, transcription
+from asrlib.decoding import transcription
+from asrlib.tasks import evaluation, sharding
 sharding.WINDOW_CLIPS = 3
 def hear(clips):
     for name, words in clips:
@@ -133,7 +137,7 @@ def test_an_evaluation_killed_15_times_keeps_its_shards_and_ends_with_the_same_r
 
 
 @pytest.mark.parametrize(
-    ("process", "times"), [("import cli", 6), ("asrlib.runner", 4), ("ipykernel_launcher", 4)]
+    ("process", "times"), [("import cli", 6), ("asrlib.course.runner", 4), ("ipykernel_launcher", 4)]
 )  # fmt: skip
 def test_a_run_of_the_course_killed_at_random_points_is_believed_only_when_it_finished(
     course_folder, kills, process, times
@@ -141,10 +145,10 @@ def test_a_run_of_the_course_killed_at_random_points_is_believed_only_when_it_fi
     path = course_folder.add("01_one", "'a value'")
     folder, tracked = course_folder.folder("01_one"), path.read_bytes()
     for _ in kills([sys.executable, "-c", RUN], times, process, lambda: remove(folder)):
-        outcome = course.result(folder)
+        outcome = registry.result(folder)
         if outcome and outcome.good:
             assert records.load(folder / "record.json")["run"]["profile"] == "smoke"
-    assert course.result(folder).status == "finished"
+    assert registry.result(folder).status == "finished"
     assert records.load(folder / "record.json")["metrics"]
     assert {path.name for path in folder.iterdir()} == {
         "notebook.ipynb", "record.json", "predictions.jsonl", "log.txt", "result.json"

@@ -12,7 +12,7 @@ from test_corpus_faults import build_package, needs_dpkg, world  # noqa: F401 - 
 from test_kills import EVALUATE
 from test_run_faults import RUN
 
-from asrlib import course, records, runner
+from asrlib.course import records, registry, runner
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -149,7 +149,7 @@ def test_files_from_the_future_are_neither_repeated_nor_believed_when_changed(co
     path.write_text(path.read_text().replace("a value", "another value"))
     os.utime(path, (1, 1))
     assert runner.run(course_folder.root, profile="smoke")[0].status == "finished"
-    assert course.result(course_folder.folder("01_one")).seconds > 0
+    assert registry.result(course_folder.folder("01_one")).seconds > 0
 
 
 def test_a_clock_that_goes_back_while_a_notebook_runs_gives_no_negative_time(course_folder):

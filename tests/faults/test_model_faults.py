@@ -17,7 +17,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from test_checkpoint_faults import cache, small  # noqa: F401 - fixtures
 
-from asrlib import AsrlibError, checkpoints, claims, cli, corpora, course, files, parameters, transcription
+from asrlib import AsrlibError, cli, corpora
+from asrlib.course import claims, parameters, registry
+from asrlib.decoding import transcription
+from asrlib.io import files
+from asrlib.models import checkpoints
 
 ROOT = files.repository()
 fixed = [HealthCheck.function_scoped_fixture]
@@ -53,7 +57,7 @@ def sources():
 def test_nothing_that_would_run_what_a_stranger_wrote(forbidden):
     found = {name for name, text in sources() if re.search(forbidden, text)}
     own = (
-        {"asrlib/optimum_child.py"} if "exec" in forbidden else set()
+        {"asrlib/models/optimum_child.py"} if "exec" in forbidden else set()
     )  # it runs the reader's own cells, as a kernel does
     assert found == own
 
@@ -251,9 +255,9 @@ VALUES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sam
 def test_any_text_is_a_value_of_the_right_type_or_one_sentence(course_folder, name, value):
     if not course_folder.entries:
         course_folder.add("01_one")
-    book = course.registry(course_folder.root)["01_one"]
+    book = registry.read(course_folder.root)["01_one"]
     try:
-        found = course.check_parameters(book, {name: value})
+        found = registry.check_parameters(book, {name: value})
     except AsrlibError as error:
         assert "\n" not in str(error)
     else:
@@ -286,7 +290,12 @@ def known():
 @pytest.fixture
 def harmless(course_folder, monkeypatch, tmp_path):
     """Commands that check their arguments as ever, and stop where the work, or a question to the network, would begin."""
-    from asrlib import demo, distillation, engines, environment, hub, preparation, runner
+    from asrlib import engines
+    from asrlib.cli import doctor
+    from asrlib.course import runner
+    from asrlib.io import hub
+    from asrlib.tasks import demo, preparation
+    from asrlib.training import distillation
 
     def stop(*_, **__):
         raise AsrlibError("Here the work would begin.")
@@ -296,11 +305,11 @@ def harmless(course_folder, monkeypatch, tmp_path):
     monkeypatch.setattr(files, "repository", lambda: course_folder.root)
     monkeypatch.setattr(claims, "load", lambda: listed)
     monkeypatch.setattr(runner, "_execute", lambda job, *rest: job.outcome("failed", error="not run"))
-    monkeypatch.setattr(environment, "diagnose", lambda root: iter([]))
+    monkeypatch.setattr(doctor, "diagnose", lambda root: iter([]))
     monkeypatch.setattr(hub, "listing", lambda *_: None)
     for module, name in (
         (checkpoints, "fetch"), (corpora, "_fetch"), (transcription, "load"), (engines, "load"), (preparation, "prepare"),
-        (demo, "serve"), (distillation, "distil"), (course, "publish"),
+        (demo, "serve"), (distillation, "distil"), (registry, "publish"),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, stop)
     monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))

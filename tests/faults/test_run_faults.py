@@ -10,7 +10,8 @@ import nbformat
 import psutil
 import pytest
 
-from asrlib import AsrlibError, course, runner
+from asrlib import AsrlibError
+from asrlib.course import registry, runner
 
 FAIL = '"before"\n1 / 0'
 HANG = "import threading; threading.Event().wait()"
@@ -76,16 +77,16 @@ def test_a_notebook_that_needs_a_failed_one_is_not_run(ran):
 def test_result_json_tells_the_same_and_nothing_else_is_left(ran):
     made, outcomes = ran
     for name in ("01_good", "02_fails", "03_kernel"):
-        assert course.result(made.folder(name)) == outcomes[name]
+        assert registry.result(made.folder(name)) == outcomes[name]
     left = {path.name for path in made.folder("01_good").iterdir()}
     assert left == {"notebook.ipynb", "record.json", "predictions.jsonl", "log.txt", "result.json"}
     assert outcomes["01_good"].peak_rss_mib > 0
 
 
 def test_the_record_of_the_good_run_has_the_given_and_the_profiles_values(ran):
-    record = course.latest_records(ran[0].root, "smoke")["01_good"]
+    record = registry.latest_records(ran[0].root, "smoke")["01_good"]
     assert record["run"]["parameters"] == {"SEED": 1, "N_CLIPS": 2, "LANGUAGE": "no"}
-    assert "whisper-base  telephone  no" in course.scoreboard([record])
+    assert "whisper-base  telephone  no" in registry.scoreboard([record])
 
 
 def test_a_lost_record_or_a_broken_result_makes_it_run_again(ran, monkeypatch):
@@ -132,7 +133,8 @@ def test_a_notebook_that_hangs_is_ended(course_folder, monkeypatch):
 RUN = """
 import signal, sys
 from pathlib import Path
-from asrlib import cli, files
+from asrlib import cli
+from asrlib.io import files
 files.repository = Path.cwd
 sys.exit(cli.main(["run", "--profile", "smoke"]))
 """
@@ -152,7 +154,7 @@ def test_a_stopped_runner_takes_its_kernel_along(course_folder, start, sent, cod
     runner.send_signal(sent)
     assert runner.wait(60) == code
     assert psutil.wait_procs([kernel], timeout=60)[0], "the kernel lives on"
-    found = course.result(course_folder.folder("01_one"))
+    found = registry.result(course_folder.folder("01_one"))
     assert (found and found.status) == status
     if status:
         assert (found.cell, found.heading) == (3, "Part 2")
@@ -204,14 +206,14 @@ def test_publish_refuses_a_path_of_a_machine_and_changed_code_and_writes_nothing
     with replaced(path, old, new):
         before = tracked.read_text()
         with pytest.raises(AsrlibError, match=message):
-            course.publish(made.root, outcomes)
+            registry.publish(made.root, outcomes)
         assert tracked.read_text() == before
     assert not (made.root / "results").exists()
 
 
 def test_publish_writes_outputs_results_and_a_stamp_and_the_stamp_notices_a_change(reference):
     made, outcomes = reference
-    course.publish(made.root, outcomes)
+    registry.publish(made.root, outcomes)
     path = made.root / "notebooks" / "01_clean.ipynb"
     notebook = nbformat.read(path, 4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -220,16 +222,16 @@ def test_publish_writes_outputs_results_and_a_stamp_and_the_stamp_notices_a_chan
     assert not any({"papermill", "execution"} & set(cell.metadata) for cell in notebook.cells)
     assert set(notebook.metadata) <= {"kernelspec", "language_info", "asrlib"}
     assert (made.root / "results" / "01_clean" / "record.json").is_file()
-    book = course.registry(made.root)["01_clean"]
-    assert notebook.metadata.asrlib == {"profile": "reference", "stamp": course.stamp(made.root, book, "reference")}
+    book = registry.read(made.root)["01_clean"]
+    assert notebook.metadata.asrlib == {"profile": "reference", "stamp": registry.stamp(made.root, book, "reference")}
     changed = path.read_text().replace("a value", "another value")
     path.write_text(changed)
-    assert notebook.metadata.asrlib.stamp != course.stamp(made.root, book, "reference")
+    assert notebook.metadata.asrlib.stamp != registry.stamp(made.root, book, "reference")
 
 
 def test_publish_refuses_when_a_notebook_failed(ran):
     with pytest.raises(AsrlibError, match="02_fails did not finish"):
-        course.publish(ran[0].root, [ran[1]["01_good"], ran[1]["02_fails"]])
+        registry.publish(ran[0].root, [ran[1]["01_good"], ran[1]["02_fails"]])
 
 
 @pytest.mark.parametrize(
@@ -242,4 +244,4 @@ def test_publish_refuses_when_a_notebook_failed(ran):
 )
 def test_an_output_that_must_not_be_published_is_named(tmp_path, output, message):
     with pytest.raises(AsrlibError, match=f"01, cell 2 {message}"):
-        course._normalise(output, "01, cell 2", tmp_path)
+        registry._normalise(output, "01, cell 2", tmp_path)

@@ -13,8 +13,10 @@ import soundfile
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from asrlib import AsrlibError, cli, files, records, scoring, text
-from asrlib.transcription import Hypothesis
+from asrlib import AsrlibError, cli, scoring, text
+from asrlib.course import records
+from asrlib.decoding.transcription import Hypothesis
+from asrlib.io import files
 
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(1)> {{7*7}} \"quoted\" & 'so' on"
 CONTROL = "bell\x07 null\x00 escape\x1b[2J\x1b]0;title\x07 separator\x1c line\u2028 next\x85 delete\x7f end"
@@ -183,7 +185,7 @@ def test_rows_of_any_text_come_back_from_json_lines(tmp_path, rows):
 @pytest.fixture
 def evaluate(tmp_path, monkeypatch, capsys):
     """Return a function that lets `asrlib evaluate` score clips with given transcripts; the model hears the same everywhere."""
-    from asrlib import transcription
+    from asrlib.decoding import transcription
 
     class Model:
         generation_config = type("Config", (), {"is_multilingual": True})()

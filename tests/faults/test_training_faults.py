@@ -9,7 +9,7 @@ SCRIPT = """
 import hashlib, sys, torch
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback, WhisperConfig
 from transformers import WhisperForConditionalGeneration
-from asrlib import training
+from asrlib.training import callbacks
 
 torch.manual_seed(0)
 sizes = dict.fromkeys(("d_model", "encoder_ffn_dim", "decoder_ffn_dim"), 32)
@@ -28,8 +28,8 @@ arguments = Seq2SeqTrainingArguments(
     save_total_limit=1, seed=3, report_to=[], disable_tqdm=True, dataloader_pin_memory=False,
 )
 trainer = Seq2SeqTrainer(model=model, args=arguments, train_dataset=rows, callbacks=[Say()])
-training.show_progress(trainer, "tiny")
-trainer.train(resume_from_checkpoint=training.last_checkpoint(sys.argv[1]))
+callbacks.show_progress(trainer, "tiny")
+trainer.train(resume_from_checkpoint=callbacks.last_checkpoint(sys.argv[1]))
 digest = hashlib.sha256()
 for name, tensor in sorted(model.state_dict().items()):
     digest.update(name.encode() + tensor.numpy().tobytes())
@@ -51,6 +51,7 @@ def weights(tmp_path_factory):
     return ran.stdout.split()[-1]
 
 
+@pytest.mark.slow
 def test_a_training_killed_while_it_writes_checkpoints_ends_with_the_same_weights(tmp_path, start, weights):
     done = []
     for lives, deadly in enumerate((1, 3, 4, None), 1):

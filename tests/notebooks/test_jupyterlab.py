@@ -9,12 +9,13 @@ import sys
 import nbformat
 import pytest
 
-from asrlib import course, files
+from asrlib.course import registry
+from asrlib.io import files
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 ROOT = files.repository()
-BOOKS = course.registry(ROOT)
+BOOKS = registry.read(ROOT)
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 OPEN = """async path => {
     const widget = await window.jupyterapp.commands.execute('docmanager:open', {path: path, factory: 'Notebook'});

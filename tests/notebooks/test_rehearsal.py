@@ -5,7 +5,7 @@ from hub_server import Hub
 from rehearsal import CUTS, CUTS_FILE, ROOT, models, values
 from rehearsal_hub import CLIPS, DECOYS, librispeech, link_speech, model
 
-from asrlib import course, records, runner
+from asrlib.course import records, registry, runner
 
 REHEARSED = [(profile, name) for profile, tables in CUTS.items() for name in tables]
 
@@ -29,7 +29,7 @@ def rehearse(tmp_path, monkeypatch):
         served = [model(model_id) for model_id in models(given)]
         if given.get("LIBRISPEECH") == "hub":
             served.append(librispeech())
-        link_speech(course.inputs(ROOT, [name])[1], tmp_path / "cache")
+        link_speech(registry.inputs(ROOT, [name])[1], tmp_path / "cache")
         for key in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_TOKEN", "ASRLIB_DATA"):
             monkeypatch.delenv(key, raising=False)
         with Hub(served).playing() as hub:

@@ -11,10 +11,11 @@ import shutil
 
 import pytest
 
-from asrlib import course, files, records, runner
+from asrlib.course import records, registry, runner
+from asrlib.io import files
 
 ROOT = files.repository()
-BOOKS = course.registry(ROOT)
+BOOKS = registry.read(ROOT)
 # What the decoder takes is a whole less the encoder's part: one round of each, as here, can come out below zero.
 TIME_LESS_TIME = {"decoder_share_percent", "half_ms"}
 RECORDED = [name for name, book in BOOKS.items() if "record.json" in book.writes]
@@ -36,11 +37,11 @@ def ran(tmp_path_factory):
     @functools.cache
     def run(name):
         for need in BOOKS[name].needs:
-            if course.result(course.run_folder(root, "smoke", need)) is None:
+            if registry.result(registry.run_folder(root, "smoke", need)) is None:
                 run(need)
         with contextlib.chdir(root):
             (outcome,) = runner.run(root, [name], profile="smoke")
-        return course.run_folder(root, "smoke", name), outcome
+        return registry.run_folder(root, "smoke", name), outcome
 
     return run
 
@@ -86,4 +87,4 @@ def untrained(labels):
 
 @pytest.mark.parametrize("record", RECORDED, indirect=True)
 def test_its_record_names_no_path_of_this_machine(record):
-    assert course.absolute_paths(json.dumps(record)) == []
+    assert registry.absolute_paths(json.dumps(record)) == []

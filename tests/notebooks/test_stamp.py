@@ -4,11 +4,12 @@ import json
 
 import pytest
 
-from asrlib import course, files
+from asrlib.course import registry
+from asrlib.io import files
 
 ROOT = files.repository()
-BOOKS = course.registry(ROOT)
-STALE = course.stale(ROOT)
+BOOKS = registry.read(ROOT)
+STALE = registry.stale(ROOT)
 
 
 def test_the_list_of_stale_notebooks_names_notebooks():
@@ -18,7 +19,7 @@ def test_the_list_of_stale_notebooks_names_notebooks():
 @pytest.mark.parametrize("name", [name for name in BOOKS if name not in STALE])
 def test_the_stamp_is_that_of_the_present_code_profile_and_versions(name):
     found = json.loads(BOOKS[name].path.read_text())["metadata"].get("asrlib", {})
-    wanted = {"profile": "reference", "stamp": course.stamp(ROOT, BOOKS[name], "reference")}
+    wanted = {"profile": "reference", "stamp": registry.stamp(ROOT, BOOKS[name], "reference")}
     assert found == wanted, f"{name} changed after its outputs were published: asrlib run {name[:2]} --publish"
 
 

@@ -7,14 +7,15 @@ import statistics
 import nbformat
 import pytest
 
-from asrlib import course, files, records
+from asrlib.course import records, registry
+from asrlib.io import files
 from tools import colab
 
 ROOT = files.repository()
-BOOKS = course.registry(ROOT)
+BOOKS = registry.read(ROOT)
 MAX_BYTES = 300_000
 ENDING = ["Published, here, why they differ", "Exercises", "References"]
-STALE = course.stale(ROOT)  # still in the form of the first edition
+STALE = registry.stale(ROOT)  # still in the form of the first edition
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
@@ -133,7 +134,7 @@ def test_a_checkpoint_question_is_followed_by_its_cell_and_its_reason(book, note
 def test_the_first_cell_tells_what_the_published_run_found_and_took(book, notebook):
     first = notebook.cells[0].source
     assert "| took |" in first or "<!-- result -->" in first
-    assert course.opening(first, ROOT / "results" / book.name) == first
+    assert registry.opening(first, ROOT / "results" / book.name) == first
 
 
 def test_the_colab_cell_is_the_generated_one(book, code):
@@ -142,7 +143,7 @@ def test_the_colab_cell_is_the_generated_one(book, code):
 
 
 def test_parameters_are_literals_with_type_and_help(book):
-    found = course.parameters(book.path)
+    found = registry.parameters(book.path)
     assert found["PROFILE"].default == ""
     assert all(parameter.help for parameter in found.values())
 
@@ -206,7 +207,7 @@ def test_every_figure_has_an_alternative_text(code):
 
 def test_no_path_of_a_machine_shows_in_sources_or_outputs(notebook, code):
     shown = [cell.source for cell in notebook.cells] + [text for _, output in outputs(code) for text in texts(output)]
-    assert [path for text in shown for path in course.absolute_paths(text)] == []
+    assert [path for text in shown for path in registry.absolute_paths(text)] == []
 
 
 def test_relative_links_resolve(book, prose):
@@ -224,7 +225,7 @@ def test_the_method_is_in_plain_sight(book, code):
 
 def test_no_trailing_semicolon_and_no_magic_but_the_doors_outside_the_colab_cell(code):
     plain = [cell for cell in code if "colab" not in cell.metadata.get("tags", ())]
-    door = re.compile(r"(^%load_ext asrlib\.optimum_env$\n)|(\A%%optimum[ \w]*$\n)", re.MULTILINE)
+    door = re.compile(r"(^%load_ext asrlib\.models\.optimum_env$\n)|(\A%%optimum[ \w]*$\n)", re.MULTILINE)
     assert [cell.source for cell in code if cell.source.rstrip().endswith(";")] == []
     assert [cell.source for cell in plain if python(cell) != door.sub("", cell.source)] == []
 

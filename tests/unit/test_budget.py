@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 from rehearsal import PROFILES, models, values
 
-from asrlib import checkpoints
+from asrlib.models import checkpoints
 
 GPU, RAM, DISK = 15e9, 12.7e9, 70e9  # bytes that Colab gives
 DOWNLOAD = 8e9  # bytes of weights and speech: more would take much of the hour that a chapter may last

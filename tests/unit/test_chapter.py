@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from asrlib import AsrlibError, chapter, records, scoring
+from asrlib import AsrlibError, scoring
+from asrlib.course import chapter, records
 
 NAME = "01_one"
 CELL = {"PROFILE": "", "N_CLIPS": 4, "LANGUAGE": "en", "SEED": 1}
@@ -43,7 +44,7 @@ def test_what_papermill_was_given_counts_before_the_profile(names, monkeypatch):
 
 def test_without_names_those_of_the_calling_cell_are_completed(names):
     cell = dict(CELL) | {"PROFILE": "smoke"}
-    exec("from asrlib import chapter\nrun = chapter.start('01_one')", cell)
+    exec("from asrlib.course import chapter\nrun = chapter.start('01_one')", cell)
     assert (cell["N_CLIPS"], cell["run"].parameters["N_CLIPS"]) == (2, 2)
 
 

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from hub_server import Hub, Repository
 
-from asrlib import AsrlibError, checkpoints, conversion, files
+from asrlib import AsrlibError
+from asrlib.io import files
+from asrlib.models import checkpoints, conversion
 
 PACKAGED = ("openai/whisper-base", "openai/whisper-tiny.en")
 PUBLISHED = files.read_toml(files.data_file("architectures.toml"))["published"]
@@ -200,7 +202,7 @@ def server(saved):
 def hub(server, tmp_path):
     """Return a function that fetches from the played Hub in a process of its own: (provenance or None, the error)."""
     code = (
-        "import json, sys; from asrlib import AsrlibError, checkpoints\n"
+        "import json, sys; from asrlib import AsrlibError; from asrlib.models import checkpoints\n"
         "try: folder = checkpoints.fetch(sys.argv[1])\n"
         "except AsrlibError as error: sys.exit(str(error))\n"
         "print(json.dumps([str(folder), checkpoints.provenance(folder)]))"
@@ -415,7 +417,7 @@ def test_loading_and_generating_say_nothing():
 import logging, sys, warnings
 warnings.simplefilter("error")
 import torch
-from asrlib import checkpoints
+from asrlib.models import checkpoints
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 for model_id in checkpoints.known():
     path = checkpoints.fetch(model_id)

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asrlib import AsrlibError, claims
+from asrlib import AsrlibError
+from asrlib.course import claims
 
 NOTEBOOK = "01_zero_shot_whisper"
 

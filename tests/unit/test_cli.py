@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrlib import AsrlibError, checkpoints, cli, files
-from asrlib.transcription import Hypothesis
+from asrlib import AsrlibError, cli
+from asrlib.decoding.transcription import Hypothesis
+from asrlib.io import files
+from asrlib.models import checkpoints
 
 HEARD = Hypothesis("a.wav", " Hello there. ", "en", 4.0, 1.0, ((0.0, 1.5, " Hello"), (1.5, 3723.0, " there.")))
 
@@ -28,7 +30,7 @@ def tone(tmp_path):
 @pytest.fixture
 def echo(monkeypatch):
     """A model that hears "hello" in every readable clip; and the options that it was called with."""
-    from asrlib import transcription
+    from asrlib.decoding import transcription
 
     seen = {}
 
@@ -173,7 +175,7 @@ def test_the_window_and_the_language_reach_the_model(tone, echo, capsys):
 
 
 def test_words_become_lines_of_subtitles_or_stand_alone(tone, echo, capsys, monkeypatch):
-    from asrlib import words
+    from asrlib.decoding import words
 
     timed = [(0.1, 0.4, "hello"), (0.4, 0.9, "there,"), (2.0, 2.5, "you")]
     monkeypatch.setattr(words, "times", lambda model, processor, samples, heard: timed)

@@ -12,8 +12,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from asrlib import AsrlibError, __version__, files, records
-from asrlib import colab as on_colab
+from asrlib import AsrlibError, __version__
+from asrlib.course import colab as on_colab
+from asrlib.course import records
+from asrlib.io import files
 from tools import colab
 
 ROOT = files.repository()
@@ -178,7 +180,9 @@ import os
 from pathlib import Path
 
 import asrlib
-from asrlib import claims, corpora, course, files, parameters
+from asrlib import corpora
+from asrlib.course import claims, parameters, registry
+from asrlib.io import files
 
 assert asrlib.__file__.startswith(os.environ["VENV"]), asrlib.__file__
 assert files.repository() is None
@@ -186,10 +190,10 @@ root = Path.cwd().parent
 assert root == Path(os.environ["CONTENT"]) / "asrlib-course"
 assert "telephone" in corpora.names() and claims.load()
 table = files.read_toml(root / "notebooks" / "profiles.toml")
-for name, book in course.registry(root).items():
+for name, book in registry.read(root).items():
     assert course.parameters(book.path)
     assert parameters.profile_values(table, name, "smoke") is not None
-    assert course.versions(root, book)["transformers"]
+    assert registry.versions(root, book)["transformers"]
 assert (root / "results" / "01_zero_shot_whisper" / "record.json").is_file()
 print("profile", os.environ["ASRLIB_PROFILE"])
 """

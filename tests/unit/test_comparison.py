@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from asrlib import AsrlibError, cli, comparison
+from asrlib import AsrlibError, cli
+from asrlib.course import comparison
 
 
 def metric(value, interval=None, name="wer_percent", **labels):

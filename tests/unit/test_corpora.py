@@ -11,7 +11,9 @@ from hub_server import Hub, Repository
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asrlib import AsrlibError, audio, corpora, curation, files
+from asrlib import AsrlibError, audio, corpora
+from asrlib.corpora import curation
+from asrlib.io import files
 from asrlib.text import normalizer
 
 PACKAGED = [(name, language) for name, languages in corpora.names().items() for language in languages]
@@ -400,7 +402,7 @@ def test_the_hub_gives_one_configuration_and_then_is_not_asked(hub, tmp_path):
 def test_unreachable_hub_is_asked_once_and_is_one_sentence(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
-    from asrlib import hub
+    from asrlib.io import hub
 
     asked = []
     ask = hub.listing

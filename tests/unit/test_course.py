@@ -1,7 +1,8 @@
 import nbformat
 import pytest
 
-from asrlib import AsrlibError, course, parameters
+from asrlib import AsrlibError
+from asrlib.course import parameters, registry
 
 PAIR = ("01_one", "02_two")
 
@@ -14,11 +15,11 @@ def two(course_folder):
 
 
 def book(folder, name="01_one"):
-    return course.registry(folder.root)[name]
+    return registry.read(folder.root)[name]
 
 
 def key(folder, needed=(), **values):
-    return course.key(folder.root, book(folder), "smoke", values, needed)
+    return registry.key(folder.root, book(folder), "smoke", values, needed)
 
 
 def test_the_registry_reads_every_field(two):
@@ -42,26 +43,26 @@ def test_a_wrong_registry_is_one_sentence(two, change, message):
     path = two.root / "notebooks" / "notebooks.toml"
     path.write_text(path.read_text().replace(*change))
     with pytest.raises(AsrlibError, match=message):
-        course.registry(two.root)
+        registry.read(two.root)
 
 
 def test_notebooks_are_chosen_by_number_or_name(two):
-    assert [found.name for found in course.select(two.root)] == [*PAIR]
+    assert [found.name for found in registry.select(two.root)] == [*PAIR]
     for choice in ("2", "02", "02_two"):
-        assert [found.name for found in course.select(two.root, [choice])] == ["02_two"]
+        assert [found.name for found in registry.select(two.root, [choice])] == ["02_two"]
     with pytest.raises(AsrlibError, match="no notebook '7'"):
-        course.select(two.root, ["7"])
+        registry.select(two.root, ["7"])
 
 
 def test_inputs_name_each_checkpoint_and_corpus_once(two):
     path = two.root / "notebooks" / "notebooks.toml"
     text = path.read_text().replace("checkpoints = []", 'checkpoints = ["a/b"]')
     path.write_text(text.replace("corpora = []", 'corpora = ["telephone/en", "audiobook"]'))
-    assert course.inputs(two.root) == (["a/b"], [("telephone", "en"), ("audiobook", "")])
+    assert registry.inputs(two.root) == (["a/b"], [("telephone", "en"), ("audiobook", "")])
 
 
 def test_parameters_have_type_default_and_help(two):
-    found = course.parameters(book(two).path)
+    found = registry.parameters(book(two).path)
     assert found["N_CLIPS"] == parameters.Parameter("N_CLIPS", "int", 4, "clips")
     assert list(found) == ["PROFILE", "N_CLIPS", "LANGUAGE", "SEED"]
 
@@ -72,7 +73,7 @@ def test_a_parameter_line_of_another_form_is_named(two, line):
     notebook.cells[2].source += f"\n{line}"
     nbformat.write(notebook, book(two).path)
     with pytest.raises(AsrlibError, match="parameter cell, line 5"):
-        course.parameters(book(two).path)
+        registry.parameters(book(two).path)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_a_parameter_line_of_another_form_is_named(two, line):
     [("N_CLIPS", "12", 12), ("LANGUAGE", "no", "no"), ("LANGUAGE", "007", "007"), ("LANGUAGE", '"fr"', "fr")],
 )
 def test_a_parameter_text_becomes_a_value_of_the_stated_type(two, name, text, value):
-    assert course.check_parameters(book(two), {name: text}) == {name: value}
+    assert registry.check_parameters(book(two), {name: text}) == {name: value}
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_a_parameter_text_becomes_a_value_of_the_stated_type(two, name, text, va
 )
 def test_a_wrong_parameter_is_one_sentence(two, name, text, message):
     with pytest.raises(AsrlibError, match=message):
-        course.check_parameters(book(two), {name: text})
+        registry.check_parameters(book(two), {name: text})
 
 
 def lock(two, old, new):
@@ -134,13 +135,13 @@ def test_prose_and_another_notebook_do_not_change_the_key(two):
 
 
 def test_only_versions_that_make_numbers_count(two):
-    assert course.versions(two.root, book(two)) == {"torch": "2.13.0", "peft": "0.17.0"}
+    assert registry.versions(two.root, book(two)) == {"torch": "2.13.0", "peft": "0.17.0"}
     before = key(two)
     lock(two, "gradio==6.17.3", "gradio==6.18.0")
     lock(two, "openvino==2026.1", "openvino==2026.2")
     assert key(two) == before
     two.add("01_one", "def f():\n    from openvino import Core", "import gradio.themes")
-    assert set(course.versions(two.root, book(two))) == {"gradio", "openvino", "peft", "torch"}
+    assert set(registry.versions(two.root, book(two))) == {"gradio", "openvino", "peft", "torch"}
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,7 @@ def test_only_versions_that_make_numbers_count(two):
     ],
 )
 def test_absolute_paths_are_found(text, found):
-    assert course.absolute_paths(text) == found
+    assert registry.absolute_paths(text) == found
 
 
 def wer(value, **labels):
@@ -168,10 +169,10 @@ def wer(value, **labels):
 def test_the_scoreboard_shows_plain_wers_and_only_the_labels_that_tell_them_apart():
     plain = {"model": "openai/m", "corpus": "telephone", "language": "en", "window": "full"}
     metrics = [wer(8.43, **plain), wer(99, normalizer="none", **plain), wer(1, **plain) | {"name": "cer_percent"}]
-    rows = course.scoreboard([{"metrics": metrics}]).splitlines()
+    rows = registry.scoreboard([{"metrics": metrics}]).splitlines()
     assert [row.split() for row in rows[1:]] == [["m", "telephone", "en", "8.4", "7.1", "to", "9.9", "64", "512"]]
     merged = wer(10, **plain | {"window": "merged"})
-    rows = course.scoreboard([{"metrics": metrics}, {"metrics": [merged]}]).splitlines()
+    rows = registry.scoreboard([{"metrics": metrics}, {"metrics": [merged]}]).splitlines()
     assert [row.split()[3:5] for row in rows] == [["window", "WER"], ["full", "8.4"], ["merged", "10.0"]]
     assert len({len(row) for row in rows}) == 1
-    assert course.scoreboard([]) == ""
+    assert registry.scoreboard([]) == ""

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrlib import AsrlibError, audio, checkpoints, cli, corpora, demo, transcription
+from asrlib import AsrlibError, audio, cli, corpora
+from asrlib.decoding import transcription
+from asrlib.models import checkpoints
+from asrlib.tasks import demo
 
 MODEL = "openai/whisper-tiny.en"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)

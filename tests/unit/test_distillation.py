@@ -28,9 +28,13 @@ from transformers import (
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.modeling_outputs import BaseModelOutput
 
-from asrlib import AsrlibError, cli, distillation, files, hardware, records, transcription
+from asrlib import AsrlibError, cli, hardware
+from asrlib.course import records
+from asrlib.decoding import transcription
+from asrlib.io import files
+from asrlib.training import distillation
 
-REPOSITORY = Path(distillation.__file__).resolve().parent.parent
+REPOSITORY = files.repository()
 
 LENGTHS = {"b": 1.5, "a": 0.4, "c": 3.0}  # seconds
 

@@ -10,7 +10,8 @@ import numpy as np
 import psutil
 import pytest
 
-from asrlib import AsrlibError, audio, checkpoints, corpora, engines, scoring, text
+from asrlib import AsrlibError, audio, corpora, engines, scoring, text
+from asrlib.models import checkpoints
 
 TINY, BASE = "openai/whisper-tiny.en", "openai/whisper-base"
 needs_node = pytest.mark.usefixtures("node")

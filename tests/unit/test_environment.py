@@ -10,7 +10,9 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from asrlib import AsrlibError, corpora, environment, files
+from asrlib import AsrlibError, corpora
+from asrlib.cli import doctor
+from asrlib.io import environment, files
 from tools import lock
 
 ROOT = files.repository()
@@ -82,7 +84,7 @@ def test_the_conda_file_is_the_generated_one_and_installs_what_make_installs():
 
 
 def test_make_and_the_doctor_know_the_same_pythons():
-    first, last = environment.PYTHONS
+    first, last = doctor.PYTHONS
     assert f"{first} <= sys.version_info[:2] <= {last}" in (ROOT / "Makefile").read_text()
     assert PROJECT["project"]["requires-python"] == f">={first[0]}.{first[1]}"
 
@@ -133,7 +135,8 @@ def beside(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     pins = tmp_path / "optimum.lock"
     pins.write_text(f"jiwer @ {wheel(tmp_path, 'jiwer', '0.1', 'OLD = True').as_uri()}")
-    monkeypatch.setattr(environment, "_lock", lambda name: pins)
+    monkeypatch.setattr(environment, "lock_file", lambda name: pins)
+    monkeypatch.setattr(doctor, "lock_file", lambda name: pins)
     return pins
 
 
@@ -149,16 +152,14 @@ def test_the_environment_of_optimum_onnx_has_its_own_packages_before_those_of_th
 
 
 def test_the_doctor_compares_the_environment_of_optimum_onnx_with_its_lock(beside):
-    missing = [str(finding) for finding in environment._optimum()]
+    missing = [str(finding) for finding in doctor._optimum()]
     assert len(missing) == 1
-    assert re.fullmatch(r"MISSING .*transformers below 4.58.* -> .* -m asrlib.environment", missing[0])
+    assert re.fullmatch(r"MISSING .*transformers below 4.58.* -> .* -m asrlib.io.environment", missing[0])
     environment.set_up_optimum()
     beside.write_text("jiwer==0.1")
-    assert [str(finding) for finding in environment._optimum()] == [
-        "OK       1 packages have the versions of optimum.lock"
-    ]
+    assert [str(finding) for finding in doctor._optimum()] == ["OK       1 packages have the versions of optimum.lock"]
     beside.write_text("jiwer==0.2\nno-such-package-here==1")
-    assert [str(finding) for finding in environment._optimum()] == [
+    assert [str(finding) for finding in doctor._optimum()] == [
         f"DIFFERS  package jiwer 0.1, tested with 0.2  ->  {environment.SET_UP}",
         f"MISSING  package no-such-package-here 1  ->  {environment.SET_UP}",
     ]
@@ -169,7 +170,7 @@ def test_an_interpreter_that_does_not_start_is_named(tmp_path, monkeypatch):
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setenv("ASRLIB_OPTIMUM_PYTHON", str(broken))
-    assert [finding.state for finding in environment._optimum()] == ["DIFFERS"]
+    assert [finding.state for finding in doctor._optimum()] == ["DIFFERS"]
 
 
 def test_a_lock_that_cannot_be_installed_is_one_sentence(beside):
@@ -183,13 +184,13 @@ def test_a_lock_that_cannot_be_installed_is_one_sentence(beside):
 def machine(monkeypatch, course_folder):
     """A course without inputs, and a Hub and another environment that are never asked."""
     course_folder.add("01_one")
-    monkeypatch.setattr(environment, "_hub", lambda: environment.Finding("NOTE", "no Hub"))
-    monkeypatch.setattr(environment, "_optimum", lambda: iter([]))
+    monkeypatch.setattr(doctor, "_hub", lambda: doctor.Finding("NOTE", "no Hub"))
+    monkeypatch.setattr(doctor, "_optimum", lambda: iter([]))
     return course_folder.root
 
 
 def findings(root):
-    return {str(finding) for finding in environment.diagnose(root)}
+    return {str(finding) for finding in doctor.diagnose(root)}
 
 
 def test_the_doctor_names_a_package_that_differs_or_is_missing(machine):
@@ -222,17 +223,17 @@ def test_the_doctor_names_the_languages_of_a_corpus_that_are_there_and_that_are_
 
 
 def test_a_full_disk_is_named(machine, monkeypatch):
-    monkeypatch.setattr(environment.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 2**30})())
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 2**30})())
     assert any(line.startswith("MISSING  disk: 1.0 GiB free") for line in findings(machine))
 
 
 def test_without_a_checkout_the_doctor_still_speaks(monkeypatch):
-    monkeypatch.setattr(environment, "_hub", lambda: environment.Finding("NOTE", "no Hub"))
+    monkeypatch.setattr(doctor, "_hub", lambda: doctor.Finding("NOTE", "no Hub"))
     assert any("installed without the course" in line for line in findings(None))
 
 
 def test_a_hub_that_does_not_answer_is_a_note(monkeypatch):
-    monkeypatch.setattr(environment, "HUB", "http://127.0.0.1:9/")
-    found = environment._hub()
+    monkeypatch.setattr(doctor, "HUB", "http://127.0.0.1:9/")
+    found = doctor._hub()
     assert found.state == "NOTE"
     assert "only profile paper needs it" in found.what

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asrlib import exercises
+from asrlib.course import exercises
 
 numbers = st.floats(-1e6, 1e6)
 

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from asrlib import AsrlibError, audio, checkpoints, cli, conversion, corpora, graphs, optimum_env, transcription
+from asrlib import AsrlibError, audio, cli, corpora
+from asrlib.decoding import transcription
+from asrlib.models import checkpoints, conversion, graphs, optimum_env
 
 pytestmark = [pytest.mark.weights, pytest.mark.usefixtures("optimum")]
 TINY = "openai/whisper-tiny.en"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from asrlib import environment
+from asrlib.io import environment
 
 ROOT = Path(__file__).parents[2]
 ROWS = [

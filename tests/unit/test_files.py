@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asrlib import AsrlibError, files
+from asrlib import AsrlibError
+from asrlib.io import files
 
 
 def test_write_is_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from asrlib import AsrlibError, findings, scoring, uncertainty
+from asrlib import AsrlibError, scoring, uncertainty
+from asrlib.course import findings
 
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
 PART = st.one_of(st.just(0.0), st.floats(-3, 3), st.floats(-0.001, 0.001), st.floats(-1e4, 1e4))

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from asrlib import AsrlibError, architectures, checkpoints, ggml
+from asrlib import AsrlibError
+from asrlib.models import architectures, checkpoints, ggml
 
 PACKAGED = ("openai/whisper-base", "openai/whisper-tiny.en")
 WORDS = 50_256  # of an English-only vocabulary
@@ -449,7 +450,8 @@ def heard(model_id, format, clips):
 def test_whisper_cpp_hears_the_same_words_and_quantized_nearly(model_id, clips):
     import torch
 
-    from asrlib import scoring, text, transcription
+    from asrlib import scoring, text
+    from asrlib.decoding import transcription
 
     model, processor = transcription.load(model_id, device="cpu", dtype=torch.float32)
     language = "en" if model.generation_config.is_multilingual else None

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from asrlib import corpora, hardware, metering, scoring, text, transcription
+from asrlib import corpora, hardware, scoring, text
+from asrlib.decoding import transcription
+from asrlib.training import metering
 
 pytestmark = [
     pytest.mark.gpu,
@@ -56,7 +58,7 @@ def test_half_precision_shows_no_other_wer(clips, on_the_cpu, dtype):
 def test_bitsandbytes_kernels_are_heard_and_are_smaller(clips, on_the_cpu, quantized):
     from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration, WhisperProcessor
 
-    from asrlib import checkpoints
+    from asrlib.models import checkpoints
 
     path = checkpoints.fetch(MODEL)
     config = BitsAndBytesConfig(**quantized, llm_int8_skip_modules=["proj_out"])

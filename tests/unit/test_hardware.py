@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -5,20 +7,27 @@ from asrlib import hardware
 
 
 @pytest.mark.parametrize(
-    ("flags", "dtype"),
+    ("seconds", "dtype"),
     [
-        ("fpu avx2", torch.float32),
-        ("fpu avx2 avx512f avx512_vnni", torch.float32),
-        ("fpu avx2 avx512f avx512_bf16", torch.bfloat16),
-        ("fpu amx_bf16 amx_tile", torch.bfloat16),
+        (0.5, torch.bfloat16),
+        (0.76, torch.bfloat16),
+        (0.78, torch.float32),
+        (2.0, torch.float32),
+        (math.inf, torch.float32),
     ],
 )
-def test_bfloat16_only_where_the_processor_is_fast_in_it(monkeypatch, flags, dtype):
-    monkeypatch.setattr(hardware, "_cpuinfo", lambda: {"flags": flags})
-    monkeypatch.setattr(hardware, "multiplies", lambda dtype: True)
+def test_bfloat16_only_where_the_processor_is_fast_in_it(monkeypatch, seconds, dtype):
+    taken = {torch.float32: 1.0, torch.bfloat16: seconds}
+    monkeypatch.setattr(hardware, "product_seconds", taken.__getitem__)
     assert hardware.best_dtype("cpu") is dtype
-    monkeypatch.setattr(hardware, "multiplies", lambda dtype: False)  # whatever the processor is called
+
+
+def test_a_precision_that_is_not_multiplied_takes_for_ever(monkeypatch):
+    monkeypatch.setattr(hardware, "multiplies", lambda dtype: dtype == torch.float32)
+    hardware.product_seconds.cache_clear()
+    assert 0 < hardware.product_seconds(torch.float32) < hardware.product_seconds(torch.bfloat16) == math.inf
     assert hardware.best_dtype("cpu") is torch.float32
+    hardware.product_seconds.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

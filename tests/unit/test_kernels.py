@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asrlib import hardware, kernels
+from asrlib import hardware
+from asrlib.decoding import kernels
 
 PRECISIONS = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
@@ -24,9 +25,11 @@ def layer(inputs=64, outputs=96, bias=True, dtype=torch.float32):
 @pytest.fixture
 def asked_anew():
     """Let the processor be asked again in this test, and once more after it."""
-    hardware.multiplies.cache_clear()
+    for answer in (hardware.multiplies, hardware.product_seconds):
+        answer.cache_clear()
     yield
-    hardware.multiplies.cache_clear()
+    for answer in (hardware.multiplies, hardware.product_seconds):
+        answer.cache_clear()
 
 
 @pytest.fixture
@@ -113,7 +116,8 @@ POOR = """
 from types import SimpleNamespace
 import numpy as np, torch
 from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
-from asrlib import hardware, transcription
+from asrlib import hardware
+from asrlib.decoding import transcription
 
 assert hardware.best_dtype("cpu") == torch.float32 and not hardware.multiplies(torch.bfloat16)
 torch.manual_seed(0)

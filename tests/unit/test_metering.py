@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from asrlib import AsrlibError, metering
+from asrlib import AsrlibError
+from asrlib.training import metering
 
 
 def test_bytes_of_a_training_are_exact():

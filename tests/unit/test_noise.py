@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from asrlib import noise
+from asrlib.io import noise
 
 BESIDE = "Passing `generation_config` together with generation-related arguments=({%s}) is deprecated"
 BOTH = "Both `%s_new_tokens` (=%d) and `%s_length`(=%d) seem to have been set."

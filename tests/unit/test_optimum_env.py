@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asrlib import AsrlibError, optimum_env
+from asrlib import AsrlibError
+from asrlib.models import optimum_env
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 JSON = st.recursive(
@@ -138,7 +139,7 @@ def test_an_interrupt_reaches_the_source_and_the_process_goes_on(monkeypatch, ca
 
 def test_it_ends_with_its_parent_and_takes_along_what_it_has_started(start):
     process = start(
-        "import sys\nfrom asrlib import optimum_env\n"
+        "import sys\nfrom asrlib.models import optimum_env\n"
         "session = optimum_env.session()\n"
         "source = \"import subprocess; further = subprocess.Popen(['sleep', '600']).pid\"\n"
         "print(session.process.pid, session.run(source, wanted=['further'])['further'], flush=True)\n"
@@ -161,7 +162,7 @@ def test_closing_ends_it_though_it_is_busy():
 
 
 def test_functions_of_its_source_go_to_further_processes(door):
-    source = "from asrlib import metering\ndef double(number):\n    return 2 * number\n"
+    source = "from asrlib.training import metering\ndef double(number):\n    return 2 * number\n"
     source += "result, _ = metering.in_fresh_process(double, 21)"
     assert door.run(source, wanted=["result"]) == {"result": 42}
 
@@ -169,7 +170,7 @@ def test_functions_of_its_source_go_to_further_processes(door):
 def test_a_missing_environment_names_make(monkeypatch, tmp_path):
     for python, reason in ((tmp_path / "python", "No such file or directory"), (tmp_path, "Permission denied")):
         monkeypatch.setenv("ASRLIB_OPTIMUM_PYTHON", str(python))
-        said = rf"does not start at {python} \({reason}\): run `make`, or `.* -m asrlib.environment`"
+        said = rf"does not start at {python} \({reason}\): run `make`, or `.* -m asrlib.io.environment`"
         with pytest.raises(AsrlibError, match=said):
             optimum_env.session()
 
@@ -180,7 +181,7 @@ def shell():
     from IPython.core.interactiveshell import InteractiveShell
 
     made = InteractiveShell()
-    made.extension_manager.load_extension("asrlib.optimum_env")
+    made.extension_manager.load_extension("asrlib.models.optimum_env")
     return made
 
 

@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asrlib import AsrlibError, parameters
+from asrlib import AsrlibError
+from asrlib.course import parameters
 
 CELL = """PROFILE: str = ""  # profile
 N_CLIPS: int = 40  # clips

@@ -12,8 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asrlib import AsrlibError, audio, cli, corpora, preparation, scoring, text, transcription
-from asrlib.preparation import Label, Limits
+from asrlib import AsrlibError, audio, cli, corpora, scoring, text
+from asrlib.decoding import transcription
+from asrlib.tasks import preparation
+from asrlib.tasks.preparation import Label, Limits
 
 RATE = audio.SAMPLING_RATE
 GOOD = Label("hello there", "en", -0.2, 0.9, 0.01)

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from asrlib import progress
+from asrlib.io import progress
 
 
 class Terminal(io.StringIO):

@@ -11,7 +11,10 @@ from torch.nn.utils import prune
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 from transformers.pytorch_utils import prune_linear_layer
 
-from asrlib import AsrlibError, files, pruning, records
+from asrlib import AsrlibError
+from asrlib.course import records
+from asrlib.io import files
+from asrlib.training import pruning
 
 FEATURES = torch.randn(2, 80, 50, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([[3, 14, 15, 9, 26], [2, 7, 18, 28, 18]])

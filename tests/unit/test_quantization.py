@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from asrlib import AsrlibError, quantization
+from asrlib import AsrlibError
+from asrlib.training import quantization
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 peft = pytest.importorskip("peft")

@@ -2,7 +2,9 @@ import json
 
 import pytest
 
-from asrlib import AsrlibError, course, files, readme
+from asrlib import AsrlibError
+from asrlib.course import readme, registry
+from asrlib.io import files
 
 ROOT = files.repository()
 README = """\
@@ -40,8 +42,8 @@ def test_the_readme_is_the_generated_one():
 
 def test_every_notebook_has_a_row_in_the_map_and_a_headline():
     text = readme.text(ROOT)
-    assert [row[2] for row in readme.ROW.finditer(text)] == list(course.registry(ROOT))
-    assert all(book.headlines for book in course.registry(ROOT).values())
+    assert [row[2] for row in readme.ROW.finditer(text)] == list(registry.read(ROOT))
+    assert all(book.headlines for book in registry.read(ROOT).values())
 
 
 def test_times_headlines_and_verdicts_come_from_the_records(made):

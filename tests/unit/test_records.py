@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asrlib import AsrlibError, files, records, scoring
+from asrlib import AsrlibError, scoring
+from asrlib.course import records
+from asrlib.io import files
 
 NAME = "01_one"
 

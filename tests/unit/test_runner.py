@@ -3,7 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from asrlib import AsrlibError, course, files, runner
+from asrlib import AsrlibError
+from asrlib.course import registry, runner
+from asrlib.io import files
 
 CLEAN = {"01_one": "finished", "02_two": "finished", "03_three": "finished"}
 
@@ -78,7 +80,7 @@ def test_an_output_folder_of_its_own_holds_a_run_and_what_it_needs(three, ends):
     assert statuses(three, "2") == {"02_two": "not run"}
     assert statuses(three, "2", output=own) == {"02_two": "finished"}
     assert statuses(three, "1", "2", output=own) == {"01_one": "unchanged", "02_two": "unchanged"}
-    assert course.result(three.root / own / "smoke" / "02_two").folder == "sweep/SEED=1/smoke/02_two"
+    assert registry.result(three.root / own / "smoke" / "02_two").folder == "sweep/SEED=1/smoke/02_two"
     assert not (three.root / "build").exists()
 
 
@@ -90,12 +92,12 @@ def test_runs_with_other_parameters_in_other_folders_leave_each_other_alone(thre
 
 
 def test_a_notebook_writes_into_the_output_folder(three):
-    job = runner._Job(three.root, course.registry(three.root)["01_one"], "smoke", {}, three.root / "own")
+    job = runner._Job(three.root, registry.read(three.root)["01_one"], "smoke", {}, three.root / "own")
     assert runner._child_environment(job)["ASRLIB_OUTPUT"] == str(three.root / "own" / "smoke" / "01_one")
 
 
 def test_the_progress_line_tells_cells_seconds_rest_and_what_the_cell_reports(three):
-    job = runner._Job(three.root, course.registry(three.root)["01_one"], "smoke", {})
+    job = runner._Job(three.root, registry.read(three.root)["01_one"], "smoke", {})
     files.write_atomic(job.folder / "position.json", json.dumps({"cell": 3, "cells": 8, "heading": "h"}))
     files.write_atomic(job.folder / "progress.txt", "clips: 5/64")
     assert runner._progress(job, 10, None) == "01_one: 2/8 cells, 10 s, about 30 s left | clips: 5/64"

@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asrlib import AsrlibError, files, sharding, transcription
+from asrlib import AsrlibError
+from asrlib.decoding import transcription
+from asrlib.io import files
+from asrlib.tasks import sharding
 
 seconds = st.lists(st.floats(0, 700), max_size=40)
 
@@ -102,7 +105,7 @@ def test_the_folder_of_another_model_or_of_other_clips_is_refused(tmp_path, tabl
 
 HOLD = """
 import json, sys
-from asrlib import sharding
+from asrlib.tasks import sharding
 sharding.WINDOW_CLIPS = 3
 def work(rows):
     print(rows[0]["n"], flush=True)

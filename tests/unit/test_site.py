@@ -8,7 +8,8 @@ from html.parser import HTMLParser
 import nbformat
 import pytest
 
-from asrlib import claims, course, files, records, site
+from asrlib.course import claims, records, registry, site
+from asrlib.io import files
 
 ROOT = files.repository()
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -85,7 +86,7 @@ def made(course_folder):
 
 
 def own_run(root, value):
-    folder = course.run_folder(root, "reference", "01_one")
+    folder = registry.run_folder(root, "reference", "01_one")
     leave(folder, record(root / "notebooks" / "01_one.ipynb", value))
     outcome = {"notebook": "01_one", "status": "finished", "peak_rss_mib": 2560.0}
     (folder / "result.json").write_text(json.dumps(outcome))
@@ -121,7 +122,7 @@ def test_hostile_texts_are_shown_and_do_nothing(made, name):
 def test_sphinx_builds_harmless_pages_that_ask_no_other_host(made):
     shutil.copytree(ROOT / "docs", made / "docs", dirs_exist_ok=True, ignore=shutil.ignore_patterns("_generated"))
     (made / "asrlib").mkdir()
-    (made / "asrlib" / "files.py").touch()  # a page for this module alone
+    (made / "asrlib" / "audio.py").touch()  # a page for this module alone
     site.write(made)
     build = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "docs", "build/site"]
     environment = os.environ | {
@@ -185,7 +186,7 @@ def test_ones_own_run_is_shown_and_compared_with_the_published_one(made):
 
 def test_a_run_that_failed_does_not_count(made):
     own_run(made, 12.0)
-    path = course.run_folder(made, "reference", "01_one") / "result.json"
+    path = registry.run_folder(made, "reference", "01_one") / "result.json"
     path.write_text(path.read_text().replace("finished", "failed"))
     assert site.chapters(made)[0].record["metrics"][0]["value"] == 8.4
 

@@ -10,7 +10,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asrlib import AsrlibError, cli, course, files, sweep
+from asrlib import AsrlibError, cli
+from asrlib.course import registry, sweep
+from asrlib.io import files
 
 stats = pytest.importorskip("scipy.stats", reason="scipy is not installed")
 
@@ -111,9 +113,9 @@ def test_the_table_of_this_course_is_right():
 
 def test_every_parameter_of_the_course_can_be_given_what_its_profile_gives_it():
     profiles = files.read_toml(ROOT / "notebooks" / "profiles.toml")
-    for book in course.registry(ROOT).values():
+    for book in registry.read(ROOT).values():
         values = profiles["smoke"].get(book.name, {})
-        assert course.check_parameters(book, {name: sweep._text(value) for name, value in values.items()}) == values
+        assert registry.check_parameters(book, {name: sweep._text(value) for name, value in values.items()}) == values
 
 
 # ---------------------------------------------------------------------------------------------------------------- collect
@@ -221,4 +223,4 @@ def test_the_command_reads_runs_and_folders_and_writes_both_tables(tmp_path, cap
 
 
 def test_a_change_of_this_module_repeats_no_run():
-    assert "sweep.py" in course.ROOF
+    assert "course/sweep.py" in registry.ROOF

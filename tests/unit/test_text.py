@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asrlib import AsrlibError, files, text
+from asrlib import AsrlibError, text
+from asrlib.io import files
 
 TEXTS = st.text(max_size=60)
 

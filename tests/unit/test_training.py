@@ -18,7 +18,11 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from asrlib import AsrlibError, audio, corpora, files, records, training, transcription
+from asrlib import AsrlibError, audio, corpora
+from asrlib.course import records
+from asrlib.decoding import transcription
+from asrlib.io import files
+from asrlib.training import callbacks, context
 
 SECONDS = 4
 
@@ -34,7 +38,7 @@ def tiny_model(seed=0):
     return WhisperForConditionalGeneration(config)
 
 
-def trainer(folder, *callbacks, steps=6):
+def trainer(folder, *extra, steps=6):
     """A trainer over 16 random clips of half a second that saves after every step."""
     generator = torch.Generator().manual_seed(1)
     rows = [
@@ -59,8 +63,8 @@ def trainer(folder, *callbacks, steps=6):
         logging_steps=1,
         dataloader_pin_memory=False,
     )
-    made = Seq2SeqTrainer(model=tiny_model(), args=arguments, train_dataset=rows, callbacks=list(callbacks))
-    training.show_progress(made, "tiny")
+    made = Seq2SeqTrainer(model=tiny_model(), args=arguments, train_dataset=rows, callbacks=list(extra))
+    callbacks.show_progress(made, "tiny")
     return made
 
 
@@ -86,7 +90,7 @@ def uninterrupted(tmp_path_factory):
 def cut():
     """whisper-tiny.en with a context of a few seconds."""
     model, processor = transcription.load("openai/whisper-tiny.en", device="cpu", dtype=torch.float32)
-    training.cut_context(model, processor, SECONDS)
+    context.cut_context(model, processor, SECONDS)
     return model, processor
 
 
@@ -101,7 +105,7 @@ def test_a_resumed_run_ends_with_the_same_weights(step, tmp_path, uninterrupted)
     with pytest.raises(KeyboardInterrupt):
         trainer(tmp_path, Stop(step)).train()
     resumed = trainer(tmp_path)
-    resumed.train(resume_from_checkpoint=training.last_checkpoint(tmp_path))
+    resumed.train(resume_from_checkpoint=callbacks.last_checkpoint(tmp_path))
     assert resumed.state.global_step == 6
     expected = uninterrupted.model.state_dict()
     for name, tensor in resumed.model.state_dict().items():
@@ -121,7 +125,7 @@ def test_a_checkpoint_that_was_cut_off_is_not_believed(damage, tmp_path):
         state.unlink()
     else:
         state.write_text(state.read_text()[:40])
-    assert training.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
+    assert callbacks.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
     assert not (tmp_path / "checkpoint-2").exists()
 
 
@@ -129,8 +133,8 @@ def test_the_newest_checkpoint_counts_by_number(tmp_path):
     for step in (9, 10):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
-    assert training.last_checkpoint(tmp_path).endswith("checkpoint-10")
-    assert training.last_checkpoint(tmp_path / "nothing") is None
+    assert callbacks.last_checkpoint(tmp_path).endswith("checkpoint-10")
+    assert callbacks.last_checkpoint(tmp_path / "nothing") is None
 
 
 def test_training_prints_nothing(tmp_path, capfd):
@@ -158,7 +162,7 @@ def test_positions_are_truncated_and_the_saved_model_keeps_them(tmp_path):
     config.max_source_positions = 1500
     model, extractor = WhisperForConditionalGeneration(config), WhisperFeatureExtractor()
     whole = model.model.encoder.embed_positions.weight.detach().clone()
-    training.cut_context(model, SimpleNamespace(feature_extractor=extractor), SECONDS)
+    context.cut_context(model, SimpleNamespace(feature_extractor=extractor), SECONDS)
     model.save_pretrained(tmp_path)
     extractor.save_pretrained(tmp_path)
     loaded = WhisperForConditionalGeneration.from_pretrained(tmp_path)
@@ -175,7 +179,7 @@ def test_positions_are_truncated_and_the_saved_model_keeps_them(tmp_path):
 def test_an_impossible_context_is_refused(seconds):
     model, processor = transcription.load("openai/whisper-tiny.en", device="cpu")
     with pytest.raises(AsrlibError, match=f"context of {seconds} s is not possible"):
-        training.cut_context(model, processor, seconds)
+        context.cut_context(model, processor, seconds)
 
 
 def heard(model, processor, clips, tokens=16):
@@ -199,7 +203,7 @@ def test_the_engine_decodes_a_cut_model_as_generate_does(cut, short_clips):
 def test_a_restored_model_is_the_published_one_again(cut):
     model, processor = cut
     original, expected = transcription.load("openai/whisper-tiny.en", device="cpu", dtype=torch.float32)
-    training.restore_context(model, processor, original)
+    context.restore_context(model, processor, original)
     tensors = original.state_dict()
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in model.state_dict().items())
     assert model.config.to_dict() == original.config.to_dict()
@@ -237,7 +241,7 @@ def test_the_notebook_teaches_what_the_library_does(name):
     taught = ast.parse(
         "\n".join(records.notebook_code(files.repository() / "notebooks" / "02_fine_tune_whisper.ipynb"))
     )
-    trees = [taught, ast.parse(inspect.getsource(training))]
+    trees = [taught, ast.parse(inspect.getsource(context))]
     bare = []
     for tree in trees:
         (found,) = (node for node in tree.body if getattr(node, "name", "") == name)
@@ -253,7 +257,7 @@ def test_the_notebook_teaches_what_the_library_does(name):
 
 
 def test_steps_are_timed_and_bytes_counted(tmp_path):
-    meter = training.StepMeter()
+    meter = callbacks.StepMeter()
     made = trainer(tmp_path, meter, steps=2)
     made.train()
     weights = sum(weight.nbytes for weight in made.model.parameters())
@@ -280,13 +284,13 @@ def test_history_and_its_plot_tell_what_was_logged(monkeypatch):
         },
         {"step": 2, "epoch": 1.0, "train_loss": 1.5, "train_runtime": 7},
     ]
-    log = training.history(SimpleNamespace(state=SimpleNamespace(log_history=logged)))
+    log = callbacks.history(SimpleNamespace(state=SimpleNamespace(log_history=logged)))
     assert log.loc[2, ["train loss", "validation loss", "wer", "low", "high"]].tolist() == [1.0, 1.5, 40.0, 30.0, 50.0]
     assert log["wer"].notna().tolist() == [False, True]
     assert set(log) == {"epoch", "train loss", "validation loss", "wer", "low", "high"}
     shown = []
-    monkeypatch.setattr(training.figures, "show", lambda figure, alt: shown.append((figure, alt)))
-    training.plot_history(log, "some clips")
+    monkeypatch.setattr(callbacks.figures, "show", lambda figure, alt: shown.append((figure, alt)))
+    callbacks.plot_history(log, "some clips")
     ((figure, alt),) = shown
     plt.close(figure)
     assert "40 % at step 2" in alt
@@ -294,11 +298,11 @@ def test_history_and_its_plot_tell_what_was_logged(monkeypatch):
 
 def test_a_training_too_short_for_an_evaluation_has_a_history(monkeypatch):
     logged = [{"step": 1, "epoch": 1.0, "loss": 2.0}, {"step": 1, "epoch": 1.0, "train_loss": 2.0}]
-    log = training.history(SimpleNamespace(state=SimpleNamespace(log_history=logged)))
+    log = callbacks.history(SimpleNamespace(state=SimpleNamespace(log_history=logged)))
     assert log["train loss"].tolist() == [2.0]
     assert not log[log["wer"].notna()].size
-    monkeypatch.setattr(training.figures, "show", lambda figure, alt: None)
-    training.plot_history(log, "one step")
+    monkeypatch.setattr(callbacks.figures, "show", lambda figure, alt: None)
+    callbacks.plot_history(log, "one step")
 
 
 def test_the_collator_drops_the_start_token_and_hides_the_padding():
@@ -306,7 +310,7 @@ def test_the_collator_drops_the_start_token_and_hides_the_padding():
         {"input_features": np.zeros((80, 50), np.float32), "labels": [1, 7, 8, 9]},
         {"input_features": np.zeros((80, 50), np.float32), "labels": [1, 5]},
     ]
-    batch = training.Collator(start_token=1)(rows)
+    batch = context.Collator(start_token=1)(rows)
     assert batch["labels"].tolist() == [[7, 8, 9], [5, -100, -100]]
     assert batch["attention_mask"].shape == (2, 50)
-    assert training.Collator(start_token=2)(rows)["labels"][0].tolist() == [1, 7, 8, 9]
+    assert context.Collator(start_token=2)(rows)["labels"][0].tolist() == [1, 7, 8, 9]

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from transformers import WhisperFeatureExtractor
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 
-from asrlib import AsrlibError, audio, corpora, metering, scoring, text, transcription
+from asrlib import AsrlibError, audio, corpora, scoring, text
+from asrlib.decoding import transcription
+from asrlib.training import metering
 
 GREEDY = {"do_sample": False, "num_beams": 1}
 

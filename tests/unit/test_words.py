@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asrlib import AsrlibError, audio, corpora, scoring, transcription, words
+from asrlib import AsrlibError, audio, corpora, scoring
 from asrlib import text as texts
-from asrlib.transcription import Hypothesis
+from asrlib.decoding import transcription, words
+from asrlib.decoding.transcription import Hypothesis
 
 RATE = audio.SAMPLING_RATE
 

@@ -1,0 +1,5 @@
+"""``python -m asrlib.cli``."""
+
+from asrlib.cli import main
+
+raise SystemExit(main())

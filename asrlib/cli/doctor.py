@@ -1,0 +1,163 @@
+"""``asrlib doctor``: what this machine has and lacks for the course, one line each."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from asrlib.io import files
+from asrlib.io.environment import SET_UP, lock_file, optimum_python, pins
+
+__all__ = ["Finding", "diagnose"]
+
+PYTHONS = ((3, 11), (3, 13))  # the first and the last that the locks are for
+HUB = "https://huggingface.co/api/models/openai/whisper-base"
+INSTALLED = """
+import importlib.metadata, json, sys
+found = {}
+for name in sys.argv[1:]:
+    try:
+        found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        pass
+print(json.dumps(found))
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of ``asrlib doctor``: state is OK, MISSING, DIFFERS or NOTE; mend is the command that helps, or empty."""
+
+    state: str
+    what: str
+    mend: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.state:8} {self.what}" + (f"  ->  {self.mend}" if self.mend else "")
+
+
+def diagnose(root: Path | None) -> Iterator[Finding]:
+    """Yield what this machine has and lacks for the course.
+
+    Args:
+        root: the checkout, or None where asrlib was installed from a wheel: then the versions are whatever fitted there.
+    """
+    yield _python()
+    if root:
+        yield from _versions(root)
+    else:
+        yield Finding("NOTE", "asrlib was installed without the course: versions are not compared with its lock")
+    yield from _optimum()
+    yield from _hardware()
+    yield from _disk()
+    if root:
+        yield from _checkpoints_and_corpora(root)
+    yield _hub()
+
+
+def _python() -> Finding:
+    first, last = PYTHONS
+    if first <= sys.version_info[:2] <= last:
+        return Finding("OK", f"Python {platform.python_version()}")
+    tested = f"{'.'.join(map(str, first))} to {'.'.join(map(str, last))}"
+    return Finding("NOTE", f"Python {platform.python_version()}: the locks are for {tested}")
+
+
+def _versions(root: Path) -> Iterator[Finding]:
+    mend = f"{sys.executable} -m pip install -r requirements.lock"
+    yield from _compared(root / "requirements.lock", Path(sys.executable), mend)
+
+
+def _optimum() -> Iterator[Finding]:
+    python, what = optimum_python(), "the environment of optimum-onnx, which asks for transformers below 4.58,"
+    if not python.is_file():
+        yield Finding("MISSING", f"{what} is not there: {python}", SET_UP)
+        return
+    try:
+        yield from _compared(lock_file("environments/optimum.lock"), python, SET_UP)
+    except (OSError, subprocess.CalledProcessError):
+        yield Finding("DIFFERS", f"{what} does not start: {python}", SET_UP)
+
+
+def _compared(lock: Path, python: Path, mend: str) -> Iterator[Finding]:
+    """Compare the packages that an interpreter finds with a lock."""
+    wanted = pins(lock.read_text(encoding="utf-8"))
+    asked = subprocess.run([python, "-c", INSTALLED, *wanted], capture_output=True, text=True, check=True)
+    installed = json.loads(asked.stdout)
+    wrong = {name: version for name, version in wanted.items() if installed.get(name, "").split("+")[0] != version}
+    for name, version in wrong.items():
+        if name in installed:
+            yield Finding("DIFFERS", f"package {name} {installed[name]}, tested with {version}", mend)
+        else:
+            yield Finding("MISSING", f"package {name} {version}", mend)
+    if not wrong:
+        yield Finding("OK", f"{len(wanted)} packages have the versions of {lock.name}")
+
+
+def _hardware() -> Iterator[Finding]:
+    from asrlib import hardware
+
+    machine = hardware.describe()
+    fast = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "avx512_vnni": "AVX512-VNNI"}
+    have = [label for flag, label in fast.items() if flag in machine["cpu_features"]]
+    lack = [label for label in fast.values() if label not in have]
+    yield Finding(
+        "OK" if {"AMX", "AVX512-BF16"} & set(have) else "NOTE",
+        f"{machine['cpu']}, {machine['cores']} cores, with {', '.join(have) or 'no fast low precision'}"
+        + (f", without {', '.join(lack)}" if lack else ""),
+    )
+    if machine["gpu"]:
+        yield Finding("OK", f"GPU {machine['gpu']}, {machine['gpu_memory_gib']:.0f} GiB")
+    else:
+        yield Finding("NOTE", "no GPU: profiles smoke and reference need none, paper does")
+    memory = machine["memory_gib"]
+    yield Finding(
+        "OK" if memory >= 4 else "NOTE", f"memory {memory:.1f} GiB" + ("" if memory >= 4 else ", 4 GiB are advised")
+    )
+
+
+def _disk() -> Iterator[Finding]:
+    cache = files.cache_dir()
+    free = shutil.disk_usage(cache).free / 2**30
+    if free < 3:
+        yield Finding(
+            "MISSING", f"disk: {free:.1f} GiB free at {cache}, 3 GiB are needed", "export ASRLIB_CACHE=/a/larger/disk"
+        )
+    else:
+        yield Finding("OK", f"disk: {free:.0f} GiB free at {cache}")
+
+
+def _checkpoints_and_corpora(root: Path) -> Iterator[Finding]:
+    from asrlib import corpora
+    from asrlib.course import registry
+    from asrlib.models import checkpoints
+
+    models, speech = registry.inputs(root)
+    for model in models:
+        yield _present(checkpoints.available(model), f"checkpoint {model}")
+    marked = sorted((name, corpora.available(name, language), language) for name, language in speech)
+    for (name, there), group in itertools.groupby(marked, lambda item: item[:2]):
+        languages = ", ".join(language for *_, language in group)
+        yield _present(there, f"corpus {name} {languages}".rstrip())
+
+
+def _present(there: bool, what: str) -> Finding:
+    return Finding("OK", what) if there else Finding("MISSING", what, "make fetch")
+
+
+def _hub() -> Finding:
+    """Ask the Hub for one small answer; that it does not come is no fault: the course does without."""
+    try:
+        with urllib.request.urlopen(HUB, timeout=5):
+            return Finding("OK", "the Hugging Face Hub answers")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        return Finding("NOTE", f"the Hugging Face Hub does not answer ({reason}): only profile paper needs it")

@@ -1,0 +1,98 @@
+"""What changed between two runs of a notebook: the metrics that moved, as data and as text.
+
+A value moved when it left the 95 % interval that it had before. A value without an interval (bytes, seconds, parameters)
+can only be said to differ; how far such a value wanders by itself, two runs of the same code tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asrlib.course import records
+
+__all__ = ["KINDS", "Change", "compare", "describe", "read"]
+
+KINDS = {
+    "moved": "moved out of their interval",
+    "differs": "differ, and have no interval to judge by",
+    "new": "are new",
+    "gone": "are gone",
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One metric of two records: ``kind`` is a key of `KINDS`; ``before`` or ``after`` is None where a record lacks it.
+
+    ``interval`` is that of ``before``, in the unit of both values.
+    """
+
+    kind: str
+    name: str
+    labels: Mapping[str, Any]
+    unit: str
+    before: float | None
+    after: float | None
+    interval: tuple[float, float] | None
+
+    def __str__(self) -> str:
+        """Return a line such as ``wer_percent (corpus telephone): 8.4 % [7.1, 9.9] -> 12 %``."""
+        labels = ", ".join(f"{key} {value}" for key, value in self.labels.items())
+        interval = f" [{self.interval[0]:.4g}, {self.interval[1]:.4g}]" if self.interval else ""
+        before, after = (_shown(value, self.unit) for value in (self.before, self.after))
+        return f"{self.name} ({labels}): {before}{interval} -> {after}"
+
+
+def _shown(value: float | None, unit: str) -> str:
+    return "none" if value is None else f"{value:,.6g} {unit}".strip()
+
+
+def read(run: Path) -> dict[str, Any]:
+    """Read the record of a run: a folder that holds ``record.json``, or that file.
+
+    Raises:
+        AsrlibError: there is none, or it is no valid record.
+    """
+    return records.load(run / "record.json" if run.is_dir() else run)
+
+
+def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
+    """Return the metrics that changed from one record to another, by kind in the order of `KINDS`, then largest change first."""
+    old, new = (
+        {(metric["name"], *sorted(metric["labels"].items())): metric for metric in record["metrics"]}
+        for record in (before, after)
+    )
+    found = [_change(old.get(key), new.get(key)) for key in old | new]
+    changed = [change for change in found if change]
+    return sorted(changed, key=lambda change: (list(KINDS).index(change.kind), -_size(change)))
+
+
+def _change(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> Change | None:
+    metric = old or new
+    values = (old and old["value"], new and new["value"])
+    interval = tuple(old["interval"]) if old and old["interval"] else None
+    if old is None or new is None:
+        kind = "gone" if old else "new"
+    elif interval:
+        kind = "" if interval[0] <= new["value"] <= interval[1] else "moved"
+    else:
+        kind = "" if old["value"] == new["value"] else "differs"
+    return Change(kind, metric["name"], metric["labels"], metric["unit"], *values, interval) if kind else None
+
+
+def _size(change: Change) -> float:
+    """Return the change as a share of the larger value."""
+    before, after = change.before or 0.0, change.after or 0.0
+    return abs(after - before) / max(abs(before), abs(after), 1e-12)
+
+
+def describe(changes: list[Change]) -> str:
+    """Return the changes as text, a paragraph for each kind."""
+    paragraphs = []
+    for kind, meaning in KINDS.items():
+        if lines := [f"  {change}" for change in changes if change.kind == kind]:
+            paragraphs.append("\n".join([f"{len(lines)} {meaning}:", *lines]))
+    return "\n\n".join(paragraphs) or "No metric changed."

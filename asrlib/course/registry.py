@@ -1,0 +1,421 @@
+"""The course as data: its notebooks and their parameters, what their runs left, and what of it is published.
+
+A run (`asrlib.course.runner`) leaves in ``build/runs/PROFILE/NAME/``: ``notebook.ipynb``, ``record.json``, ``predictions.jsonl``,
+``log.txt``, and last of all ``result.json``, which alone tells whether it is complete: papermill marks the cells of a
+notebook whose kernel was killed as completed. Tracked files change only in `publish`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from asrlib import AsrlibError
+from asrlib.course import records
+from asrlib.course.parameters import Parameter, check, declared, profile_values
+from asrlib.io import environment, files
+
+__all__ = [
+    "Notebook",
+    "Outcome",
+    "absolute_paths",
+    "check_parameters",
+    "count",
+    "inputs",
+    "key",
+    "latest_records",
+    "minutes",
+    "opening",
+    "parameters",
+    "publish",
+    "read",
+    "result",
+    "run_folder",
+    "scoreboard",
+    "select",
+    "stale",
+    "stamp",
+    "took",
+    "versions",
+]
+
+# No notebook imports these: a change repeats no run.
+ROOF = {
+    "cli/*", "course/colab.py", "course/comparison.py", "course/readme.py", "course/registry.py", "course/runner.py",
+    "course/site.py", "course/sweep.py", "io/environment.py", "tasks/demo.py", "tasks/evaluation.py", "tasks/sharding.py",
+}  # fmt: skip
+LABELS = ("model", "corpus", "language", "split", "window")  # what tells the scoreboard's rows apart
+TOOK = re.compile(r"^\| took \|.*\|$", re.MULTILINE)  # in a notebook's first cell: the line that publishing fills in
+RESULT = re.compile(r"<!-- result -->\n.*?<!-- end of result -->", re.DOTALL)  # ... and the box with the answer
+ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:home|root|Users|tmp|var/folders|mnt|private)/[^\s\"'<>)\]]*|[A-Z]:\\Users\\\S*")
+
+
+# --------------------------------------------------------------------------------------------------------------- registry
+@dataclass(frozen=True)
+class Notebook:
+    """An entry of ``notebooks/notebooks.toml``.
+
+    Attributes:
+        needs: names of the notebooks that must have finished in the same profile.
+        checkpoints: model ids that the ``reference`` profile loads.
+        corpora: (name, language) pairs that it loads.
+        writes: files that a run must leave beside the executed notebook.
+        extras: of pyproject.toml, whose packages it imports.
+        headlines: values of its record that README.md shows: ``says`` in words, ``metric``, ``where`` the labels, and, for a
+            ratio, ``against`` the labels that differ in the other system.
+        required_api: names that must occur in the notebook's own code: the method stays in plain sight.
+    """
+
+    name: str
+    path: Path
+    title: str
+    needs: tuple[str, ...]
+    checkpoints: tuple[str, ...]
+    corpora: tuple[tuple[str, str], ...]
+    writes: tuple[str, ...]
+    required_api: tuple[str, ...]
+    extras: tuple[str, ...]
+    headlines: tuple[Mapping[str, Any], ...]
+
+
+def read(root: Path) -> dict[str, Notebook]:
+    """Return the registered notebooks by name, in the order of their numbers.
+
+    Raises:
+        AsrlibError: an entry lacks a field, has an unknown one, or needs a notebook that is not there.
+    """
+    table = files.read_toml(root / "notebooks" / "notebooks.toml")
+    books: dict[str, Notebook] = {}
+    for name in sorted(table):
+        book = _entry(root, name, table[name])
+        if missing := set(book.needs) - set(books):
+            raise AsrlibError(f"notebooks.toml: {name} needs {', '.join(missing)}, which is not registered before it.")
+        books[name] = book
+    return books
+
+
+def _entry(root: Path, name: str, entry: Mapping[str, Any]) -> Notebook:
+    lists = ("needs", "checkpoints", "writes", "required_api", "extras", "headlines")
+    fields = {"title", "corpora", *lists}
+    if set(entry) != fields:
+        wrong = ", ".join(sorted(fields ^ set(entry)))
+        raise AsrlibError(
+            f"notebooks.toml, [{name}]: {wrong} is missing or unknown; the fields are {', '.join(sorted(fields))}."
+        )
+    corpora = tuple((corpus, language) for corpus, _, language in (item.partition("/") for item in entry["corpora"]))
+    rest = {field: tuple(entry[field]) for field in lists}
+    return Notebook(name, root / "notebooks" / f"{name}.ipynb", entry["title"], corpora=corpora, **rest)
+
+
+def select(root: Path, chosen: Iterable[str] = ()) -> list[Notebook]:
+    """Return the notebooks with the given numbers (``01``) or names, or all of them.
+
+    Raises:
+        AsrlibError: no notebook has this number or name.
+    """
+    books = read(root)
+    wanted = set()
+    for choice in chosen:
+        found = [name for name in books if name == choice or name.split("_")[0] == choice.zfill(2)]
+        if not found:
+            raise AsrlibError(f"There is no notebook {choice!r}: choose among {', '.join(books)}.")
+        wanted.update(found)
+    return [book for name, book in books.items() if not wanted or name in wanted]
+
+
+def inputs(root: Path, chosen: Iterable[str] = ()) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return the checkpoints, and the (corpus, language) pairs, that the reference profile of these notebooks loads."""
+    books = select(root, chosen)
+    checkpoints = dict.fromkeys(item for book in books for item in book.checkpoints)
+    return list(checkpoints), list(dict.fromkeys(item for book in books for item in book.corpora))
+
+
+# ------------------------------------------------------------------------------------------------------------- parameters
+def parameters(path: Path) -> dict[str, Parameter]:
+    """Return the parameters of a notebook by name.
+
+    Raises:
+        AsrlibError: there is not exactly one cell with the tag ``parameters``, or a line of it has another form.
+    """
+    cells = [cell for cell in _read(path).cells if "parameters" in cell.metadata.get("tags", ())]
+    if len(cells) != 1:
+        raise AsrlibError(f"{path.name} has {len(cells)} cells with the tag 'parameters': it needs exactly one.")
+    return declared(cells[0].source, path.name)
+
+
+def _read(path: Path) -> Any:
+    import nbformat
+
+    records.notebook_code(path)  # a file that is missing or no notebook is named there
+    return nbformat.read(path, as_version=4)
+
+
+def check_parameters(notebook: Notebook, given: Mapping[str, str]) -> dict[str, Any]:
+    """Turn ``NAME=VALUE`` texts into values of the types that the notebook's parameter cell states.
+
+    A text that is no JSON, such as ``ro``, stands for itself.
+
+    Raises:
+        AsrlibError: unknown name, or a value of another type.
+    """
+    known = parameters(notebook.path)
+    values = {}
+    for name, text in given.items():
+        if name == "PROFILE":
+            raise AsrlibError("Choose the profile with --profile, not with -p PROFILE=...")
+        if name not in known:
+            raise AsrlibError(f"{notebook.name} has no parameter {name}: it has {', '.join(known)}.")
+        kind = known[name].type
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            value = text
+        if kind == "str" and not isinstance(value, str):
+            value = text  # -p NAME=12 means the text
+        values[name] = check(notebook.name, known[name], value)
+    return values
+
+
+# ------------------------------------------------------------------------------------------------------------------- keys
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def stamp(root: Path, notebook: Notebook, profile: str) -> str:
+    """Return the SHA-256 over a notebook's code, its profile's values and `versions`: what published outputs came from."""
+    values = profile_values(files.read_toml(root / "notebooks" / "profiles.toml"), notebook.name, profile)
+    return _digest(records.notebook_code(notebook.path), profile, values, versions(root, notebook))
+
+
+def versions(root: Path, notebook: Notebook) -> dict[str, str]:
+    """Return the locked versions on which a notebook's numbers depend.
+
+    Those are asrlib's own dependencies, the extra ``methods``, and whatever else the notebook imports: a new version of the
+    demo page's or the tests' packages makes no published output stale.
+    """
+    project = files.read_toml(root / "pyproject.toml")["project"]
+    lines = [*project["dependencies"], *project["optional-dependencies"]["methods"]]
+    wanted = {re.match(r"[\w.-]+", line)[0].lower() for line in lines}
+    code = "\n".join(records.notebook_code(notebook.path))
+    wanted |= {name.replace("_", "-") for name in re.findall(r"^\s*(?:import|from) (\w+)", code, re.MULTILINE)}
+    lock = (root / "requirements.lock").read_text(encoding="utf-8")
+    return {name: version for name, version in environment.pins(lock).items() if name in wanted}
+
+
+def key(root: Path, notebook: Notebook, profile: str, values: Mapping[str, Any], needed: Sequence[str] = ()) -> str:
+    """Return the SHA-256 of all that a run's results depend on: a run whose key is unchanged need not be repeated.
+
+    Args:
+        root: the checkout.
+        notebook: what runs.
+        profile: a table of ``profiles.toml``.
+        values: parameters that override it.
+        needed: keys of the runs whose results this one reads.
+    """
+    package = Path(__file__).parents[1]
+    sources = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
+    sources = {name: path for name, path in sources.items() if not any(fnmatchcase(name, roof) for roof in ROOF)}
+    tables = [path for path in (root / "data").rglob("*") if path.is_file() and path.suffix != ".md"]
+    foundation = [(name, files.sha256(path)) for name, path in sorted(sources.items())]
+    foundation += [(path.name, files.sha256(path)) for path in sorted(tables)]
+    return _digest(stamp(root, notebook, profile), foundation, dict(values), list(needed))
+
+
+# ---------------------------------------------------------------------------------------------------------------- results
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one notebook; the content of ``result.json``.
+
+    ``status`` is finished, unchanged, failed, kernel died, timed out, interrupted or not run; ``key`` is that of `key`;
+    ``cell`` counts code cells from 1, as Jupyter does when a notebook runs from the top.
+    """
+
+    notebook: str
+    status: str
+    key: str = ""
+    folder: str = ""
+    cell: int | None = None
+    heading: str = ""
+    error: str = ""
+    seconds: float = 0.0
+    peak_rss_mib: float | None = None
+
+    @property
+    def good(self) -> bool:
+        """Say whether the notebook's results are there and belong to its present code."""
+        return self.status in ("finished", "unchanged")
+
+    def __str__(self) -> str:
+        line = f"{self.notebook:24} {self.status}"
+        if self.status == "finished":
+            return line + f" in {self.seconds:.0f} s" + (f", {self.peak_rss_mib:.0f} MiB" if self.peak_rss_mib else "")
+        if self.status == "unchanged":
+            return line
+        place = f" in cell {self.cell} ({self.heading})" if self.cell else ""
+        return f"{line}{place}\n    {self.error}" + (f"\n    See {self.folder}/" if self.folder else "")
+
+
+def run_folder(root: Path, profile: str, name: str, output: Path | None = None) -> Path:
+    """Return where a notebook's run in a profile leaves its files: below ``output``, default ``build/runs``."""
+    return (output or root / "build" / "runs") / profile / name
+
+
+def result(folder: Path) -> Outcome | None:
+    """Return what ``result.json`` says, or None where no run has ended, or by another version of this file."""
+    try:
+        return Outcome(**json.loads((folder / "result.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+
+
+def latest_records(root: Path, profile: str = "reference", output: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Return the records by notebook: the reader's own run in this profile where there is one, else the published one.
+
+    Args:
+        root: the checkout.
+        profile: a table of ``profiles.toml``.
+        output: where the reader's own runs lie, default ``build/runs``.
+    """
+    found = {}
+    for name in read(root):
+        mine = run_folder(root, profile, name, output)
+        published = root / "results" / name / "record.json"
+        if (outcome := result(mine)) and outcome.good and (mine / "record.json").is_file():
+            found[name] = records.load(mine / "record.json")
+        elif published.is_file():
+            found[name] = records.load(published)
+    return found
+
+
+def scoreboard(found: Iterable[Mapping[str, Any]]) -> str:
+    """Return a table of the plain WERs in records: those told apart by model, corpus, language, split and window alone."""
+    wers = [metric for record in found for metric in record["metrics"] if metric["name"] == "wer_percent"]
+    wers = [metric for metric in wers if {"model", "corpus"} <= set(metric["labels"]) <= set(LABELS)]
+    if not wers:
+        return ""
+    varied = {label for label in LABELS if len({metric["labels"].get(label) for metric in wers}) > 1}
+    columns = [label for label in LABELS if label in varied | {"model", "corpus", "language"}]
+    rows = [[*columns, "WER %", "95 % interval", "clips", "words"]]
+    for metric in wers:
+        labels = [str(metric["labels"].get(column, "")).removeprefix("openai/") for column in columns]
+        interval = "{:.1f} to {:.1f}".format(*metric["interval"]) if metric["interval"] else ""
+        counts = [str(metric.get(count, "")) for count in ("utterances", "words")]
+        rows.append([*labels, f"{metric['value']:.1f}", interval, *counts])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sides = [str.ljust] * len(columns) + [str.rjust] * 4
+    return "\n".join(
+        "  ".join(side(cell, width) for cell, side, width in zip(row, sides, widths, strict=True)) for row in rows
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------- publish
+def absolute_paths(text: str) -> list[str]:
+    """Return the absolute paths of somebody's machine that a text holds."""
+    return [match.group() for match in ABSOLUTE.finditer(text)]
+
+
+def publish(root: Path, outcomes: Sequence[Outcome]) -> None:
+    """Write the outputs of a finished ``reference`` run into ``notebooks/`` and ``results/``.
+
+    All notebooks are checked before the first file is written.
+
+    Raises:
+        AsrlibError: a notebook did not finish, changed while it ran, or its outputs name a path of this machine.
+    """
+    if bad := [outcome.notebook for outcome in outcomes if not outcome.good]:
+        raise AsrlibError(f"Nothing was published, because {', '.join(bad)} did not finish: mend that and run again.")
+    books = read(root)
+    ready = {outcome.notebook: _published(root, books[outcome.notebook]) for outcome in outcomes}
+    for name, text in ready.items():
+        folder = run_folder(root, "reference", name)
+        for item in (*books[name].writes, "result.json"):  # the last has the memory of the run
+            files.write_atomic(root / "results" / name / item, (folder / item).read_bytes())
+        files.write_atomic(books[name].path, text)
+    if stale(root) & set(ready):
+        path = root / "notebooks" / "stale.txt"
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        files.write_atomic(path, "".join(line for line in lines if line.strip() not in ready))
+
+
+def opening(source: str, folder: Path) -> str:
+    """Return a notebook's first cell with what the run in a folder found and took, in the places meant for it."""
+    source = TOOK.sub(lambda _: f"| took | {took(folder)} |", source)
+    found = [item["text"] for item in records.load(folder / "record.json").get("findings", ()) if item["main"]]
+    lines = ["> **Result.** " + " ".join(found), ">", f"> Measured in the run below: {took(folder)}."]
+    return RESULT.sub(lambda _: "\n".join(["<!-- result -->", *lines, "<!-- end of result -->"]), source)
+
+
+def stale(root: Path) -> set[str]:
+    """Return the notebooks whose code is ahead of their outputs, as ``notebooks/stale.txt`` lists them, a name a line."""
+    path = root / "notebooks" / "stale.txt"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return {line.strip() for line in lines if line.strip() and not line.startswith("#")}
+
+
+def took(folder: Path) -> str:
+    """Return the time and memory of a finished run, from its record and result: ``8 minutes, 1.5 GiB, on 2 cores of ...``."""
+    record, outcome = records.load(folder / "record.json"), result(folder)
+    hardware = record["environment"]["hardware"]
+    memory = f", {outcome.peak_rss_mib / 1024:.1f} GiB at most" if outcome and outcome.peak_rss_mib else ""
+    return f"{minutes(record)}{memory}, on {hardware['cores']} cores of {hardware['cpu']}"
+
+
+def minutes(record: Mapping[str, Any]) -> str:
+    """Return the time of a record's run in words."""
+    seconds = record["run"]["seconds"]
+    return f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+
+
+def _published(root: Path, notebook: Notebook) -> str:
+    """Return the tracked notebook's text with the outputs of its run: nothing else of the executed copy gets in."""
+    import nbformat
+
+    copy = run_folder(root, "reference", notebook.name) / "notebook.ipynb"
+    if records.notebook_code(copy) != records.notebook_code(notebook.path):
+        raise AsrlibError(f"The code of {notebook.name} was changed while it ran: run it again.")
+    tracked = _read(notebook.path)
+    executed = {cell.id: cell for cell in _read(copy).cells}
+    code = [cell for cell in tracked.cells if cell.cell_type == "code"]
+    for number, cell in enumerate(code, 1):
+        cell.outputs = executed[cell.id].outputs
+        for output in cell.outputs:
+            _normalise(output, f"{notebook.name}, cell {number}", root)
+    count(tracked)
+    if "record.json" in notebook.writes:
+        tracked.cells[0].source = opening(tracked.cells[0].source, copy.parent)
+    for noise in ("papermill", "widgets"):
+        tracked.metadata.pop(noise, None)
+    tracked.metadata.get("language_info", {}).pop("version", None)
+    tracked.metadata["asrlib"] = {"profile": "reference", "stamp": stamp(root, notebook, "reference")}
+    return nbformat.writes(tracked) + "\n"
+
+
+def count(notebook: Any) -> None:
+    """Number a notebook's code cells, and the results below them, from 1."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for number, cell in enumerate(code, 1):
+        cell.execution_count = number
+        for output in cell.outputs:
+            if "execution_count" in output:
+                output.execution_count = number
+
+
+def _normalise(output: Any, place: str, root: Path) -> None:
+    """Refuse an output that shows an error, a widget or a path of this machine."""
+    if output.output_type == "error":
+        raise AsrlibError(f"{place} shows an error: outputs with errors are not published.")
+    data = output.get("data", {})
+    if "application/vnd.jupyter.widget-view+json" in data:
+        raise AsrlibError(f"{place} shows a widget, which nobody can see in a saved notebook: show text or a figure.")
+    shown = [str(value) for kind, value in data.items() if not kind.startswith("image/")]
+    text = "\n".join([*shown, output.get("text", "")])
+    own = [path for path in (str(root), str(Path.home()), tempfile.gettempdir()) if path != "/" and path in text]
+    if found := own + absolute_paths(text):
+        raise AsrlibError(f"{place} shows the path {found[0]}, which is this machine's own: print a relative one.")

