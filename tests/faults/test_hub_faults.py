@@ -187,6 +187,7 @@ def test_an_address_that_is_none(model, monkeypatch):
     refused("What answers at the Hub of our institute is not the Hub: check HF_ENDPOINT", checkpoints.fetch, MODEL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "said"),
     [

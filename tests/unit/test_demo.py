@@ -151,6 +151,7 @@ def test_the_page_names_nothing_to_load_from_elsewhere_and_forbids_it(gradio, si
     assert strangers == []
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_named(gradio, silent):
     with socket.socket() as taken:
         taken.bind((demo.HOST, 0))

@@ -140,6 +140,7 @@ def beside(tmp_path, monkeypatch):
     return pins
 
 
+@pytest.mark.slow
 def test_the_environment_of_optimum_onnx_has_its_own_packages_before_those_of_the_running_one(beside):
     for _ in range(2):  # made anew, it does not take the packages behind it for its own
         python = environment.set_up_optimum()

@@ -137,6 +137,7 @@ def test_an_interrupt_reaches_the_source_and_the_process_goes_on(monkeypatch, ca
         assert session.take("kept") == 1
 
 
+@pytest.mark.slow
 def test_it_ends_with_its_parent_and_takes_along_what_it_has_started(start):
     process = start(
         "import sys\nfrom asrlib.models import optimum_env\n"
@@ -161,6 +162,7 @@ def test_closing_ends_it_though_it_is_busy():
     assert session.process.poll() is not None
 
 
+@pytest.mark.slow
 def test_functions_of_its_source_go_to_further_processes(door):
     source = "from asrlib.training import metering\ndef double(number):\n    return 2 * number\n"
     source += "result, _ = metering.in_fresh_process(double, 21)"
@@ -203,6 +205,7 @@ def test_the_cell_magic_shows_the_traceback_of_the_cell_alone(shell, capsys):
     assert "has no variable nowhere" in str(unknown)
 
 
+@pytest.mark.slow
 def test_the_real_environment_has_optimum_onnx_and_an_older_transformers(optimum):
     with optimum_env.Session() as session:
         source = "from importlib import metadata\nrelease = metadata.version('transformers')\n"

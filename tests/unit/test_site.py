@@ -304,6 +304,7 @@ def shown(page):
     return [body.get_attribute("id") for body in page.locator("tbody").all() if body.is_visible()]
 
 
+@pytest.mark.slow
 def test_the_ledger_is_filtered_searched_and_sorted_from_disk(tab):
     page = tab("ledger")
     assert shown(page) == ["AA-01", "AA-02"]
@@ -323,15 +324,18 @@ def test_the_ledger_is_filtered_searched_and_sorted_from_disk(tab):
     assert shown(page) == ["AA-01", "AA-02"]
 
 
+@pytest.mark.slow
 def test_a_number_of_the_scoreboard_leads_to_its_claims(tab):
     assert shown(tab("ledger", "#method=a+method&verdict=holds")) == ["AA-01"]
 
 
+@pytest.mark.slow
 def test_a_link_to_a_record_opens_it(tab):
     assert not tab("records").locator("details table").first.is_visible()
     assert tab("records", "#record-01").locator("details table").first.is_visible()
 
 
+@pytest.mark.slow
 def test_comments_are_kept_and_saved_as_text(tab):
     page = tab("review")
     page.get_by_role("checkbox").first.check()

@@ -100,6 +100,7 @@ def short_clips():
     return rows.filter(lambda seconds: seconds <= SECONDS, input_columns="seconds").select(range(4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 3, 5])
 def test_a_resumed_run_ends_with_the_same_weights(step, tmp_path, uninterrupted):
     with pytest.raises(KeyboardInterrupt):
