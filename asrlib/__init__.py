@@ -1,20 +1,7 @@
 """asrlib: the small library under a course that reproduces, and audits, Whisper research.
 
-Modules import only downwards::
-
-    roof    cli, course, runner, site, comparison,          run notebooks, show results, talk to people, keep the lock
-            sweep, readme, demo, environment, colab
-    4       chapter, records, claims                             one record per run; verdicts of published claims
-    3       transcription (kernels), sharding, evaluation,  batched decoding, in many processes, other runtimes, word
-            engines, words, preparation, training,          times, data sets; what training needs besides visible calls
-            distillation, quantization, pruning, metering
-    2       corpora (curation), checkpoints (conversion,    real speech and real weights on disk
-            ggml, architectures, graphs,
-            optimum_env, optimum_child, optimum_export)
-    ground  audio, text, alignment, uncertainty, scoring,   each stands alone
-            findings, hardware, figures, diagrams, exercises, parameters, files, hub, progress, noise
-
-``import asrlib`` needs neither torch nor network: every heavy import happens inside the function that needs it.
+One folder is one floor, and imports only go down: cli, course, tasks, training, engines, decoding, models, corpora, the modules of
+no folder, io. ``docs/architecture.md`` says what lies where. ``import asrlib`` needs neither torch nor network.
 """
 
 from asrlib.io import noise  # noqa: F401 - drops what other libraries log, before they do

@@ -29,8 +29,8 @@ def pipeline(hours: float) -> dict[str, float]:
 
     import numpy as np
 
-    from asrlib import audio, corpora
-    from asrlib.decoding import transcription
+    from asrlib import audio, corpora, whisper
+    from asrlib.decoding import batching
     from asrlib.tasks import evaluation
 
     rows = corpora.load("telephone", "en", "test").select(range(64))
@@ -57,21 +57,21 @@ def pipeline(hours: float) -> dict[str, float]:
 
         timestamps = False
 
-        def fits(self, clip: transcription.Clip) -> bool:
+        def fits(self, clip: batching.Clip) -> bool:
             return True
 
-        def width(self, clip: transcription.Clip) -> int:
-            return transcription.WHOLE_CONTEXT
+        def width(self, clip: batching.Clip) -> int:
+            return whisper.POSITIONS
 
-        def features(self, clips: list[transcription.Clip]) -> np.ndarray:
+        def features(self, clips: list[batching.Clip]) -> np.ndarray:
             return np.zeros(len(clips))
 
-        def decode(self, clips: list[transcription.Clip], features: np.ndarray) -> list[tuple[str, str, tuple]]:
+        def decode(self, clips: list[batching.Clip], features: np.ndarray) -> list[tuple[str, str, tuple]]:
             return [("" if clip.index % 10 == 0 else texts[len(clip.samples)], "en", ()) for clip in clips]
 
     def hear(clips: object) -> object:
         rows = ({"id": name, "audio": sound} for name, sound in clips)
-        for heard in transcription.hear(Instant(), rows):
+        for heard in batching.run(Instant(), rows):
             ended.append(time.perf_counter())
             del ended[:-1]
             yield heard

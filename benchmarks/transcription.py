@@ -23,7 +23,7 @@ import torch
 from transformers import WhisperConfig
 
 from asrlib import audio, corpora, engines, figures, hardware, scoring, text
-from asrlib.decoding import kernels, transcription
+from asrlib.decoding import kernels, network, transcription
 from asrlib.io import files
 
 MODEL = "openai/whisper-base"
@@ -102,7 +102,7 @@ def encoder_share(rounds: int = 5) -> dict[str, float]:
     square = torch.nn.Linear(2048, 2048).to(model.dtype)
     x = torch.randn(4096, 2048).to(model.dtype)
     work = {
-        "encoder": lambda: transcription.encode(model, features),
+        "encoder": lambda: network.encode(model, features),
         "matrix product": lambda: kernels.linear(square, x),
     }
     with kernels.laid_out():

@@ -115,7 +115,7 @@ class Record:
 
         Args:
             result: the score.
-            heard: `asrlib.decoding.transcription.Hypothesis` of each scored clip, in the same order; kept as predictions.
+            heard: `asrlib.decoding.batching.Hypothesis` of each scored clip, in the same order; kept as predictions.
             labels: what was scored: model, corpus, language, split, window ...
         """
         counts = {"utterances": result.utterances, "words": result.words}
@@ -204,7 +204,7 @@ def predictions(heard: Iterable[Any], score: Any, **labels: str) -> Iterator[dic
     """Yield rows for `Record.save`: what was heard in each clip, and its errors by kind; no reference text.
 
     Args:
-        heard: `asrlib.decoding.transcription.Hypothesis` of each clip.
+        heard: `asrlib.decoding.batching.Hypothesis` of each clip.
         score: the `asrlib.scoring.Score` of the same clips in the same order.
         labels: told on each row: model, corpus ...
     """

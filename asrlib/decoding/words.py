@@ -4,7 +4,7 @@ Some heads of Whisper's cross-attention follow the speech as it is written down.
 known already, and dynamic time warping turns them into boundaries, as in openai-whisper (``whisper/timing.py``); the heads are
 those of the checkpoint's generation config. The path has no place for silence, so that a pause falls to the word before it:
 `leave_out` takes it out again. Words and cues are (start seconds, end seconds, text), like the segments of
-`asrlib.decoding.transcription.Hypothesis`.
+`asrlib.decoding.batching.Hypothesis`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from asrlib import AsrlibError, audio
-from asrlib.decoding import transcription
-from asrlib.decoding.transcription import SAMPLES_PER_POSITION
+from asrlib.decoding import network
 from asrlib.text import language_code
+from asrlib.whisper import SAMPLES_PER_POSITION
 
 if TYPE_CHECKING:
     import torch
 
-    from asrlib.decoding.transcription import Hypothesis
+    from asrlib.decoding.batching import Hypothesis
 
 __all__ = ["Span", "align", "attention", "boundaries", "cues", "leave_out", "pauses", "prompt", "spell", "times"]
 
@@ -79,7 +79,7 @@ def attention(
         raise AsrlibError(f"{len(tokens)} tokens of text cannot be aligned with one window: give 1 to {MAX_TOKENS}.")
     features = processor(samples, sampling_rate=audio.SAMPLING_RATE, return_tensors="pt").input_features
     with torch.inference_mode():
-        states, _ = transcription.encode(model, features.to(model.device, model.dtype))
+        states, _ = network.encode(model, features.to(model.device, model.dtype))
         read = torch.tensor([start + tokens], device=model.device)
         weights = _cross_attention(model, read, states, heads or _alignment_heads(model))
     heard = max(1, len(samples) // SAMPLES_PER_POSITION)

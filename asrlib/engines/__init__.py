@@ -1,6 +1,6 @@
 """Other runtimes behind one interface: the same weights, clips and search, whoever does the multiplying.
 
-A runtime answers `asrlib.decoding.transcription.hear` with the methods of `asrlib.decoding.transcription.Engine`; reading, batching, order and
+A runtime answers `asrlib.decoding.batching.run` with the methods of `asrlib.decoding.transcription.TorchEngine`; reading, batching, order and
 timing are the same for all. Each adapter takes away the defaults that would make it search differently from the others:
 beams, temperature fallback, text of the window before, leaving out what may be silence, timestamps in short clips. What
 remains different is said in its docstring. All take as many threads as PyTorch does.
@@ -30,9 +30,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from asrlib import AsrlibError, audio, hardware
-from asrlib.decoding import transcription
-from asrlib.decoding.transcription import Clip, Hypothesis
+from asrlib import AsrlibError, audio, hardware, whisper
+from asrlib.decoding import batching, features, transcription
+from asrlib.decoding.batching import Clip, Hypothesis
 from asrlib.io import files
 from asrlib.models import checkpoints
 from asrlib.text import language_code
@@ -165,15 +165,15 @@ class Runtime:
             raise AsrlibError(
                 "An English-only model transcribes English: choose a multilingual one for other languages."
             )
-        return transcription.hear(call, clips, batch_size=self.batch_size, label=label)
+        return batching.run(call, clips, batch_size=self.batch_size, label=label)
 
     def fits(self, clip: Clip) -> bool:
         """Say whether a clip is heard in one window."""
-        return len(clip.samples) <= transcription.WHOLE_CONTEXT * transcription.SAMPLES_PER_POSITION
+        return len(clip.samples) <= whisper.POSITIONS * whisper.SAMPLES_PER_POSITION
 
     def width(self, clip: Clip) -> int:
         """Return the encoder positions that a clip takes: all of a window, whatever its length."""
-        return transcription.WHOLE_CONTEXT
+        return whisper.POSITIONS
 
     def features(self, clips: Sequence[Clip]) -> Any:
         """Return nothing: most runtimes compute log-mel features themselves."""
@@ -211,10 +211,10 @@ class Asrlib(Runtime):
     ) -> Iterator[Hypothesis]:
         """Transcribe clips in order."""
         engine = self._engine(self.model, self.processor, language and language_code(language), timestamps)
-        return transcription.hear(engine, clips, batch_size=self.batch_size, label=label)
+        return batching.run(engine, clips, batch_size=self.batch_size, label=label)
 
-    def _engine(self, model: Any, processor: Any, language: str | None, timestamps: bool) -> transcription.Engine:
-        return transcription.Engine(model, processor, language, "transcribe", "full", timestamps)
+    def _engine(self, model: Any, processor: Any, language: str | None, timestamps: bool) -> transcription.TorchEngine:
+        return transcription.TorchEngine(model, processor, language, "transcribe", "full", timestamps)
 
 
 class Onnx(Asrlib):
@@ -373,7 +373,7 @@ class OpenVino(Asrlib):
         import openvino
         import torch
 
-        example = torch.zeros(1, self.mels, 2 * transcription.WHOLE_CONTEXT)
+        example = torch.zeros(1, self.mels, 2 * whisper.POSITIONS)
         with warnings.catch_warnings(), _hushed():
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
             graph = openvino.convert_model(_States(encoder), example_input=example, input=[[-1, *example.shape[1:]]])
@@ -386,13 +386,13 @@ class OpenVino(Asrlib):
         rich.reconfigure(quiet=True, force_jupyter=False)  # its progress bars
         return nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_SYM)
 
-    def _engine(self, model: Any, processor: Any, language: str | None, timestamps: bool) -> transcription.Engine:
+    def _engine(self, model: Any, processor: Any, language: str | None, timestamps: bool) -> transcription.TorchEngine:
         engine = _WithEncoder(model, processor, language, "transcribe", "full", timestamps)
         engine.compiled = self.compiled
         return engine
 
 
-class _WithEncoder(transcription.Engine):
+class _WithEncoder(transcription.TorchEngine):
     """The usual engine, with OpenVINO's encoder."""
 
     compiled: Any
@@ -449,7 +449,7 @@ class Transformers(Runtime):
         )  # fmt: skip
 
     def _detected(self, samples: np.ndarray) -> str:
-        first = samples[: transcription.WHOLE_CONTEXT * transcription.SAMPLES_PER_POSITION]
+        first = samples[: whisper.POSITIONS * whisper.SAMPLES_PER_POSITION]
         inputs = self.processor(first, sampling_rate=audio.SAMPLING_RATE, return_tensors="pt").input_features
         model = self.pipeline.model
         token = model.detect_language(input_features=inputs.to(model.dtype)).item()
@@ -560,7 +560,7 @@ class CTranslate2(Runtime):
 
     def features(self, clips: Sequence[Clip]) -> np.ndarray:
         """Return log-mel features, (clips, mel bins, 3000)."""
-        return transcription.log_mel(self.processor, [clip.samples for clip in clips]).numpy()
+        return features.log_mel(self.processor, [clip.samples for clip in clips]).numpy()
 
     def decode(self, clips: Sequence[Clip], features: np.ndarray) -> list[Result]:
         """Return (text, language, segments) of each clip."""

@@ -3,7 +3,7 @@
 Optimum makes the graphs, in an environment of its own (`asrlib.models.optimum_env`); to run them takes no more than ONNX Runtime. An
 export is two files. The encoder turns features into states. The decoder joins two forms by an ``If``: one reads a prompt and
 returns the keys and values of both attentions; the other takes them, reads one more token, and returns those of
-self-attention with one more position. `asrlib.decoding.transcription.greedy` drives both as it drives PyTorch's layers.
+self-attention with one more position. `asrlib.decoding.search.greedy` drives both as it drives PyTorch's layers.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from asrlib import AsrlibError, scoring, text
-from asrlib.decoding.transcription import Hypothesis
+from asrlib.decoding.batching import Hypothesis
 from asrlib.io import files
 from asrlib.tasks import sharding
 from asrlib.tasks.sharding import Row

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from asrlib import AsrlibError, audio, scoring, text
-from asrlib.decoding import transcription, words
+from asrlib.decoding import network, search, transcription, words
 from asrlib.io import files
 from asrlib.io.progress import track
 
@@ -150,7 +150,7 @@ def label(model: Any, processor: Any, pieces: Sequence[np.ndarray], language: st
     start = words.prompt(model, language)
     for first in range(0, len(pieces), BATCH):
         states = _encode(model, processor, pieces[first : first + BATCH])
-        tokens = transcription.greedy(model, states, [start] * len(states))
+        tokens = search.greedy(model, states, [start] * len(states))
         for said, (logprob, silent, told) in zip(tokens, _confidence(model, states, start, tokens), strict=True):
             written = processor.tokenizer.decode(said, skip_special_tokens=True).strip()
             yield Label(written, language, logprob, _compression(written), silent, told)
@@ -159,7 +159,7 @@ def label(model: Any, processor: Any, pieces: Sequence[np.ndarray], language: st
 def _encode(model: Any, processor: Any, pieces: Sequence[np.ndarray]) -> torch.Tensor:
     """Return the encoder's states of some pieces, (pieces, positions, width)."""
     features = processor(list(pieces), sampling_rate=audio.SAMPLING_RATE, return_tensors="pt").input_features
-    return transcription.encode(model, features.to(model.device, model.dtype))[0]
+    return network.encode(model, features.to(model.device, model.dtype))[0]
 
 
 def _confidence(
@@ -256,7 +256,7 @@ class _Hearing:
             batch = [soxr.resample(piece, self.faster, 1) for piece in pieces[first : first + BATCH]]
             most = 20 + max(len(found.text.encode()) for found in labels[first : first + BATCH])
             states = _encode(model, processor, batch)
-            tokens = transcription.greedy(model, states, [start] * len(batch), max_new_tokens=most)
+            tokens = search.greedy(model, states, [start] * len(batch), max_new_tokens=most)
             yield from processor.batch_decode(tokens, skip_special_tokens=True)
 
     def _vote(self, pieces: Sequence[np.ndarray]) -> str:
@@ -264,7 +264,7 @@ class _Hearing:
         generation = self.first[0].generation_config
         start, codes = [[generation.decoder_start_token_id]] * len(pieces), generation.lang_to_id
         states = _encode(*self.first, pieces)
-        votes = transcription.greedy(self.first[0], states, start, allowed=list(codes.values()), max_new_tokens=1)
+        votes = search.greedy(self.first[0], states, start, allowed=list(codes.values()), max_new_tokens=1)
         names = {token: name.strip("<|>") for name, token in codes.items()}
         return Counter(names[vote[0]] for vote in votes).most_common(1)[0][0]
 

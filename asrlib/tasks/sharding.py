@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from asrlib import AsrlibError
-from asrlib.decoding.transcription import WINDOW_AUDIO, WINDOW_CLIPS
+from asrlib.decoding.batching import WINDOW_AUDIO, WINDOW_CLIPS
 from asrlib.io import files
 from asrlib.io.progress import Meter
 

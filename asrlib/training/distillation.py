@@ -31,8 +31,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from asrlib import AsrlibError, audio, corpora, hardware, scoring, text
-from asrlib.decoding import transcription
+from asrlib import AsrlibError, audio, corpora, hardware, scoring, text, whisper
+from asrlib.decoding import network, search, transcription
 from asrlib.io import files, noise
 from asrlib.io.progress import Meter, track
 from asrlib.models import checkpoints
@@ -149,7 +149,7 @@ class EncoderStates:
         rows = [clips[place] for place in places]
         heard = [audio.load(row["audio"]) for row in rows]
         lengths = [len(samples) for samples in heard]
-        context = self.positions * transcription.SAMPLES_PER_POSITION
+        context = self.positions * whisper.SAMPLES_PER_POSITION
         if max(lengths) > context:
             name = rows[lengths.index(max(lengths))]["id"]
             raise AsrlibError(
@@ -159,7 +159,7 @@ class EncoderStates:
             heard, sampling_rate=audio.SAMPLING_RATE, return_tensors="pt"
         ).input_features
         merged = lengths if self.window == "merged" else None
-        states, _ = transcription.encode(model, features.to(model.device, model.dtype), merged)
+        states, _ = network.encode(model, features.to(model.device, model.dtype), merged)
         kept = [row[: len(self._weights(length))] for row, length in zip(states, lengths, strict=True)]
         return torch.cat(kept).to("cpu", torch.bfloat16).view(torch.int16).numpy(), lengths
 
@@ -169,10 +169,10 @@ class EncoderStates:
 
         if self.window == "full":
             return torch.ones(self.positions)
-        return transcription.merge_padding([samples], self.positions)[1][0]
+        return network.merge_padding([samples], self.positions)[1][0]
 
     def batch(self, ids: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the states of some clips and their bias, as `transcription.encode` does: bfloat16, (clips, positions, width),
+        """Return the states of some clips and their bias, as `network.encode` does: bfloat16, (clips, positions, width),
         and float32, (clips, 1, 1, positions), minus infinity behind the states of a shorter clip; None for the full window.
         """
         import torch
@@ -425,7 +425,7 @@ def _label(states: EncoderStates, teacher: Any, prompt: list[int], label: str) -
             sound, bias = states.batch(names)
             bias = bias if bias is None else bias.to(teacher.device, teacher.dtype)
             sound = sound.to(teacher.device, teacher.dtype)
-            written = transcription.greedy(teacher, sound, [prompt] * len(names), bias)
+            written = search.greedy(teacher, sound, [prompt] * len(names), bias)
             files.write_jsonl(
                 path, ({"id": name, "tokens": list(row)} for name, row in zip(names, written, strict=True))
             )

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from asrlib import AsrlibError, cli, corpora
-from asrlib.decoding.transcription import Hypothesis
+from asrlib.decoding.batching import Hypothesis
 from asrlib.io import files
 from asrlib.models import checkpoints
 

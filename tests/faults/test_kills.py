@@ -108,12 +108,12 @@ def test_a_conversion_killed_8_times_is_whole_or_absent(small, cache, kills, mon
 
 EVALUATE = """
 import json, sys
-from asrlib.decoding import transcription
+from asrlib.decoding import batching
 from asrlib.tasks import evaluation, sharding
 sharding.WINDOW_CLIPS = 3
 def hear(clips):
     for name, words in clips:
-        yield transcription.Hypothesis(name, words.rpartition(" ")[0], "en", 2.0, 0.5)
+        yield batching.Hypothesis(name, words.rpartition(" ")[0], "en", 2.0, 0.5)
 table = json.load(open(sys.argv[1]))
 print(evaluation.evaluate(table, hear, sys.argv[2], language="en", run={}).score)
 """

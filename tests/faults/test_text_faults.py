@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from asrlib import AsrlibError, cli, scoring, text
 from asrlib.course import records
-from asrlib.decoding.transcription import Hypothesis
+from asrlib.decoding.batching import Hypothesis
 from asrlib.io import files
 
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(1)> {{7*7}} \"quoted\" & 'so' on"

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from asrlib import AsrlibError, audio, cli, corpora
-from asrlib.decoding import transcription
+from asrlib.decoding import batching, transcription
 from asrlib.models import checkpoints
 from asrlib.tasks import demo
 
@@ -115,7 +115,7 @@ def test_the_options_reach_the_page(monkeypatch):
 
 @pytest.mark.slow
 def test_the_line_below_names_model_language_and_seconds_and_escapes_them(monkeypatch):
-    heard = transcription.Hypothesis("x", " Bună <b>ziua</b> ", "ro", 3.24, 0.51)
+    heard = batching.Hypothesis("x", " Bună <b>ziua</b> ", "ro", 3.24, 0.51)
     monkeypatch.setattr(transcription, "transcribe", lambda *arguments, **options: iter([heard]))
     words, below = demo._listener(None, None, "my <model>", None)("x.wav")
     assert words == "Bună <b>ziua</b>"

@@ -30,7 +30,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from asrlib import AsrlibError, cli, hardware
 from asrlib.course import records
-from asrlib.decoding import transcription
+from asrlib.decoding import network, search, transcription
 from asrlib.io import files
 from asrlib.training import distillation
 
@@ -71,7 +71,7 @@ def direct(model, clips, ids, merged=True):
     rows = {row["id"]: row["audio"] for row in clips}
     heard = [rows[name] for name in ids]
     features = Processor.feature_extractor(heard, sampling_rate=16_000, return_tensors="pt").input_features
-    return transcription.encode(model, features, [len(sound) for sound in heard] if merged else None)
+    return network.encode(model, features, [len(sound) for sound in heard] if merged else None)
 
 
 @pytest.mark.parametrize("window", ["merged", "full"])
@@ -105,8 +105,8 @@ def test_a_killed_run_encodes_only_what_is_missing(tmp_path, model, clips, monke
     states(tmp_path, model, clips)
     (tmp_path / "000001.json").unlink()  # its states were written, its list was not
     encoded = []
-    encode = transcription.encode
-    monkeypatch.setattr(transcription, "encode", lambda *given: encoded.append(len(given[2])) or encode(*given))
+    encode = network.encode
+    monkeypatch.setattr(network, "encode", lambda *given: encoded.append(len(given[2])) or encode(*given))
     again = states(tmp_path, model, clips)
     assert encoded == [1]
     assert again.batch(["c"])[0].shape[0] == 1
@@ -115,7 +115,7 @@ def test_a_killed_run_encodes_only_what_is_missing(tmp_path, model, clips, monke
 def test_processes_share_the_shards(tmp_path, model, clips, monkeypatch):
     parts = [states(tmp_path, model, clips, share=(rank, 2)) for rank in range(2)]
     assert [part.shards for part in parts] == [{0: ["a", "b"]}, {1: ["c"]}]
-    monkeypatch.setattr(transcription, "encode", None)  # nothing is left to encode
+    monkeypatch.setattr(network, "encode", None)  # nothing is left to encode
     assert states(tmp_path, model, clips).ids == ["a", "b", "c"]
 
 
@@ -353,9 +353,9 @@ def test_a_killed_distillation_labels_only_the_shard_that_is_missing(world, monk
     for path in Path("killed").rglob("000001.*"):
         path.unlink()
     Path("killed/labels.jsonl").unlink()
-    calls, encode, greedy = [], transcription.encode, transcription.greedy
-    monkeypatch.setattr(transcription, "encode", lambda *given: calls.append(len(given[2])) or encode(*given))
-    monkeypatch.setattr(transcription, "greedy", lambda *given: calls.append(len(given[2])) or greedy(*given))
+    calls, encode, greedy = [], network.encode, search.greedy
+    monkeypatch.setattr(network, "encode", lambda *given: calls.append(len(given[2])) or encode(*given))
+    monkeypatch.setattr(search, "greedy", lambda *given: calls.append(len(given[2])) or greedy(*given))
     assert cli.main(command("killed")) == 0
     assert calls == [4, 4]
     assert Path("killed/labels.jsonl").read_bytes() == Path("one/labels.jsonl").read_bytes()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from asrlib import AsrlibError, scoring, text
-from asrlib.decoding import transcription
+from asrlib.decoding import batching
 from asrlib.io import files
 from asrlib.tasks import evaluation, sharding
 
@@ -22,7 +22,7 @@ def heard(clips):
     """Hear all but the last word of each clip; the clips named None cannot be read."""
     for name, words in clips:
         if words is not None:
-            yield transcription.Hypothesis(name, words.rpartition(" ")[0], "en", 2.0, 0.5)
+            yield batching.Hypothesis(name, words.rpartition(" ")[0], "en", 2.0, 0.5)
 
 
 @pytest.fixture

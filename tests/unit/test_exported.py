@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from asrlib import AsrlibError, audio, cli, corpora
-from asrlib.decoding import transcription
+from asrlib.decoding import features, search, transcription
 from asrlib.models import checkpoints, conversion, graphs, optimum_env
 
 pytestmark = [pytest.mark.weights, pytest.mark.usefixtures("optimum")]
@@ -60,16 +60,16 @@ def test_long_recordings_and_segment_times_are_the_same(both, clips):
 
 def test_the_tokens_are_those_of_optimums_own_generate(both, clips):
     model, processor = transcription.load(both[1])
-    features = transcription.log_mel(processor, clips)
+    sound = features.log_mel(processor, clips)
     start = [50258, 50259, 50359, 50363]
-    tokens = transcription.greedy(model, model.encode(features), [start] * len(clips))
+    tokens = search.greedy(model, model.encode(sound), [start] * len(clips))
     with optimum_env.Session() as optimum:
         optimum.run(
             "import torch\nfrom optimum.onnxruntime import ORTModelForSpeechSeq2Seq\n"
             "model = ORTModelForSpeechSeq2Seq.from_pretrained(folder)\n"
             "model.generation_config.max_length += 4  # transformers 4 counts the prompt too\n"
             "found = model.generate(torch.tensor(features), language='en', task='transcribe').tolist()",
-            {"folder": both[1], "features": features.tolist()},
+            {"folder": both[1], "features": sound.tolist()},
         )
         theirs = optimum.take("found")
     special = {*start, processor.tokenizer.eos_token_id}
@@ -79,7 +79,7 @@ def test_the_tokens_are_those_of_optimums_own_generate(both, clips):
 
 def test_clips_that_leave_the_batch_change_nothing_for_those_that_stay(both, clips):
     model, processor = transcription.load(both[1])
-    states = model.encode(transcription.log_mel(processor, clips))
+    states = model.encode(features.log_mel(processor, clips))
     prompt, further = torch.tensor([[50258, 50259]] * 3), torch.tensor([[400], [500], [600]])
     whole, rest = model.decoder(states), model.decoder(states)
     for decoder in (whole, rest):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asrlib import AsrlibError
-from asrlib.decoding import transcription
+from asrlib.decoding import batching, transcription
 from asrlib.io import files
 from asrlib.tasks import sharding
 
@@ -22,9 +22,9 @@ def test_each_clip_is_in_one_shard_in_order_and_no_shard_is_larger_than_need_be(
     shards = sharding.cut(lengths)
     assert [place for places in shards for place in places] == list(range(len(lengths)))
     for places in shards:
-        assert sum(lengths[place] for place in places[:-1]) < transcription.WINDOW_AUDIO
+        assert sum(lengths[place] for place in places[:-1]) < batching.WINDOW_AUDIO
     for places in shards[:-1]:
-        assert sum(lengths[place] for place in places) >= transcription.WINDOW_AUDIO
+        assert sum(lengths[place] for place in places) >= batching.WINDOW_AUDIO
 
 
 def test_a_shard_has_no_more_clips_than_are_read_ahead():
@@ -34,16 +34,16 @@ def test_a_shard_has_no_more_clips_than_are_read_ahead():
 @given(st.lists(st.integers(1, 40), max_size=30), st.integers(1, 4), st.sampled_from(["full", "merged"]))
 def test_the_batches_of_the_shards_are_those_of_the_whole(lengths, batch_size, window):
     with pytest.MonkeyPatch.context() as patch:
-        for module in (transcription, sharding):
+        for module in (batching, sharding):
             patch.setattr(module, "WINDOW_CLIPS", 7)
             patch.setattr(module, "WINDOW_AUDIO", 60.0)
-        merged = transcription.Engine.width
+        merged = transcription.TorchEngine.width
         engine = SimpleNamespace(fits=lambda clip: clip.seconds <= 30, timestamps=False, features=len, positions=1500)
         engine.window, engine.width = window, lambda clip: merged(engine, clip)
         clips = [{"id": str(place), "audio": np.ones(16_000 * length)} for place, length in enumerate(lengths)]
 
         def batches(some):
-            groups = transcription._batches(some, engine, batch_size)
+            groups = batching._batches(some, engine, batch_size)
             return [[clip.id for clip in group] for group, _ in groups]
 
         apart = [batches(clips[places.start : places.stop]) for places in sharding.cut(lengths)]

@@ -20,7 +20,7 @@ from transformers import (
 
 from asrlib import AsrlibError, audio, corpora
 from asrlib.course import records
-from asrlib.decoding import transcription
+from asrlib.decoding import network, search, transcription
 from asrlib.io import files
 from asrlib.training import callbacks, context
 
@@ -187,9 +187,9 @@ def heard(model, processor, clips, tokens=16):
     """Return what the engine and ``generate`` write, cut short: an untrained cut model likes to go on for ever."""
     samples = [audio.load(row["audio"]) for row in clips]
     inputs = processor(samples, sampling_rate=16_000, return_tensors="pt", return_attention_mask=True)
-    states, _ = transcription.encode(model, inputs.input_features)
+    states, _ = network.encode(model, inputs.input_features)
     prompt = [model.generation_config.decoder_start_token_id, model.generation_config.no_timestamps_token_id]
-    ours = transcription.greedy(model, states, [prompt] * len(samples), max_new_tokens=tokens)
+    ours = search.greedy(model, states, [prompt] * len(samples), max_new_tokens=tokens)
     theirs = model.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=tokens)
     return [processor.batch_decode(found, skip_special_tokens=True) for found in (ours, theirs)]
 

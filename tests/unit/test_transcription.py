@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from transformers import WhisperFeatureExtractor
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 
-from asrlib import AsrlibError, audio, corpora, scoring, text
-from asrlib.decoding import transcription
+from asrlib import AsrlibError, audio, corpora, scoring, text, whisper
+from asrlib.decoding import batching, features, longform, network, search, transcription
 from asrlib.training import metering
 
 GREEDY = {"do_sample": False, "num_beams": 1}
@@ -57,12 +57,12 @@ def spelled(processor):
 
 def preference(model, processor, row, window, written):
     """Return the logits of a model's next token after what was written of a clip."""
-    engine = transcription.Engine(model, processor, "en", "transcribe", window, False)
-    clip = transcription._read(row, 0)
+    engine = transcription.TorchEngine(model, processor, "en", "transcribe", window, False)
+    clip = batching._read(row, 0)
     states, bias = engine.encode(engine.features([clip]), [len(clip.samples)] if window == "merged" else None)
-    tokens = torch.tensor([engine._prompt("en") + written])
+    tokens = torch.tensor([whisper.prompt(model.generation_config, "en") + written])
     with torch.inference_mode():
-        return transcription._step(model, tokens, 0, transcription._Cache(model, states, tokens.shape[1]), bias)[0]
+        return network.Decoder(model, states, bias, tokens.shape[1]).step(tokens)[0]
 
 
 @pytest.mark.weights
@@ -115,9 +115,9 @@ def test_windows_are_cut_as_generate_cuts_them(exact, speech, seconds):
     model, processor = exact
     long = audio.stitch(speech, seconds=seconds, seed=0)
     (heard,) = transcription.transcribe(model, processor, [long.audio], timestamps=True)
-    features = transcription.long_log_mel(processor, long.audio)
-    features = torch.nn.functional.pad(features, (0, max(0, 3000 - features.shape[2])), value=float(features.min()))
-    out = model.generate(features, return_timestamps=True, return_segments=True)
+    sound = features.long_log_mel(processor, long.audio)
+    sound = torch.nn.functional.pad(sound, (0, max(0, 3000 - sound.shape[2])), value=float(sound.min()))
+    out = model.generate(sound, return_timestamps=True, return_segments=True)
     decode = processor.tokenizer.decode
     theirs = [
         (float(part["start"]), float(part["end"]), decode(part["tokens"], skip_special_tokens=True).strip())
@@ -157,7 +157,7 @@ def test_a_window_is_cut_as_the_library_cuts_it(window, cut_off, frames):
         torch.tensor(tokens), [None], [0.0], begin, [frames], **seconds, input_stride=2, prev_idx=0, idx=0,
         return_token_timestamps=False, decoder_input_ids=torch.zeros(1, 3),
     )  # fmt: skip
-    ours, done = transcription._cut(tokens, begin, frames)
+    ours, done = longform._cut(tokens, begin, frames)
     assert done == gone
     for (start, end, written), part in zip(ours, theirs, strict=True):
         assert (start / 100, end / 100) == pytest.approx((float(part["start"]), float(part["end"])), abs=0.0101)
@@ -177,7 +177,7 @@ def test_long_recording_is_transcribed_whole(exact, speech):
 
 @pytest.mark.weights
 def test_an_iterator_is_read_ahead_only_a_little(exact, speech, monkeypatch):
-    monkeypatch.setattr(transcription, "WINDOW_CLIPS", 4)
+    monkeypatch.setattr(batching, "WINDOW_CLIPS", 4)
     model, processor = exact
     taken = itertools.count()
     clip = audio.load(min(speech, key=lambda row: row["seconds"])["audio"])
@@ -196,7 +196,7 @@ def test_order_ids_and_speed(exact, speech):
     heard = list(transcription.transcribe(model, processor, rows, window="merged", batch_size=5))
     assert [hypothesis.id for hypothesis in heard] == [row["id"] for row in rows]
     assert sum(hypothesis.seconds_audio for hypothesis in heard) == pytest.approx(sum(speech["seconds"]), rel=0.01)
-    assert transcription.rtfx(heard) > 0
+    assert batching.rtfx(heard) > 0
 
 
 @pytest.mark.weights
@@ -227,11 +227,11 @@ def test_wrong_options_are_one_sentence(exact, options, said):
 @pytest.mark.weights
 def test_features_are_the_extractors(exact, speech):
     model, processor = exact
-    engine = transcription.Engine(model, processor, None, "transcribe", "full", False)
+    engine = transcription.TorchEngine(model, processor, None, "transcribe", "full", False)
     samples = [audio.load(row["audio"]) for row in speech.select(range(4))] + [
         np.tile(audio.load(speech[0]["audio"]), 40)[:480_000]
     ]
-    ours = engine.features([transcription.Clip(0, "x", clip) for clip in samples])
+    ours = engine.features([batching.Clip(0, "x", clip) for clip in samples])
     theirs = processor(samples, sampling_rate=16_000, return_tensors="pt").input_features
     assert ours.shape == theirs.shape == (5, 80, 3000)
     assert torch.allclose(ours, theirs, atol=1e-5)
@@ -246,9 +246,9 @@ def extractor(request):
 @given(pieces=st.integers(1, 3), beyond=st.integers(-400, 400), seed=st.integers(0, 99), loud=st.floats(0, 1))
 def test_features_of_a_long_recording_are_the_extractors(extractor, pieces, beyond, seed, loud):
     """Around the edges of the pieces, and wherever the loudest sound is: the floor below it is that of the whole."""
-    samples = np.random.default_rng(seed).standard_normal(pieces * transcription.PIECE * 160 + beyond, np.float32) / 1e4
+    samples = np.random.default_rng(seed).standard_normal(pieces * features.PIECE * 160 + beyond, np.float32) / 1e4
     samples[int(loud * (len(samples) - 1))] = 1.0
-    ours = transcription.long_log_mel(SimpleNamespace(feature_extractor=extractor), samples)
+    ours = features.long_log_mel(SimpleNamespace(feature_extractor=extractor), samples)
     options = {"sampling_rate": 16_000, "return_tensors": "pt", "padding": "longest", "truncation": False}
     theirs = extractor([samples], **options).input_features
     assert ours.shape == theirs.shape == (1, extractor.feature_size, len(samples) // 160)
@@ -258,18 +258,18 @@ def test_features_of_a_long_recording_are_the_extractors(extractor, pieces, beyo
 def test_features_of_a_long_recording_need_little_more_memory_than_they_are(extractor):
     samples = np.random.default_rng(0).standard_normal(600 * 16_000, np.float32)
     with metering.PeakMemory() as peak:
-        features = transcription.long_log_mel(SimpleNamespace(feature_extractor=extractor), samples)
-    assert peak.mib < 4 * features.nbytes / 2**20  # all frames at once would need more than ten times
+        sound = features.long_log_mel(SimpleNamespace(feature_extractor=extractor), samples)
+    assert peak.mib < 4 * sound.nbytes / 2**20  # all frames at once would need more than ten times
 
 
 def test_merging_keeps_speech_and_counts_every_position_once():
-    kept, weights = transcription.merge_padding([16_000, 16_000 * 12, 16_000 * 30], 1500)
+    kept, weights = network.merge_padding([16_000, 16_000 * 12, 16_000 * 30], 1500)
     assert kept.shape == weights.shape
     assert weights.sum(dim=1).tolist() == [1500] * 3
     for row, seconds in zip(range(3), (1, 12, 30), strict=True):
-        speech = min(1500, seconds * 50 + transcription.MARGIN)
+        speech = min(1500, seconds * 50 + network.MARGIN)
         assert kept[row, :speech].tolist() == list(range(speech))
-    alone, _ = transcription.merge_padding([16_000], 1500)
+    alone, _ = network.merge_padding([16_000], 1500)
     assert kept[0, : alone.shape[1]].tolist() == alone[0].tolist()
 
 
@@ -278,13 +278,13 @@ def test_merging_keeps_speech_and_counts_every_position_once():
 )
 def test_a_batch_is_full_or_its_next_clip_would_cost_more_than_a_window(lengths, batch_size, window):
     engine = SimpleNamespace(window=window, positions=1500)
-    engine.width = lambda clip: transcription.Engine.width(engine, clip)
-    clips = [transcription.Clip(index, str(index), np.empty(length)) for index, length in enumerate(lengths)]
-    groups = list(transcription._alike(clips, engine, batch_size))
+    engine.width = lambda clip: transcription.TorchEngine.width(engine, clip)
+    clips = [batching.Clip(index, str(index), np.empty(length)) for index, length in enumerate(lengths)]
+    groups = list(batching._alike(clips, engine, batch_size))
     assert [clip for group in groups for clip in group] == clips
 
     def filling(group):
-        widths = transcription.merge_padding([len(clip.samples) for clip in group], 1500)[1].count_nonzero(dim=1)
+        widths = network.merge_padding([len(clip.samples) for clip in group], 1500)[1].count_nonzero(dim=1)
         return int((widths.max() - widths).sum()) if window == "merged" else 0
 
     for group in groups:
@@ -313,19 +313,19 @@ def random_model():
     return model
 
 
-def generated(model, features):
+def generated(model, sound):
     """What the library's ``generate`` writes, each clip up to its end token."""
-    rows = model.generate(features, attention_mask=torch.ones(len(features), features.shape[2]), **GREEDY).tolist()
+    rows = model.generate(sound, attention_mask=torch.ones(len(sound), sound.shape[2]), **GREEDY).tolist()
     return [list(itertools.takewhile(lambda token: token != 29, row)) for row in rows]
 
 
 def test_decoding_an_ended_batch_matches_generate_on_random_weights(random_model):
     """Clips leave the batch early, the cache grows, tokens stay those of generate."""
-    features = torch.randn(9, 80, 200) * 3
-    states, _ = transcription.encode(random_model, features)
-    assert torch.allclose(states, random_model.model.encoder(features).last_hidden_state, atol=1e-5)
-    ours = transcription.greedy(random_model, states, [[1, 63]] * 9)
-    assert ours == generated(random_model, features)
+    sound = torch.randn(9, 80, 200) * 3
+    states, _ = network.encode(random_model, sound)
+    assert torch.allclose(states, random_model.model.encoder(sound).last_hidden_state, atol=1e-5)
+    ours = search.greedy(random_model, states, [[1, 63]] * 9)
+    assert ours == generated(random_model, sound)
     assert min(map(len, ours)) < 10 < 100 < max(map(len, ours))
     assert not {5, 6} & set(itertools.chain(*ours))
 
@@ -333,10 +333,10 @@ def test_decoding_an_ended_batch_matches_generate_on_random_weights(random_model
 def test_a_transcript_ends_at_the_latest_where_generate_ends_it(random_model):
     """Since transformers 5 Whisper's ``max_length`` does not count the prompt."""
     random_model.generation_config.max_length = 20
-    features = torch.randn(9, 80, 200) * 3
-    states, _ = transcription.encode(random_model, features)
-    ours = transcription.greedy(random_model, states, [[1, 63]] * 9)
-    assert ours == generated(random_model, features)
+    sound = torch.randn(9, 80, 200) * 3
+    states, _ = network.encode(random_model, sound)
+    ours = search.greedy(random_model, states, [[1, 63]] * 9)
+    assert ours == generated(random_model, sound)
     assert max(map(len, ours)) == 20
 
 
@@ -350,10 +350,10 @@ def test_a_model_with_fewer_heads_is_heard_as_it_is(random_model, without_heads,
     attends = [layer.self_attn for layer in (*encoder, *decoder)] + [layer.encoder_attn for layer in decoder]
     for attend, heads in zip(attends, cut, strict=True):
         without_heads(attend, heads)
-    features = torch.randn(4, 80, 200, generator=torch.Generator().manual_seed(1)) * 3
-    states, _ = transcription.encode(model, features)
-    assert torch.allclose(states, model.model.encoder(features).last_hidden_state, atol=1e-5)
-    assert transcription.greedy(model, states, [[1, 63]] * 4) == generated(model, features)
+    sound = torch.randn(4, 80, 200, generator=torch.Generator().manual_seed(1)) * 3
+    states, _ = network.encode(model, sound)
+    assert torch.allclose(states, model.model.encoder(sound).last_hidden_state, atol=1e-5)
+    assert search.greedy(model, states, [[1, 63]] * 4) == generated(model, sound)
 
 
 def by_data(model):
@@ -375,10 +375,10 @@ def test_a_model_that_has_changed_between_two_calls_is_heard_as_it_is(random_mod
     change(random_model)
     after = texts(transcription.transcribe(random_model, processor, clips))
     assert after == texts(transcription.transcribe(copy.deepcopy(random_model), processor, clips)) != before
-    features = transcription.log_mel(processor, clips, 100)
-    states, _ = transcription.encode(random_model, features)
+    sound = features.log_mel(processor, clips, 100)
+    states, _ = network.encode(random_model, sound)
     with torch.no_grad():
-        assert torch.allclose(states, random_model.model.encoder(features).last_hidden_state, atol=1e-4)
+        assert torch.allclose(states, random_model.model.encoder(sound).last_hidden_state, atol=1e-4)
 
 
 @pytest.mark.weights
@@ -386,10 +386,10 @@ def test_several_end_tokens_end_a_transcript(speech):
     model, _ = exact = transcription.load("openai/whisper-tiny.en", device="cpu", dtype=torch.float32)
     single = list(transcription.transcribe(*exact, speech.select([0])))
     model.generation_config.eos_token_id = [model.generation_config.eos_token_id]  # as the library's Trainer leaves it
-    features = transcription.Engine(*exact, "en", "transcribe", "full", False).features(
-        [transcription._read(speech[0], 0)]
+    sound = transcription.TorchEngine(*exact, "en", "transcribe", "full", False).features(
+        [batching._read(speech[0], 0)]
     )
-    states, _ = transcription.encode(model, features)
+    states, _ = network.encode(model, sound)
     prompt = [model.generation_config.decoder_start_token_id, model.generation_config.no_timestamps_token_id]
-    assert len(transcription.greedy(model, states, [prompt])[0]) < 40
+    assert len(search.greedy(model, states, [prompt])[0]) < 40
     assert texts(transcription.transcribe(*exact, speech.select([0]))) == texts(single)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from asrlib import AsrlibError, audio, corpora, scoring
 from asrlib import text as texts
-from asrlib.decoding import transcription, words
-from asrlib.decoding.transcription import Hypothesis
+from asrlib.decoding import network, search, transcription, words
+from asrlib.decoding.batching import Hypothesis
 
 RATE = audio.SAMPLING_RATE
 
@@ -199,8 +199,8 @@ def test_a_text_gets_the_tokens_that_the_decoder_wrote(exact, speech):
     model, processor = exact
     clips = [audio.load(row["audio"]) for row in speech.select(range(8))]
     features = processor(clips, sampling_rate=RATE, return_tensors="pt").input_features
-    states, _ = transcription.encode(model, features)
-    for written in transcription.greedy(model, states, [words.prompt(model, None)] * len(clips)):
+    states, _ = network.encode(model, features)
+    for written in search.greedy(model, states, [words.prompt(model, None)] * len(clips)):
         assert words._encode(processor, processor.decode(written), "en") == written
 
 

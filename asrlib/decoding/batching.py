@@ -1,0 +1,192 @@
+"""Any number of clips through any engine: batches of like length, in the input's order, at constant memory."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from asrlib import audio
+from asrlib.io.progress import Meter
+from asrlib.whisper import POSITIONS
+
+__all__ = ["Clip", "Engine", "Hypothesis", "Result", "rtfx", "run"]
+
+WINDOW_CLIPS = 256  # clips sorted by length together, and at most so many ...
+WINDOW_AUDIO = 1200.0  # ... seconds of audio, so that memory does not grow with the corpus
+T = TypeVar("T")
+Result = tuple[str, str, tuple[tuple[float, float, str], ...]]  # text, language, (start seconds, end seconds, text) ...
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """What a model heard in one clip.
+
+    Attributes:
+        id: the clip's.
+        text: transcript as the model wrote it, not normalised.
+        language: code the model was told or detected; ``"en"`` for an English-only model.
+        seconds_audio: length of the clip.
+        seconds_compute: this clip's share of the wall time of features, encoding and decoding.
+        segments: (start seconds, end seconds, text); empty for a short clip decoded without timestamps.
+    """
+
+    id: str
+    text: str
+    language: str
+    seconds_audio: float
+    seconds_compute: float
+    segments: tuple[tuple[float, float, str], ...] = ()
+
+
+@dataclass
+class Clip:
+    """One clip on its way through an engine: its place in the input, its name, its samples at 16 kHz."""
+
+    index: int
+    id: str
+    samples: np.ndarray
+
+    @property
+    def seconds(self) -> float:
+        """Return its length."""
+        return len(self.samples) / audio.SAMPLING_RATE
+
+
+class Engine(Protocol):
+    """What transcribes batches of clips: the library's own search, or another runtime."""
+
+    timestamps: bool  # whether segment times of short clips are wanted too
+
+    def fits(self, clip: Clip) -> bool:
+        """Say whether a clip is transcribed in one window."""
+
+    def width(self, clip: Clip) -> int:
+        """Return the encoder positions that a clip takes."""
+
+    def features(self, clips: Sequence[Clip]) -> Any:
+        """Return what `decode` needs of some clips; it is called in a thread, one batch ahead."""
+
+    def decode(self, clips: Sequence[Clip], features: Any) -> list[Result]:
+        """Return (text, language, segments) of each clip."""
+
+
+def rtfx(hypotheses: Iterable[Hypothesis]) -> float:
+    """Return seconds of audio per second of computing (higher is faster) over features, encoding and decoding."""
+    pairs = [(hypothesis.seconds_audio, hypothesis.seconds_compute) for hypothesis in hypotheses]
+    return sum(length for length, _ in pairs) / sum(spent for _, spent in pairs)
+
+
+def run(engine: Engine, clips: Iterable[Any], *, batch_size: int = 16, label: str = "") -> Iterator[Hypothesis]:
+    """Let any engine transcribe clips; yield hypotheses in the clips' order, at constant memory.
+
+    Args:
+        engine: such as the runtimes of `asrlib.engines`.
+        clips, batch_size, label: as in `asrlib.decoding.transcription.transcribe`. Clips of like length share a batch; those that are longer than the
+            engine's window, or whose times are wanted, are not mixed with others.
+    """
+    total = len(clips) if hasattr(clips, "__len__") else 0
+    waiting: dict[int, Hypothesis] = {}
+    following = 0
+    with (
+        contextlib.closing(_ahead(_batches(clips, engine, batch_size))) as batches,
+        Meter(label, total, "clips") if label else contextlib.nullcontext() as meter,
+    ):
+        started = time.perf_counter()
+        for group, features in batches:
+            results = engine.decode(group, features)
+            share = (time.perf_counter() - started) / len(group)
+            for clip, (words, spoken, segments) in zip(group, results, strict=True):
+                waiting[clip.index] = Hypothesis(clip.id, words, spoken, clip.seconds, share, segments)
+            if meter:
+                meter.step(len(group))
+            while following in waiting:
+                yield waiting.pop(following)
+                following += 1
+            started = time.perf_counter()  # what the caller does with a hypothesis is not ours to count
+
+
+def _read(item: Any, index: int) -> Clip:
+    row = item if isinstance(item, Mapping) and "audio" in item else {"audio": item}
+    name = row.get("id") or (str(item) if isinstance(item, str | Path) else f"clip-{index}")
+    return Clip(index, str(name), audio.load(row["audio"]))
+
+
+def _batches(clips: Iterable[Any], engine: Engine, batch_size: int) -> Iterator[tuple[list[Clip], Any]]:
+    """Yield (clips of like length, their features); no batch has both clips of one window and others."""
+    numbered = (_read(item, index) for index, item in enumerate(clips))
+    while True:
+        ahead, seconds = [], 0.0
+        for clip in itertools.islice(numbered, WINDOW_CLIPS):
+            ahead.append(clip)
+            seconds += clip.seconds
+            if seconds >= WINDOW_AUDIO:
+                break
+        if not ahead:
+            return
+        ahead.sort(key=lambda clip: clip.seconds)
+        short = [clip for clip in ahead if engine.fits(clip) and not engine.timestamps]
+        for clips_of_a_kind in (short, ahead[len(short) :]):
+            for group in _alike(clips_of_a_kind, engine, batch_size):
+                yield group, engine.features(group)
+
+
+def _alike(clips: Sequence[Clip], engine: Engine, batch_size: int) -> Iterator[list[Clip]]:
+    """Cut clips, shortest first, into batches; what fills them up to their longest clip may cost no more than one window."""
+    group: list[Clip] = []
+    used = 0
+    for clip in clips:
+        width = engine.width(clip)
+        if len(group) == batch_size or len(group) * width - used > POSITIONS:
+            yield group
+            group, used = [], 0
+        group.append(clip)
+        used += width
+    if group:
+        yield group
+
+
+def _ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
+    """Run an iterator in a thread, ``depth`` items ahead of its consumer; errors come out where they belong."""
+    ready: queue.Queue[tuple[bool, Any]] = queue.Queue(maxsize=depth)
+    stop = threading.Event()
+
+    def put(entry: tuple[bool, Any]) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for item in items:
+                put((True, item))
+                if stop.is_set():
+                    return
+            put((False, None))
+        except BaseException as error:
+            put((False, error))
+
+    thread = threading.Thread(target=work, name="asrlib-features", daemon=True)
+    thread.start()
+    try:
+        while True:
+            good, value = ready.get()
+            if good:
+                yield value
+            elif value is None:
+                return
+            else:
+                raise value
+    finally:
+        stop.set()
+        thread.join()

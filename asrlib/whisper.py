@@ -1,0 +1,83 @@
+"""What every Whisper model has in common: the sizes of its windows, and the tokens before its text.
+
+Radford et al. 2022, arXiv:2212.04356, section 2.2 (30-second windows, 10 ms hop, a convolution of stride 2) and 2.3 (the tokens
+for language, task and times). Written once: all of asrlib takes them from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from asrlib import AsrlibError
+
+__all__ = [
+    "HOP",
+    "POSITIONS",
+    "POSITIONS_PER_SECOND",
+    "SAMPLES_PER_POSITION",
+    "WINDOW_SECONDS",
+    "end_tokens",
+    "is_multilingual",
+    "language_tokens",
+    "no_speech_token",
+    "prompt",
+    "speaks_languages",
+]
+
+WINDOW_SECONDS = 30  # of sound that a published model encodes at once
+HOP = 160  # samples from frame to frame of the features
+SAMPLES_PER_POSITION = 320  # the second convolution halves the frames
+POSITIONS_PER_SECOND = 50  # of the encoder
+POSITIONS = WINDOW_SECONDS * POSITIONS_PER_SECOND  # of a published encoder: 1,500
+MULTILINGUAL = 51_865  # tokens of the smallest vocabulary with languages; an English-only one has one less
+
+
+def is_multilingual(generation: Any) -> bool:
+    """Say whether a model knows languages, by its generation configuration."""
+    return bool(getattr(generation, "is_multilingual", True))
+
+
+def speaks_languages(vocabulary: int) -> bool:
+    """Say whether a model knows languages, by the size of its vocabulary."""
+    return vocabulary >= MULTILINGUAL
+
+
+def language_tokens(generation: Any) -> dict[int, str]:
+    """Return token to language code, of a multilingual model."""
+    return {token: name.strip("<|>") for name, token in generation.lang_to_id.items()}
+
+
+def prompt(
+    generation: Any, language: str | None = "en", task: str = "transcribe", *, timestamps: bool = False
+) -> list[int]:
+    """Return the tokens that come before a text: start, language and task where there are several, no times unless wanted.
+
+    Args:
+        generation: the model's generation configuration.
+        language: code; not asked of an English-only model.
+        task: ``"transcribe"`` or ``"translate"``.
+        timestamps: whether times are to be written.
+
+    Raises:
+        AsrlibError: another language or task of an English-only model.
+    """
+    start = [generation.decoder_start_token_id]
+    if is_multilingual(generation):
+        start += [generation.lang_to_id[f"<|{language}|>"], generation.task_to_id[task]]
+    elif language not in (None, "en") or task != "transcribe":
+        raise AsrlibError(
+            "An English-only model transcribes English: choose a multilingual one for other languages or translation."
+        )
+    return start if timestamps else [*start, generation.no_timestamps_token_id]
+
+
+def no_speech_token(generation: Any) -> int:
+    """Return the token that stands for silence (section 3.8 of the paper); it lies before the one for no times."""
+    return generation.no_timestamps_token_id - 1
+
+
+def end_tokens(generation: Any) -> set[int]:
+    """Return the tokens that end a transcript; a published model has one, the Trainer makes a list of it."""
+    end: int | Sequence[int] = generation.eos_token_id
+    return {end} if isinstance(end, int) else set(end)
