@@ -47,7 +47,7 @@ bench: $(READY)
 	@.venv/bin/python benchmarks/finetune_step.py
 
 site: $(READY)
-	@.venv/bin/python -m asrlib.course.site
+	@.venv/bin/python -m tools.site
 	@rm -rf build/site; .venv/bin/sphinx-build -E -W --keep-going -q -d build/doctrees docs build/site && echo "Open build/site/index.html"
 
 colab: $(READY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import resource
 import subprocess
 import sys
 import time
@@ -74,9 +75,9 @@ def multiplies(dtype: torch.dtype) -> bool:
 
 @functools.cache
 def product_seconds(dtype: torch.dtype) -> float:
-    """Return how long oneDNN takes for a product of the size of whisper-base's encoder, (1500, 512) by (512, 512).
+    """Return the seconds that oneDNN takes for a product of the size of whisper-base's encoder, (1500, 512) by (512, 512).
 
-    It is the best of several, so that a busy moment decides nothing; infinite where `multiplies` says no.
+    The least of several, so that a busy moment does not decide; infinite where `multiplies` says no.
     """
     import torch
 
@@ -115,12 +116,13 @@ def best_dtype(device: str | None = None) -> torch.dtype:
 def describe() -> dict[str, Any]:
     """Return processor, cores, features, GPU and memory as plain values.
 
-    ``cores`` counts those this process may use (a container's limit counts); memory is in GiB.
+    ``cores`` counts those this process may use (a container's limit counts); memory is in GiB. The GPU is the one that PyTorch
+    sees; a process that has not loaded PyTorch uses none, and is spared the seconds that loading takes.
     """
     import psutil
-    import torch
 
-    cuda = torch.cuda.is_available()
+    torch = sys.modules.get("torch")
+    cuda = torch is not None and torch.cuda.is_available()
     affinity = getattr(os, "sched_getaffinity", None)
     return {
         "cpu": _cpuinfo().get("model name") or platform.processor() or platform.machine(),
@@ -134,11 +136,5 @@ def describe() -> dict[str, Any]:
 
 def peak_rss_mib() -> float:
     """Return the largest resident memory this process has had, in MiB."""
-    if sys.platform == "win32":
-        import psutil
-
-        return psutil.Process().memory_info().peak_wset / 2**20
-    import resource
-
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -1,4 +1,4 @@
-"""The command ``asrlib``: run, sweep, fetch, doctor, claims, compare, transcribe, evaluate, prepare, distil, demo.
+"""The command ``asrlib``: run, fetch, doctor, claims, compare, transcribe, evaluate, prepare, distil, demo.
 
 Exit codes: 0 all well; 1 something failed, and a sentence on stderr says what; 2 wrong usage; 130 interrupted.
 """
@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import textwrap
@@ -23,11 +24,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asrlib import AsrlibError, __version__
-from asrlib.course import claims
+from asrlib.course import claims, rules
 from asrlib.io import files
 
 if TYPE_CHECKING:
-    from asrlib.course.claims import Verdict
+    from asrlib.course.rules import Verdict
     from asrlib.decoding.batching import Hypothesis
     from asrlib.engines import Runtime
     from asrlib.tasks.evaluation import Evaluation
@@ -99,10 +100,6 @@ def _course_commands(command: Callable[..., Any]) -> None:
     option("--timeout", type=_positive, default=3600, metavar="S", help="seconds for each notebook; default: 3600")
     option("--output", type=Path, metavar="FOLDER", help="for PROFILE/NAME/, instead of build/runs/")
 
-    option = command("sweep", _sweep, "average the values of runs over their seeds, with intervals")
-    option("runs", nargs="+", type=Path, metavar="RUN|FOLDER", help="a folder with record.json, or one above such")
-    option("--output", type=Path, metavar="FOLDER", help="for sweep.csv and sweep.md; default: print a table")
-
     option = command("fetch", _fetch, "fetch the speech and weights that the reference profile needs")
     option("notebooks", **notebooks)
 
@@ -111,7 +108,7 @@ def _course_commands(command: Callable[..., Any]) -> None:
     option = command("claims", _claims, "judge the published claims by the records at hand")
     option("ids", nargs="*", metavar="ID", help="such as LS-02; default: all")
     option("--method", metavar="TEXT", help="only methods with this in their name, such as distil")
-    option("--verdict", choices=claims.KINDS, help="only claims with this verdict")
+    option("--verdict", choices=rules.KINDS, help="only claims with this verdict")
     option("--profile", **profile)
     option("--json", action="store_true", help="print JSON, with every number of a claim")
 
@@ -194,7 +191,7 @@ def _root() -> Path:
 
 # ------------------------------------------------------------------------------------------------------------- the course
 def _run(options: argparse.Namespace) -> int:
-    from asrlib.course import readme, registry, runner
+    from asrlib.course import runner
 
     if options.publish and (options.profile != "reference" or options.parameters or options.output):
         options.usage("--publish goes with the reference profile and without -p and --output")
@@ -204,8 +201,9 @@ def _run(options: argparse.Namespace) -> int:
     chosen = {name: getattr(options, name) for name in ("profile", "force", "timeout", "output")}
     outcomes = runner.run(_root(), options.notebooks, given=given, **chosen)
     if options.publish:
-        registry.publish(_root(), outcomes)
-        readme.write(_root())
+        names = [outcome.notebook for outcome in outcomes]
+        if subprocess.run([sys.executable, "-m", "tools.publish", *names], cwd=_root(), check=False).returncode:
+            return 1
     if good := [outcome.notebook for outcome in outcomes if outcome.good]:
         _summary(options.profile, good, options.output)
     return 0 if len(good) == len(outcomes) else 1
@@ -225,18 +223,6 @@ def _summary(profile: str, good: Sequence[str], output: Path | None) -> None:
         return  # `asrlib claims` would not find these runs
     print(f"Published claims: {_counts(claims.judge(claims.load(), found.values()))}.")
     print("To read them: asrlib claims" + ("" if profile == "reference" else f" --profile {profile}"))
-
-
-def _sweep(options: argparse.Namespace) -> int:
-    from asrlib.course import sweep
-
-    rows = sweep.collect(sweep.read(options.runs))
-    if options.output:
-        for path in sweep.write(rows, options.output):
-            print(path)
-    else:
-        print(sweep.markdown(rows), end="")
-    return 0
 
 
 def _counts(verdicts: Sequence[Verdict]) -> str:

@@ -103,6 +103,8 @@ def _compared(lock: Path, python: Path, mend: str) -> Iterator[Finding]:
 
 
 def _hardware() -> Iterator[Finding]:
+    import torch  # noqa: F401 - a GPU is what PyTorch sees
+
     from asrlib import hardware
 
     machine = hardware.describe()

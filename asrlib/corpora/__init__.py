@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from asrlib import AsrlibError, audio
 from asrlib.corpora.curation import assign_splits, clean, excluded_by_length, excluded_by_name, families, fingerprint
-from asrlib.io import files, hub
+from asrlib.io import downloads, files, hub
 from asrlib.io.progress import track
 
 if TYPE_CHECKING:
@@ -263,7 +263,9 @@ def _apt_download(packages: list[str], folder: Path) -> None:
         options += ["-o", "APT::Sandbox::User=root"]  # else apt warns that its own user cannot write here
 
     def apt(*command: str) -> tuple[int, str]:
-        return files.run(["apt-get", *options, *command], folder, label, cwd=folder, env=os.environ | {"LC_ALL": "C"})
+        return downloads.run(
+            ["apt-get", *options, *command], folder, label, cwd=folder, env=os.environ | {"LC_ALL": "C"}
+        )
 
     if apt("download", *packages)[0] == 0:
         return
@@ -289,7 +291,7 @@ def _unpack_package(package: Path, folder: Path, wanted: Callable[[str], str | N
     command = ["dpkg-deb", "--fsys-tarfile", str(package)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         try:
-            files.extract(process.stdout, folder, wanted, source=package.name)
+            downloads.extract(process.stdout, folder, wanted, source=package.name)
             while process.stdout.read(1 << 20):  # padding after the archive's end
                 pass
         finally:
@@ -325,9 +327,9 @@ def _from_upstream(name: str, language: str, folder: Path) -> None:
     with _downloads(name, language) as store:
         archive = store / facts["upstream"].rpartition("/")[2]
         if not archive.exists():
-            files.download(facts["upstream"], archive, sha256_hex=facts["upstream_sha256"])
+            downloads.download(facts["upstream"], archive, sha256_hex=facts["upstream_sha256"])
         with open(archive, "rb") as stream:
-            files.extract(stream, folder, wanted, source=archive.name)
+            downloads.extract(stream, folder, wanted, source=archive.name)
 
 
 # --- Tables -----------------------------------------------------------------------------------------------------------
@@ -691,7 +693,7 @@ def _unpacked_common_voice(archive: Path) -> Path:
 
     def unpack(folder: Path, wanted: Callable[[str], bool]) -> None:
         with open(archive, "rb") as stream:
-            files.extract(stream, folder, lambda name: name if wanted(name) else None, source=str(archive))
+            downloads.extract(stream, folder, lambda name: name if wanted(name) else None, source=str(archive))
 
     def fill(folder: Path) -> None:
         unpack(folder, lambda name: name.endswith(".tsv"))

@@ -41,13 +41,12 @@ class Change:
     def __str__(self) -> str:
         """Return a line such as ``wer_percent (corpus telephone): 8.4 % [7.1, 9.9] -> 12 %``."""
         labels = ", ".join(f"{key} {value}" for key, value in self.labels.items())
-        interval = f" [{self.interval[0]:.4g}, {self.interval[1]:.4g}]" if self.interval else ""
-        before, after = (_shown(value, self.unit) for value in (self.before, self.after))
+        interval = f" [{', '.join(map(records.number, self.interval))}]" if self.interval else ""
+        before, after = (
+            "none" if value is None else f"{records.number(value)} {self.unit}".strip()
+            for value in (self.before, self.after)
+        )
         return f"{self.name} ({labels}): {before}{interval} -> {after}"
-
-
-def _shown(value: float | None, unit: str) -> str:
-    return "none" if value is None else f"{value:,.6g} {unit}".strip()
 
 
 def read(run: Path) -> dict[str, Any]:

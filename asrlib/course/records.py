@@ -7,7 +7,6 @@ texts of a corpus: their licences are their own, and they are joined by id on th
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import math
@@ -29,12 +28,14 @@ __all__ = [
     "earlier",
     "load",
     "notebook_code",
+    "number",
     "predictions",
     "source_hash",
 ]
 
 PACKAGES = ("torch", "transformers", "datasets", "numpy", "jiwer", "soundfile", "soxr", "accelerate", "peft", "bitsandbytes",
             "optimum", "optimum-onnx", "optimum-quanto", "onnxruntime", "openvino", "nncf", "ctranslate2", "faster-whisper", "openai-whisper")  # fmt: skip
+SCHEMA = "record.schema.json"
 FORBIDDEN = {"reference", "references", "text", "transcript", "sentence"}  # keys that would carry a corpus's own text
 
 
@@ -170,7 +171,7 @@ class Record:
         rows = [_prediction(row) for row in (*self.rows, *predictions)]
         listing = files.write_jsonl(folder / "predictions.jsonl", rows)
         content = self.content() | {"predictions": {"rows": len(rows), "sha256": files.sha256(listing)}}
-        _validate(content, "This run's record")
+        files.check_schema(content, files.data_file(SCHEMA), "This run's record")
         return files.write_atomic(folder / "record.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
     def content(self) -> dict[str, Any]:
@@ -212,6 +213,11 @@ def predictions(heard: Iterable[Any], score: Any, **labels: str) -> Iterator[dic
         counts = dict(zip(("substitutions", "deletions", "insertions"), kinds, strict=True))
         seconds = round(item.seconds_audio, 3)
         yield {"id": item.id, **labels, "hypothesis": item.text, **counts, "words": words, "seconds": seconds}
+
+
+def number(value: float) -> str:
+    """Return a number as tables show it: a whole or large one in full, another with four significant digits."""
+    return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 10_000 else f"{value:.4g}"
 
 
 def _percent(interval: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -324,7 +330,7 @@ def load(path: Path | str) -> dict[str, Any]:
         raise AsrlibError(f"There is no record {path}: run the notebook first, with `asrlib run`.") from None
     except (ValueError, RecursionError):
         raise AsrlibError(f"{path} is not valid JSON: delete it and run the notebook again.") from None
-    _validate(content, str(path))
+    files.check_schema(content, files.data_file(SCHEMA), str(path))
     return content
 
 
@@ -338,18 +344,3 @@ def earlier(run: Record, notebook: str) -> Path:
         if (folder / "record.json").is_file():
             return folder
     raise AsrlibError(f"This notebook needs the results of {notebook}: run that first, `asrlib run {notebook[:2]}`.")
-
-
-@functools.cache
-def _schema() -> Any:
-    from jsonschema import Draft202012Validator
-
-    return Draft202012Validator(json.loads(files.data_file("record.schema.json").read_text(encoding="utf-8")))
-
-
-def _validate(content: Any, name: str) -> None:
-    from jsonschema.exceptions import best_match
-
-    if error := best_match(_schema().iter_errors(content)):
-        place = "/".join(map(str, error.absolute_path)) or "top level"
-        raise AsrlibError(f"{name} breaks data/record.schema.json at {place}: {error.message[:200]}.")

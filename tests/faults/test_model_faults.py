@@ -20,7 +20,7 @@ from test_checkpoint_faults import cache, small  # noqa: F401 - fixtures
 from asrlib import AsrlibError, cli, corpora
 from asrlib.course import claims, parameters, registry
 from asrlib.decoding import transcription
-from asrlib.io import files
+from asrlib.io import downloads, files
 from asrlib.models import checkpoints
 
 ROOT = files.repository()
@@ -181,9 +181,9 @@ def test_an_archive_whose_members_are_many_is_refused_in_the_end(tmp_path, monke
             info.size = 1000
             tar.addfile(info, io.BytesIO(bytes(1000)))
     buffer.seek(0)
-    monkeypatch.setattr(files, "MAX_ARCHIVE_BYTES", 20_000)
+    monkeypatch.setattr(downloads, "MAX_ARCHIVE_BYTES", 20_000)
     with pytest.raises(AsrlibError, match=r"x\.tar holds more bytes than any corpus here: .* was not used"):
-        files.extract(buffer, tmp_path, lambda name: name, source="x.tar")
+        downloads.extract(buffer, tmp_path, lambda name: name, source="x.tar")
     assert len(list(tmp_path.iterdir())) <= 20
 
 
@@ -200,7 +200,7 @@ def test_a_link_in_the_target_leads_no_member_out_of_it(tmp_path):
         tar.addfile(info, io.BytesIO(b"evil"))
     buffer.seek(0)
     with pytest.raises(AsrlibError, match="leaves its folder: the archive is hostile"):
-        files.extract(buffer, tmp_path / "target", lambda name: name, source="x.tar")
+        downloads.extract(buffer, tmp_path / "target", lambda name: name, source="x.tar")
     assert not (tmp_path / "evil").exists()
 
 

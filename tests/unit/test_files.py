@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asrlib import AsrlibError
-from asrlib.io import files
+from asrlib.io import downloads, files
 
 
 def test_write_is_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -75,7 +75,7 @@ def test_two_runs_at_once_prepare_a_folder_once(tmp_path):
 
 def test_run_says_what_the_program_said(tmp_path):
     code = "import sys; print('out'); print('wrong', file=sys.stderr, flush=True); sys.exit(3)"
-    returned, said = files.run([sys.executable, "-c", code], tmp_path, "a program")
+    returned, said = downloads.run([sys.executable, "-c", code], tmp_path, "a program")
     assert returned == 3
     assert sorted(said.split()) == ["out", "wrong"]
 
@@ -85,9 +85,9 @@ def test_run_counts_the_bytes_that_come(tmp_path, monkeypatch):
         if amount == 1000:
             (tmp_path / "seen").touch()
 
-    monkeypatch.setattr(files.Meter, "step", step)
+    monkeypatch.setattr(downloads.Meter, "step", step)
     code = "from pathlib import Path; Path('x').write_bytes(bytes(1000))\nwhile not Path('seen').exists(): pass"
-    assert files.run([sys.executable, "-c", code], tmp_path, "a program", cwd=tmp_path) == (0, "")
+    assert downloads.run([sys.executable, "-c", code], tmp_path, "a program", cwd=tmp_path) == (0, "")
 
 
 def test_lock_lets_one_in(tmp_path):
@@ -169,7 +169,7 @@ def archive(*members):
 
 def test_extract_takes_what_is_wanted(tmp_path):
     tar = archive(("./a/b.wav", b"1", tarfile.REGTYPE), ("a/c.txt", b"2", tarfile.REGTYPE))
-    count = files.extract(tar, tmp_path, lambda name: name if name.endswith(".wav") else None, source="x.tar")
+    count = downloads.extract(tar, tmp_path, lambda name: name if name.endswith(".wav") else None, source="x.tar")
     assert count == 1
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")] == ["a/b.wav"]
 
@@ -179,13 +179,13 @@ def test_nothing_lands_outside(tmp_path, name):
     target = tmp_path / "inner"
     target.mkdir()
     with pytest.raises(AsrlibError, match="hostile"):
-        files.extract(archive((name, b"x", tarfile.REGTYPE)), target, lambda name: name, source="x.tar")
+        downloads.extract(archive((name, b"x", tarfile.REGTYPE)), target, lambda name: name, source="x.tar")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["inner"]
 
 
 def test_links_and_devices_are_skipped(tmp_path):
     tar = archive(("link", b"", tarfile.SYMTYPE), ("hard", b"", tarfile.LNKTYPE), ("dev", b"", tarfile.CHRTYPE))
-    assert files.extract(tar, tmp_path, lambda name: name, source="x.tar") == 0
+    assert downloads.extract(tar, tmp_path, lambda name: name, source="x.tar") == 0
     assert list(tmp_path.iterdir()) == []
 
 
@@ -193,17 +193,17 @@ def test_bombs_and_cuts(tmp_path, monkeypatch):
     tar = archive(("a", b"x" * 5000, tarfile.REGTYPE))
     cut = io.BytesIO(tar.getvalue()[: len(tar.getvalue()) // 2])
     with pytest.raises(AsrlibError, match=r"x\.tar is damaged or truncated"):
-        files.extract(cut, tmp_path, lambda name: name, source="x.tar")
-    monkeypatch.setattr(files, "MAX_MEMBER_BYTES", 100)
+        downloads.extract(cut, tmp_path, lambda name: name, source="x.tar")
+    monkeypatch.setattr(downloads, "MAX_MEMBER_BYTES", 100)
     with pytest.raises(AsrlibError, match="more bytes"):
-        files.extract(tar, tmp_path, lambda name: name, source="x.tar")
+        downloads.extract(tar, tmp_path, lambda name: name, source="x.tar")
 
 
 @settings(max_examples=80, deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_an_archive_or_one_sentence(tmp_path_factory, data):
     try:
-        files.extract(io.BytesIO(data), tmp_path_factory.mktemp("x"), lambda name: name, source="x.tar")
+        downloads.extract(io.BytesIO(data), tmp_path_factory.mktemp("x"), lambda name: name, source="x.tar")
     except AsrlibError as error:
         assert "\n" not in str(error)
 
@@ -253,17 +253,17 @@ def digest(data=CONTENT):
 def test_download_resumes_after_a_cut(tmp_path, server):
     target = tmp_path / "x.bin"
     with pytest.raises(AsrlibError, match="will resume"):
-        files.download(f"{server}/cut", target, sha256_hex=digest())
+        downloads.download(f"{server}/cut", target, sha256_hex=digest())
     assert not target.exists()
     assert 0 < target.with_name("x.bin.part").stat().st_size < len(CONTENT)
-    assert files.download(f"{server}/cut", target, sha256_hex=digest()).read_bytes() == CONTENT
+    assert downloads.download(f"{server}/cut", target, sha256_hex=digest()).read_bytes() == CONTENT
     assert [path.name for path in tmp_path.iterdir()] == ["x.bin"]
 
 
 @pytest.mark.parametrize(("page", "said"), [("html", "is expected: it was thrown away"), ("404", "answers 404")])
 def test_wrong_answers_are_not_believed(tmp_path, server, page, said):
     with pytest.raises(AsrlibError, match=said):
-        files.download(f"{server}/{page}", tmp_path / "x.bin", sha256_hex=digest())
+        downloads.download(f"{server}/{page}", tmp_path / "x.bin", sha256_hex=digest())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -272,18 +272,18 @@ def test_a_part_that_is_already_whole(tmp_path, server, part):
     target = tmp_path / "x.bin"
     target.with_name("x.bin.part").write_bytes(part)
     if part == CONTENT:
-        assert files.download(f"{server}/x", target, sha256_hex=digest()).read_bytes() == CONTENT
+        assert downloads.download(f"{server}/x", target, sha256_hex=digest()).read_bytes() == CONTENT
     else:
         with pytest.raises(AsrlibError, match="it was thrown away"):
-            files.download(f"{server}/x", target, sha256_hex=digest())
+            downloads.download(f"{server}/x", target, sha256_hex=digest())
         assert list(tmp_path.iterdir()) == []
 
 
 def test_a_torn_answer_is_one_sentence(tmp_path, server):
     with pytest.raises(AsrlibError, match="cannot be reached"):
-        files.download(f"{server}/torn", tmp_path / "x.bin", sha256_hex=digest())
+        downloads.download(f"{server}/torn", tmp_path / "x.bin", sha256_hex=digest())
 
 
 def test_nobody_answers(tmp_path):
     with pytest.raises(AsrlibError, match="cannot be reached"):
-        files.download("http://127.0.0.1:9/x", tmp_path / "x.bin", sha256_hex=digest())
+        downloads.download("http://127.0.0.1:9/x", tmp_path / "x.bin", sha256_hex=digest())

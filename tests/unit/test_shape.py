@@ -11,7 +11,7 @@ PACKAGE = ROOT / "asrlib"
 FLOORS = ("io", "", "corpora", "models", "decoding", "engines", "training", "tasks", "course", "cli")
 LINES = 400
 FUNCTION = 50
-MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "metrics" not in path.parts)
+MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
 def name(path: Path) -> str:

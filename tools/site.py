@@ -1,4 +1,4 @@
-"""The generated half of the course's site: ``python -m asrlib.course.site`` writes it, then Sphinx joins it with ``docs/*.md``.
+"""The generated half of the course's site: ``python -m tools.site`` writes it, then Sphinx joins it with ``docs/*.md``.
 
 Records, claims and tables fill the templates in ``docs/_fragments``; the pages take in the results as raw files from
 ``docs/_generated``. So what other people wrote (claims, transcripts, labels) is escaped by Jinja, all of it and once, and is
@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from asrlib import __version__
-from asrlib.course import claims, comparison, records, registry
+from asrlib.course import claims, comparison, records, registry, rules
+from asrlib.course.records import number
 from asrlib.io import files
+from tools import publish
 
 __all__ = ["Chapter", "chapters", "write"]
 
@@ -27,14 +29,6 @@ OWN = {"id", "hypothesis", "words", "seconds", *ERRORS}  # keys of a prediction 
 WORST = 8  # clips with the most errors that the page of records shows of each notebook
 PAGES = {"../data/README.md": "../../corpora.md", "../data/claims.yaml": "../../ledger.md"}
 LINK = re.compile(r"\[([^\]]*)\]\(\.\./((?!\.\./)[^)]+)\)")  # a Markdown link to a file of the repository
-CHECKS = (
-    "The claims are those of the sources, fairly put.",
-    "Data and split fit the claims; nothing of the test data was used in training.",
-    "The numbers in the text are those of the record.",
-    "Conclusions respect the intervals and the number of clips.",
-    "Where published and here differ, the reasons given convince.",
-    "The method's own calls are in plain sight, and explained.",
-)
 
 
 # ---------------------------------------------------------------------------------------------------------------- chapters
@@ -61,7 +55,7 @@ class Chapter:
     record: dict[str, Any] | None
     published: dict[str, Any] | None
     peak_mib: float | None
-    verdicts: tuple[claims.Verdict, ...]
+    verdicts: tuple[rules.Verdict, ...]
     stale: bool
 
     @property
@@ -75,7 +69,7 @@ class Chapter:
         return f"{self.number} {self.book.title}"
 
     @property
-    def judged(self) -> list[claims.Verdict]:
+    def judged(self) -> list[rules.Verdict]:
         """Return the verdicts that were reached."""
         return [verdict for verdict in self.verdicts if claims.kind(verdict) != "not run"]
 
@@ -142,7 +136,7 @@ def chapters(root: Path) -> list[Chapter]:
         told = about.get(name, ("", ""))
         found.append(
             Chapter(
-                book, *told, folders[name], newest.get(name), earlier, peak, mine, stale=name in registry.stale(root)
+                book, *told, folders[name], newest.get(name), earlier, peak, mine, stale=name in publish.stale(root)
             )
         )
     return found
@@ -162,22 +156,16 @@ def _about(readme: str) -> dict[str, tuple[str, str]]:
 
 
 # --------------------------------------------------------------------------------------------------------------- fragments
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.4g}"
-
-
 def _interval(ends: Sequence[float] | None) -> str:
-    return f"{_number(ends[0])} to {_number(ends[1])}" if ends else ""
+    return f"{number(ends[0])} to {number(ends[1])}" if ends else ""
 
 
 def _labels(labels: Mapping[str, Any]) -> str:
-    shown = {key: _number(value) if isinstance(value, float) else value for key, value in labels.items()}
+    shown = {key: number(value) if isinstance(value, float) else value for key, value in labels.items()}
     return ", ".join(f"{key} {value}" for key, value in shown.items())
 
 
-def _needs(verdict: claims.Verdict) -> str:
+def _needs(verdict: rules.Verdict) -> str:
     return (
         verdict.verdict.removeprefix("not run (needs ").removesuffix(")") if claims.kind(verdict) == "not run" else ""
     )
@@ -201,7 +189,7 @@ def _templates(root: Path) -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (claims.kind, _number, _interval, _labels, _needs, _prose)
+    filters = (claims.kind, number, _interval, _labels, _needs, _prose)
     templates.filters |= {function.__name__.removeprefix("_"): function for function in filters}
     return templates
 
@@ -254,7 +242,7 @@ def write(root: Path) -> Path:
     values = {
         "chapters": found,
         "verdicts": verdicts,
-        "kinds": {kind: n for kind in claims.KINDS if (n := claims.count(verdicts).get(kind))},
+        "kinds": {kind: n for kind in rules.KINDS if (n := claims.count(verdicts).get(kind))},
         "counts": Counter((verdict.method, claims.kind(verdict)) for verdict in verdicts),
         "methods": Counter(verdict.method for verdict in verdicts),
         "corpora": {
@@ -262,7 +250,6 @@ def write(root: Path) -> Path:
         },
         "checkpoints": files.read_toml(root / "data" / "checkpoints.toml"),
         "meanings": comparison.KINDS,
-        "checks": CHECKS,
     }
     with files.new_folder(root / "docs" / "_generated") as folder:
         for name in FRAGMENTS:

@@ -1,0 +1,172 @@
+"""Downloads and archives: nothing incomplete, changed or hostile gets its name."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import shutil
+import ssl
+import subprocess
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from asrlib import AsrlibError
+from asrlib.io.files import sha256, writing
+from asrlib.io.progress import Meter
+
+__all__ = ["download", "extract", "run"]
+
+MAX_MEMBER_BYTES = 2 * 1024**3  # no file of any corpus or checkpoint here is larger
+MAX_ARCHIVE_BYTES = 200 * 1024**3  # LibriSpeech and Common Voice archives unpack to less
+HTTP_TIMEOUT = 30.0  # seconds without any byte after which a download ends
+
+
+def download(url: str, target: Path | str, *, sha256_hex: str) -> Path:
+    """Download a file over HTTP(S), resuming an earlier attempt, and accept it only with the right checksum.
+
+    Args:
+        url: address; redirects are followed.
+        target: where the complete, verified file will lie.
+        sha256_hex: the expected checksum, 64 hexadecimal digits.
+
+    Raises:
+        AsrlibError: no answer, an HTTP error, a cut connection (what came is kept for the next run), or a wrong checksum
+            (what came is thrown away).
+    """
+    target = Path(target)
+    part = target.with_name(target.name + ".part")
+    with writing(part):
+        part.parent.mkdir(parents=True, exist_ok=True)
+        length = _receive(url, part)
+        found = sha256(part)
+        if found != sha256_hex:
+            if part.stat().st_size < length:
+                raise AsrlibError(
+                    f"The download of {url} was cut at {part.stat().st_size:,} bytes: run the same command again, it will resume."
+                )
+            part.unlink()
+            raise AsrlibError(
+                f"{url} has sha256 {found[:12]}... where {sha256_hex[:12]}... is expected: it was thrown away; try again later."
+            )
+        part.replace(target)
+    return target
+
+
+def _receive(url: str, part: Path) -> int:
+    """Append to ``part`` what it lacks of the file at ``url``; return the length of the whole file, 0 if it is not told."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        with urllib.request.urlopen(request, timeout=HTTP_TIMEOUT) as answer:
+            have = have if answer.status == 206 else 0
+            length = int(answer.headers.get("Content-Length") or 0)
+            with open(part, "ab" if have else "wb") as stream, Meter(part.stem, total=length, unit="B") as meter:
+                while piece := answer.read(1 << 20):
+                    stream.write(piece)
+                    meter.step(len(piece))
+        return length and have + length
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing is left to send: the part is already whole
+            return have
+        raise AsrlibError(f"{url} answers {error.code} ({error.reason}): try again later.") from None
+    except (urllib.error.URLError, TimeoutError, ConnectionError, ssl.SSLError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+        raise AsrlibError(
+            f"{url} cannot be reached ({reason}): check the network and run the same command again."
+        ) from None
+
+
+def run(command: list[str], folder: Path, label: str, total: int = 0, **options: Any) -> tuple[int, str]:
+    """Run a program that downloads into ``folder``; the progress line counts the bytes that lie there.
+
+    Args:
+        command: program and arguments; it gets no input.
+        folder: what it fills.
+        label: name for the progress line.
+        total: bytes expected, 0 if unknown.
+        options: for ``subprocess.Popen``, such as ``cwd`` and ``env``.
+
+    Returns:
+        Exit code, and all that the program said.
+    """
+    with tempfile.TemporaryFile() as log, Meter(label, total, "B") as meter:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, **options)
+        try:
+            while True:
+                try:
+                    code = process.wait(0.2)
+                    break
+                except subprocess.TimeoutExpired:
+                    meter.step(_bytes(folder) - meter.done)
+        finally:
+            process.kill()  # where the waiting was interrupted
+            process.wait()
+        log.seek(0)
+        return code, log.read().decode(errors="replace")
+
+
+def _bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # the program has just moved it
+            total += path.stat().st_size
+    return total
+
+
+def extract(stream: Any, target: Path, wanted: Callable[[str], str | None], *, source: str) -> int:
+    """Unpack chosen regular files of a tar stream below ``target``.
+
+    Nothing can land outside ``target``: names chosen by ``wanted`` are checked, and links, devices and folders are skipped.
+
+    Args:
+        stream: binary file object of a tar archive, compressed or not; need not be seekable.
+        target: an existing folder.
+        wanted: maps a member's name (without leading ``./``) to its relative target, or None to skip it.
+        source: the archive's name, for error messages.
+
+    Returns:
+        Number of files written.
+
+    Raises:
+        AsrlibError: a damaged or truncated archive, a name that leaves ``target``, or a member of an impossible size.
+    """
+    written = total = 0
+    root = target.resolve()
+    try:
+        with tarfile.open(fileobj=stream, mode="r|*") as archive:
+            for member in archive:
+                name = wanted(member.name.removeprefix("./"))
+                if name is None or not member.isfile():
+                    continue
+                path = _inside(root, name, source)
+                total += member.size
+                if member.size > MAX_MEMBER_BYTES or total > MAX_ARCHIVE_BYTES:
+                    raise AsrlibError(
+                        f"{source} holds more bytes than any corpus here: the archive is hostile and was not used."
+                    )
+                with writing(path):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with open(path, "wb") as out:
+                        shutil.copyfileobj(archive.extractfile(member), out, 1 << 20)
+                written += 1
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:  # ValueError: numbers in a forged header
+        raise AsrlibError(
+            f"{source} is damaged or truncated ({error}): delete it and run the same command again."
+        ) from None
+    return written
+
+
+def _inside(root: Path, name: str, source: str) -> Path:
+    """Return where an archive's file goes, or refuse a name that leaves ``root``."""
+    parts = PurePosixPath(name)
+    path = (root / parts).resolve()
+    if parts.is_absolute() or ".." in parts.parts or not path.is_relative_to(root):
+        raise AsrlibError(
+            f"{source} holds the file name {name!r}, which leaves its folder: the archive is hostile and was not used."
+        )
+    return path
