@@ -6,8 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pytest
+
+from asrlib.io import files
+
+files.import_jsonschema()  # before nbformat
+import nbformat  # noqa: E402
 
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # they share the processor; before anything computes
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))

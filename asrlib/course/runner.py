@@ -263,6 +263,7 @@ def _end(pid: int) -> None:
 # --------------------------------------------------------------------------------------------------------------- the child
 def _child(folder: Path) -> None:
     """Execute the notebook that ``task.json`` names and write how it ended to ``ended.json``."""
+    files.import_jsonschema()  # for papermill
     import papermill
     from nbclient.exceptions import DeadKernelError
 

@@ -7,9 +7,11 @@ import errno
 import functools
 import glob
 import hashlib
+import importlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,6 +26,7 @@ __all__ = [
     "cache_dir",
     "check_schema",
     "data_file",
+    "import_jsonschema",
     "link",
     "lock",
     "new_folder",
@@ -291,6 +294,7 @@ def check_schema(content: Any, schema: Path, name: str) -> None:
     Raises:
         AsrlibError: it breaks the schema; the place is named.
     """
+    import_jsonschema()
     from jsonschema.exceptions import best_match
 
     if error := best_match(_validator(schema).iter_errors(content)):
@@ -303,6 +307,14 @@ def _validator(schema: Path) -> Any:
     from jsonschema import Draft202012Validator
 
     return Draft202012Validator(json.loads(schema.read_text(encoding="utf-8")))
+
+
+def import_jsonschema() -> None:
+    """Import jsonschema without the package that it tries for the format ``iri``: that takes a second, and no schema here has it."""
+    if "jsonschema" not in sys.modules and "rfc3987_syntax" not in sys.modules:
+        sys.modules["rfc3987_syntax"] = None  # its import fails, which jsonschema allows
+        importlib.import_module("jsonschema")
+        del sys.modules["rfc3987_syntax"]
 
 
 def write_jsonl(path: Path | str, rows: Iterable[dict[str, Any]]) -> Path:

@@ -3,7 +3,6 @@
 import functools
 import http.server
 import io
-import json
 import os
 import shutil
 import signal
@@ -16,73 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from programs import FETCH, SHARE, build_package, needs_dpkg
 
 from asrlib import AsrlibError, corpora
 from asrlib.io import files
-
-SHARE = "usr/share/pocketsphinx/test/data/librivox"
-needs_dpkg = pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="builds Debian packages")
-
-# The command apt-get, as far as the fetch uses it; FAKE_APT says how it fares and counts its downloads.
-FAKE_APT = """#!/bin/sh
-case "$*" in
-  *update*) touch "$FAKE_APT/updated"; exit 0 ;;
-esac
-if [ -e "$FAKE_APT/stale" ] && [ ! -e "$FAKE_APT/updated" ]; then echo "E: Unable to locate package"; exit 100; fi
-if [ -e "$FAKE_APT/offline" ]; then echo "E: Failed to fetch it  Temporary failure"; exit 100; fi
-echo download >> "$FAKE_APT/log"
-if [ -e "$FAKE_APT/kill" ]; then head -c 1000 "$FAKE_APT/pocketsphinx-testdata_9_all.deb" > ./half.deb; kill -9 $PPID; exit 1; fi
-cp "$FAKE_APT"/*.deb .
-"""
-
-FETCH = """
-import json, sys
-from asrlib import corpora
-rows = json.load(open(sys.argv[1]))
-corpora._manifest = lambda name, language: rows
-print(len(corpora.load("audiobook")))
-"""
-
-
-@pytest.fixture
-def world(tmp_path, monkeypatch):
-    """Return a place with a small audiobook package, an apt-get that serves it, no upstream, and an empty cache."""
-    place = tmp_path / "a wörld"
-    tree = place / "tree"
-    (tree / SHARE).mkdir(parents=True)
-    for number in range(3):
-        samples = 0.2 * np.random.default_rng(number).standard_normal(16_000 * 2)
-        soundfile.write(tree / SHARE / f"clip-{number}.wav", samples, 16_000)
-    lines = [f"<s> sentence number {word} </s> (clip-{n})\n" for n, word in enumerate(("one", "two", "three"))]
-    (tree / SHARE / "transcription").write_text("".join(lines))
-    monkeypatch.setenv("ASRLIB_CACHE", str(place / "cache"))
-    monkeypatch.setenv("ASRLIB_DATA", str(tree))
-    rows = corpora.curate("audiobook", "en")
-    monkeypatch.delenv("ASRLIB_DATA")
-    monkeypatch.setattr(corpora, "_manifest", lambda name, language: rows)
-    monkeypatch.setitem(corpora._table()["audiobook"], "upstream", "http://127.0.0.1:9/pocketsphinx-5prealpha.tar.gz")
-    (place / "rows.json").write_text(json.dumps(rows))
-
-    apt = place / "apt"
-    (apt / "bin").mkdir(parents=True)
-    (apt / "bin" / "apt-get").write_text(FAKE_APT)
-    (apt / "bin" / "apt-get").chmod(0o755)
-    monkeypatch.setenv("FAKE_APT", str(apt))
-    monkeypatch.setenv("PATH", f"{apt / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    return place
-
-
-def build_package(world: Path) -> Path:
-    control = world / "tree" / "DEBIAN" / "control"
-    control.parent.mkdir(exist_ok=True)
-    control.write_text(
-        "Package: pocketsphinx-testdata\nVersion: 9\nArchitecture: all\nMaintainer: none\nDescription: test\n"
-    )
-    package = world / "apt" / "pocketsphinx-testdata_9_all.deb"
-    subprocess.run(
-        ["dpkg-deb", "--build", "--root-owner-group", world / "tree", package], check=True, capture_output=True
-    )
-    return package
 
 
 def fetch_in_process(world: Path) -> subprocess.Popen:

@@ -1,19 +1,20 @@
 """SIGKILL at random points, again and again: what is there is whole, what was finished stays, and the last run completes.
 
-The moment is no time but a number of calls, within asrlib and in what writes for it, so that every kill can be repeated.
+The moment is no time but a number of calls, within asrlib and in what writes for it, so that every kill can be repeated. Programs
+with heavy imports run as forks of one process that has made them.
 """
 
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
-from test_checkpoint_faults import cache, small  # noqa: F401 - fixtures
-from test_corpus_faults import FETCH, build_package, needs_dpkg, world  # noqa: F401 - a fixture among them
-from test_run_faults import RUN
+from programs import CONVERT, EVALUATE, FETCH, RUN, build_package, needs_dpkg
 
 from asrlib import corpora
 from asrlib.course import records, registry
@@ -22,129 +23,163 @@ from asrlib.models import checkpoints
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
-# Each Python process reads this at its start; the one whose command line holds KILL_IN counts its calls.
-COUNTDOWN = """
-import atexit, os, signal, sys, threading
-
+COUNT = """
+import json, os, signal, sys, threading, traceback
 WRITERS = ("asrlib", "pathlib", "tempfile", "shutil", "filelock", "nbformat", "papermill")
-done, at = 0, int(os.environ.get("KILL_AT", 0))
+done, note = 0, os.environ["KILL_NOTE"]
 
-def count(frame, event, argument):
-    global done
-    if str(frame.f_globals.get("__name__")).startswith(WRITERS):
-        done += 1
-        if done == at:
-            os.close(os.open(os.environ["KILL_NOTE"], os.O_CREAT | os.O_WRONLY))
-            os.kill(os.getpid(), signal.SIGKILL)
-
-if os.environ.get("KILL_IN", "no process") in " ".join(sys.orig_argv):
+def arm(at):
+    def count(frame, event, argument):
+        global done
+        if str(frame.f_globals.get("__name__")).startswith(WRITERS):
+            done += 1
+            if done == at:
+                os.close(os.open(note, os.O_CREAT | os.O_WRONLY))
+                os.kill(os.getpid(), signal.SIGKILL)
     sys.setprofile(count)
     threading.setprofile(count)
-    if not at:
-        atexit.register(lambda: open(os.environ["KILL_NOTE"], "w").write(str(done)))
+
+def tell():
+    with open(note, "w") as out:
+        out.write(str(done))
+"""
+# Each Python process reads this at its start; the one whose command line holds KILL_IN counts its calls.
+HOOK = """
+if os.environ["KILL_IN"] in " ".join(sys.orig_argv):
+    arm(int(os.environ["KILL_AT"]))
+    if os.environ["KILL_AT"] == "0":
+        import atexit
+        atexit.register(tell)
+"""
+FORKS = """
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # what the program prints
+_, program, *sys.argv[1:] = sys.argv
+exec(program, {})  # it makes its imports here
+for line in sys.stdin:
+    if not (child := os.fork()):
+        code = 0
+        arm(int(line))
+        try:
+            exec(program, {})
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        if line == "0\\n":
+            tell()
+        os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers, flush=True)
 """
 
 
 @pytest.fixture
-def kills(tmp_path):
-    """Return a function that kills a program, or one that it starts, at random points."""
-    hook, note = tmp_path / "hook", tmp_path / "note"
-    hook.mkdir()
-    (hook / "sitecustomize.py").write_text(COUNTDOWN)
-    paths = {"PYTHONPATH": os.pathsep.join([str(hook), str(REPOSITORY)]), "OMP_NUM_THREADS": "1"}
+def note(tmp_path, monkeypatch):
+    """The file in which a process leaves the number of its calls, or that it was killed."""
+    monkeypatch.setenv("KILL_NOTE", str(tmp_path / "note"))
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path / "note"
 
-    def run(command, **variables):
-        note.unlink(missing_ok=True)
-        environment = os.environ | paths | variables | {"KILL_NOTE": str(note)}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
-    def kill(command, times, where, again):
-        """Yield after each of so many kills; a run that ended before its kill is followed by ``again``, which starts afresh."""
-        whole = run(command, KILL_IN=where)
-        assert whole.returncode == 0, whole.stderr
-        calls, moments = int(note.read_text()), random.Random(0)
+@pytest.fixture
+def forks(start, note):
+    """Return a function that runs a program, and removes what it wrote; its forks can be run, and killed at a call, many times."""
+
+    def prepare(program, *arguments, again):
+        source = start(COUNT + FORKS, program, *map(str, arguments))
+
+        def run(at):
+            source.stdin.write(f"{at}\n")
+            source.stdin.flush()
+            return int(source.stdout.readline() or 1)
+
+        assert run(0) == 0
         again()
-        while times:
-            done = run(command, KILL_IN=where, KILL_AT=str(moments.randrange(1, calls)))
-            if note.exists():
-                times -= 1
-                yield
-            else:
-                assert done.returncode == 0, done.stderr
-                again()
-        done = run(command)
-        assert done.returncode == 0, done.stderr
+        return run
 
-    return kill
+    return prepare
 
 
-def remove(folder):
-    """Empty a folder of a former run."""
-    subprocess.run(["rm", "-rf", folder], check=True)
+@pytest.fixture
+def processes(tmp_path, note, monkeypatch):
+    """Return a function that runs the course in processes, and kills the one of a kind at a call."""
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(COUNT + HOOK)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "hook"), str(REPOSITORY)]))
+
+    def run(kind, at):
+        environment = os.environ | {"KILL_IN": kind, "KILL_AT": str(at)}
+        return subprocess.run([sys.executable, "-c", RUN], env=environment, capture_output=True, check=False).returncode
+
+    return run
+
+
+def kills(run, times, note, again):
+    """Yield after each of so many kills; a run that ended before its kill is followed by ``again``, which starts afresh."""
+    assert run(0) == 0
+    calls, moments = int(note.read_text()), random.Random(0)
+    again()
+    while times:
+        note.unlink(missing_ok=True)
+        code = run(moments.randrange(1, calls))
+        if note.exists():
+            times -= 1
+            yield
+        else:
+            assert code == 0
+            again()
+    assert run(0) == 0
 
 
 @needs_dpkg
-def test_a_fetch_killed_15_times_is_whole_or_absent(world, kills):  # noqa: F811
+def test_a_fetch_killed_15_times_is_whole_or_absent(world, forks, note):
     build_package(world)
     store = world / "cache"
-    for _ in kills([sys.executable, "-c", FETCH, str(world / "rows.json")], 15, "corpora", lambda: remove(store)):
+    again = partial(shutil.rmtree, store)
+    for _ in kills(forks(FETCH, world / "rows.json", again=again), 15, note, again):
         if corpora.available("audiobook"):
             assert len(corpora.load("audiobook")) == 3
     assert len(corpora.load("audiobook")) == 3
     assert not list(store.rglob("*.part"))
 
 
-CONVERT = "import sys; from asrlib.models import checkpoints; checkpoints.fetch(sys.argv[1], 'openai')"
-
-
-def test_a_conversion_killed_8_times_is_whole_or_absent(small, cache, kills, monkeypatch):  # noqa: F811
+def test_a_conversion_killed_8_times_is_whole_or_absent(small, cache, forks, note):
     whole = checkpoints.fetch(small, "openai").read_bytes()
-    for _ in kills([sys.executable, "-c", CONVERT, str(small)], 8, "checkpoints", lambda: remove(cache)):
+    again = partial(shutil.rmtree, cache)
+    again()
+    for _ in kills(forks(CONVERT, small, again=again), 8, note, again):
         if checkpoints.available(small, "openai"):
             assert checkpoints.fetch(small, "openai").read_bytes() == whole
     assert checkpoints.fetch(small, "openai").read_bytes() == whole
     assert not list(cache.rglob("*.part"))
 
 
-EVALUATE = """
-import json, sys
-from asrlib.decoding import batching
-from asrlib.tasks import evaluation, sharding
-sharding.WINDOW_CLIPS = 3
-def hear(clips):
-    for name, words in clips:
-        yield batching.Hypothesis(name, words.rpartition(" ")[0], "en", 2.0, 0.5)
-table = json.load(open(sys.argv[1]))
-print(evaluation.evaluate(table, hear, sys.argv[2], language="en", run={}).score)
-"""
-
-
-def test_an_evaluation_killed_15_times_keeps_its_shards_and_ends_with_the_same_result(tmp_path, kills):
+def test_an_evaluation_killed_15_times_keeps_its_shards_and_ends_with_the_same_result(tmp_path, forks, note):
     folder, seen = tmp_path / "out", {}
     rows = [{"id": f"{n}", "audio": "rain snöw", "text": "rain snöw", "seconds": 2, "speaker": ""} for n in range(20)]
     (tmp_path / "table.json").write_text(json.dumps(rows))
-    command = [sys.executable, "-c", EVALUATE, str(tmp_path / "table.json"), str(folder)]
-    for _ in kills(command, 15, "evaluation", lambda: (remove(folder), seen.clear())):
+
+    def again():
+        shutil.rmtree(folder)
+        seen.clear()
+
+    for _ in kills(forks(EVALUATE, tmp_path / "table.json", folder, again=again), 15, note, again):
         for path in folder.glob("*.jsonl"):
             assert all(row["id"] for row in files.read_jsonl(path))
-            assert (
-                seen.setdefault(path.name, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
-                or not path.stem.isdigit()
-            )
+            written = path.stat().st_mtime_ns
+            assert seen.setdefault(path.name, written) == written or not path.stem.isdigit()
     found = list(files.read_jsonl(folder / "predictions.jsonl"))
     assert [(row["id"], row["errors"], row["words"]) for row in found] == [(f"{n}", 1, 2) for n in range(20)]
-    assert not list(folder.glob("*.lock")) or list(folder.glob("*.lock")) == [folder / "run.json.lock"]
+    assert set(folder.glob("*.lock")) <= {folder / "run.json.lock"}
 
 
-@pytest.mark.parametrize(
-    ("process", "times"), [("import cli", 6), ("asrlib.course.runner", 4), ("ipykernel_launcher", 4)]
-)  # fmt: skip
+@pytest.mark.parametrize("kind", ["import cli", "asrlib.course.runner", "ipykernel_launcher"])
 def test_a_run_of_the_course_killed_at_random_points_is_believed_only_when_it_finished(
-    course_folder, kills, process, times
+    course_folder, processes, note, kind
 ):
     path = course_folder.add("01_one", "'a value'")
     folder, tracked = course_folder.folder("01_one"), path.read_bytes()
-    for _ in kills([sys.executable, "-c", RUN], times, process, lambda: remove(folder)):
+    for _ in kills(partial(processes, kind), 4, note, lambda: shutil.rmtree(folder)):
         outcome = registry.result(folder)
         if outcome and outcome.good:
             assert records.load(folder / "record.json")["run"]["profile"] == "smoke"

@@ -1,0 +1,55 @@
+"""Programs that fault tests run in processes of their own, and the Debian package that one of them fetches."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SHARE = "usr/share/pocketsphinx/test/data/librivox"
+needs_dpkg = pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="builds Debian packages")
+
+# Fetch a corpus whose list is in a file, and print the number of its clips.
+FETCH = """
+import json, sys
+from asrlib import AsrlibError, corpora
+rows = json.load(open(sys.argv[1]))
+corpora._manifest = lambda name, language: rows
+try:
+    print(len(list(corpora.fetch("audiobook").rglob("*.wav"))))
+except AsrlibError as error:
+    sys.exit(f"asrlib: {error}")
+"""
+CONVERT = "import sys\nfrom asrlib.models import checkpoints\ncheckpoints.fetch(sys.argv[1], 'openai')"
+EVALUATE = """
+import json, sys
+from asrlib.decoding import batching
+from asrlib.tasks import evaluation, sharding
+sharding.WINDOW_CLIPS = 3
+def hear(clips):
+    for name, words in clips:
+        yield batching.Hypothesis(name, words.rpartition(" ")[0], "en", 2.0, 0.5)
+table = json.load(open(sys.argv[1]))
+print(evaluation.evaluate(table, hear, sys.argv[2], language="en", run={}).score)
+"""
+RUN = """
+import signal, sys
+from pathlib import Path
+from asrlib import cli
+from asrlib.io import files
+files.repository = Path.cwd
+sys.exit(cli.main(["run", "--profile", "smoke"]))
+"""
+
+
+def build_package(world: Path) -> Path:
+    control = world / "tree" / "DEBIAN" / "control"
+    control.parent.mkdir(exist_ok=True)
+    control.write_text(
+        "Package: pocketsphinx-testdata\nVersion: 9\nArchitecture: all\nMaintainer: none\nDescription: test\n"
+    )
+    package = world / "apt" / "pocketsphinx-testdata_9_all.deb"
+    subprocess.run(
+        ["dpkg-deb", "--build", "--root-owner-group", world / "tree", package], check=True, capture_output=True
+    )
+    return package
