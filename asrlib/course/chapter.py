@@ -23,7 +23,7 @@ from typing import Any
 
 from asrlib import AsrlibError, hardware
 from asrlib.course import claims, parameters
-from asrlib.course.records import Record, source_hash
+from asrlib.course.records import Record, load, parameter_cell, source_hash
 from asrlib.io import files
 
 __all__ = ["Closing", "Run", "start"]
@@ -91,10 +91,8 @@ class Run(Record):
         Raises:
             AsrlibError: what `asrlib.course.records.Record.save` refuses.
         """
-        from asrlib.course import records
-
         self.protocol(**protocol, seed=self.seed)
-        saved = records.load(self.save())
+        saved = load(self.save())
         wanted = [claim for claim in claims.load() if claim["id"].startswith(prefixes)] if prefixes else []
         return Closing([item["text"] for item in self.findings], claims.Table(claims.judge(wanted, [saved])))
 
@@ -181,8 +179,7 @@ def _parameter_cell(notebook: str, root: Path) -> str:
     path = root / "notebooks" / f"{notebook}.ipynb"
     if not path.is_file():
         path = files.data_file(f"notebooks/{notebook}.ipynb")
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return next("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", ()))
+    return parameter_cell(path)
 
 
 def _shown(value: Any) -> str:

@@ -27,8 +27,10 @@ __all__ = [
     "Record",
     "earlier",
     "load",
+    "notebook_cells",
     "notebook_code",
     "number",
+    "parameter_cell",
     "predictions",
     "source_hash",
 ]
@@ -293,23 +295,39 @@ def _commit(root: Path) -> tuple[str | None, bool | None]:
         return None, None
 
 
-def notebook_code(path: Path) -> list[str]:
-    """Return the sources of a notebook's code cells, without what papermill injected and what only Colab executes.
+def notebook_cells(path: Path) -> list[dict[str, Any]]:
+    """Return a notebook's cells, each with its ``source`` as one text and a list of its ``tags``.
 
     Raises:
         AsrlibError: the file is missing or no notebook.
     """
     try:
         return [
-            "".join(cell["source"])
+            cell | {"source": "".join(cell["source"]), "tags": cell["metadata"].get("tags", [])}
             for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
-            if cell["cell_type"] == "code"
-            and not {"injected-parameters", "colab"} & set(cell["metadata"].get("tags", ()))
         ]
     except FileNotFoundError:
         raise AsrlibError(f"{path} is missing: restore it, or take it out of notebooks.toml.") from None
-    except (ValueError, KeyError, TypeError):  # not JSON, not text, or JSON of another form
+    except (ValueError, KeyError, TypeError, AttributeError):  # not JSON, not text, or JSON of another form
         raise AsrlibError(f"{path} is not a Jupyter notebook: restore the file.") from None
+
+
+def notebook_code(path: Path) -> list[str]:
+    """Return the sources of a notebook's code cells, without what papermill injected and what only Colab executes."""
+    code = [cell for cell in notebook_cells(path) if cell["cell_type"] == "code"]
+    return [cell["source"] for cell in code if not {"injected-parameters", "colab"} & set(cell["tags"])]
+
+
+def parameter_cell(path: Path) -> str:
+    """Return the source of the cell with the tag ``parameters``.
+
+    Raises:
+        AsrlibError: there is not exactly one.
+    """
+    found = [cell["source"] for cell in notebook_cells(path) if "parameters" in cell["tags"]]
+    if len(found) != 1:
+        raise AsrlibError(f"{path.name} has {len(found)} cells with the tag 'parameters': it needs exactly one.")
+    return found[0]
 
 
 def source_hash(path: Path) -> str:

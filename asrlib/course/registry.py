@@ -133,17 +133,7 @@ def parameters(path: Path) -> dict[str, Parameter]:
     Raises:
         AsrlibError: there is not exactly one cell with the tag ``parameters``, or a line of it has another form.
     """
-    cells = [cell for cell in _read(path).cells if "parameters" in cell.metadata.get("tags", ())]
-    if len(cells) != 1:
-        raise AsrlibError(f"{path.name} has {len(cells)} cells with the tag 'parameters': it needs exactly one.")
-    return declared(cells[0].source, path.name)
-
-
-def _read(path: Path) -> Any:
-    import nbformat
-
-    records.notebook_code(path)  # a file that is missing or no notebook is named there
-    return nbformat.read(path, as_version=4)
+    return declared(records.parameter_cell(path), path.name)
 
 
 def check_parameters(notebook: Notebook, given: Mapping[str, str]) -> dict[str, Any]:
