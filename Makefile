@@ -51,7 +51,7 @@ site: $(READY)
 	@rm -rf build/site; .venv/bin/sphinx-build -E -W --keep-going -q -d build/doctrees docs build/site && echo "Open build/site/index.html"
 
 colab: $(READY)
-	@.venv/bin/python tools/colab.py archive
+	@.venv/bin/python -m tools.colab archive
 
 clean:
 	rm -rf .venv build docs/_generated .ruff_cache .hypothesis

@@ -23,14 +23,19 @@ except AsrlibError as error:
 CONVERT = "import sys\nfrom asrlib.models import checkpoints\ncheckpoints.fetch(sys.argv[1], 'openai')"
 EVALUATE = """
 import json, sys
+from asrlib import AsrlibError
 from asrlib.decoding import batching
 from asrlib.tasks import evaluation, sharding
 sharding.WINDOW_CLIPS = 3
 def hear(clips):
     for name, words in clips:
+        print("heard")
         yield batching.Hypothesis(name, words.rpartition(" ")[0], "en", 2.0, 0.5)
 table = json.load(open(sys.argv[1]))
-print(evaluation.evaluate(table, hear, sys.argv[2], language="en", run={}).score)
+try:
+    print(evaluation.evaluate(table, hear, sys.argv[2], language="en", run={}).score)
+except AsrlibError as error:
+    sys.exit(f"asrlib: {error}")
 """
 RUN = """
 import signal, sys

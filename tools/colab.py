@@ -1,4 +1,4 @@
-"""The course on Colab: ``python tools/colab.py archive`` or ``cells``.
+"""The course on Colab: ``python -m tools.colab archive`` or ``cells``.
 
 ``archive`` (`make colab`) writes build/asrlib-course.zip, which the first cell of a notebook takes where the course has no public
 address. ``cells`` writes that first cell into every notebook; it follows pyproject.toml and notebooks.toml.
@@ -18,6 +18,7 @@ import nbformat
 from asrlib import __version__
 from asrlib.course import registry
 from asrlib.io import files
+from tools import publish
 
 NAME = "asrlib-course.zip"
 FOLDER = "/content/asrlib-course"
@@ -79,7 +80,7 @@ def write_cells(root: Path) -> None:
         new = nbformat.v4.new_code_cell(colab_text(root, book.extras), metadata=copy.deepcopy(FOLDED), id="colab")
         first = next(place for place, cell in enumerate(cells) if cell.cell_type == "code")
         notebook.cells = [*cells[:first], new, *cells[first:]]
-        registry.count(notebook)
+        publish.count(notebook)
         files.write_atomic(book.path, nbformat.writes(notebook) + "\n")
 
 

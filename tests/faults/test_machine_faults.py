@@ -8,9 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_corpus_faults import build_package, needs_dpkg, world  # noqa: F401 - a fixture among them
-from test_kills import EVALUATE
-from test_run_faults import RUN
+from programs import EVALUATE, FETCH, RUN, build_package, needs_dpkg
 
 from asrlib.course import records, registry, runner
 
@@ -18,14 +16,18 @@ REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 
-def mounted(script, **variables):
+def mounted(script, *arguments, **variables):
     """Run a shell script in which a mount concerns nobody else; skip the test where the system forbids that."""
     allowed = shutil.which("unshare") and subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False)
     if not allowed or allowed.returncode:
         pytest.skip("needs a namespace of its own for mounts (unshare -rm)")
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHON": sys.executable} | variables
     return subprocess.run(
-        ["unshare", "-rm", "sh", "-ec", script], env=environment, capture_output=True, text=True, check=False
+        ["unshare", "-rm", "sh", "-ec", script, "sh", *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -38,17 +40,6 @@ mount -o remount,size=64m "$DISK"
 "$PYTHON" -c "$CODE" "$@" 2>&1 && echo large 0 || echo large $?
 """
 
-FETCH = """
-import json, os, sys
-from asrlib import AsrlibError, corpora
-rows = json.load(open(os.environ["ROWS"]))
-corpora._manifest = lambda name, language: rows
-try:
-    print(len(corpora.load("audiobook")))
-except AsrlibError as error:
-    sys.exit(f"asrlib: {error}")
-"""
-
 
 def outcome(done):
     """Return what was said on the small disk and on the large one, each with its exit code at the end."""
@@ -59,13 +50,10 @@ def outcome(done):
 
 
 @needs_dpkg
-@pytest.mark.parametrize("size", ["64k", "300k"])
-def test_a_fetch_to_a_full_disk_is_one_sentence_and_goes_on_when_there_is_room(world, size):  # noqa: F811
+def test_a_fetch_to_a_full_disk_is_one_sentence_and_goes_on_when_there_is_room(world):
     build_package(world)
-    disk = world / "disk"
-    done = mounted(
-        SMALL_THEN_LARGE, DISK=str(disk), SIZE=size, CODE=FETCH, ROWS=str(world / "rows.json"), ASRLIB_CACHE=str(disk)
-    )
+    rows, disk = world / "rows.json", str(world / "disk")
+    done = mounted(SMALL_THEN_LARGE, rows, DISK=disk, SIZE="300k", CODE=FETCH, ASRLIB_CACHE=disk)
     said, code, after = outcome(done)
     assert code == 1, done
     assert len(said) == 1
@@ -80,10 +68,8 @@ def test_an_evaluation_on_a_full_disk_keeps_what_was_heard_and_goes_on(tmp_path)
     ]
     (tmp_path / "table.json").write_text(json.dumps(rows))
     disk = tmp_path / "disk"
-    code = EVALUATE.replace("table = ", f"sys.argv[1:] = {[str(tmp_path / 'table.json'), str(disk)]!r}\ntable = ")
-    code = code.replace("for name, words in clips:", "for name, words in clips:\n        print('heard')")
-    code = f"from asrlib import AsrlibError\ntry:\n    exec({code!r})\nexcept AsrlibError as error:\n    sys.exit(f'asrlib: {{error}}')"
-    done = mounted(SMALL_THEN_LARGE, DISK=str(disk), SIZE="128k", CODE="import sys\n" + code)
+    table = tmp_path / "table.json"
+    done = mounted(SMALL_THEN_LARGE, table, disk, DISK=str(disk), SIZE="128k", CODE=EVALUATE)
     said, code, after = outcome(done)
     assert code == 1, done
     assert "The disk is full while writing" in said[-1]
@@ -108,24 +94,24 @@ def test_a_course_on_a_full_disk_says_so_and_runs_when_there_is_room(course_fold
 READ_ONLY = """
 mount --bind "$ASRLIB_CACHE" "$ASRLIB_CACHE"
 mount -o remount,ro,bind "$ASRLIB_CACHE"
-"$PYTHON" -c "$CODE" 2>&1 && echo small 0 || echo small $?
+"$PYTHON" -c "$CODE" "$@" 2>&1 && echo small 0 || echo small $?
 """
 
 
 @needs_dpkg
-def test_a_read_only_cache_serves_what_it_holds_and_is_named_when_it_lacks_something(world):  # noqa: F811
+def test_a_read_only_cache_serves_what_it_holds_and_is_named_when_it_lacks_something(world):
     build_package(world)
     cache = world / "cache"
     cache.mkdir()
-    given = {"CODE": FETCH, "ROWS": str(world / "rows.json"), "ASRLIB_CACHE": str(cache)}
-    said, code, _ = outcome(mounted(READ_ONLY, **given))
+    rows, given = str(world / "rows.json"), {"CODE": FETCH, "ASRLIB_CACHE": str(cache)}
+    said, code, _ = outcome(mounted(READ_ONLY, rows, **given))
     assert (len(said), code) == (1, 1), said
     assert "cannot be written" in said[0]
     filled = subprocess.run(
-        [sys.executable, "-c", FETCH], env=os.environ | given | {"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", FETCH, rows], env=os.environ | given | {"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=True
     )  # fmt: skip
     assert filled.stdout == "3\n"
-    assert outcome(mounted(READ_ONLY, **given)) == (["3"], 0, [])
+    assert outcome(mounted(READ_ONLY, rows, **given)) == (["3"], 0, [])
 
 
 def test_two_runs_of_the_course_at_once_execute_each_notebook_once(course_folder, start):

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import nbformat
 import psutil
 import pytest
+from programs import RUN
 
-from asrlib import AsrlibError
 from asrlib.course import registry, runner
 
 FAIL = '"before"\n1 / 0'
@@ -130,16 +130,6 @@ def test_a_notebook_that_hangs_is_ended(course_folder, monkeypatch):
     assert not psutil.wait_procs(below, timeout=60)[1]
 
 
-RUN = """
-import signal, sys
-from pathlib import Path
-from asrlib import cli
-from asrlib.io import files
-files.repository = Path.cwd
-sys.exit(cli.main(["run", "--profile", "smoke"]))
-"""
-
-
 @pytest.mark.parametrize(
     ("sent", "code", "status"),
     [(signal.SIGTERM, 143, "interrupted"), (signal.SIGINT, 130, "interrupted"), (signal.SIGKILL, -9, None)],
@@ -167,81 +157,3 @@ def _read(fifo):
     text = os.read(handle, 100).decode()
     os.close(handle)
     return text
-
-
-# ---------------------------------------------------------------------------------------------------------------- publish
-@pytest.fixture(scope="module")
-def reference(make_course, tmp_path_factory):
-    """A course whose notebook has finished in the reference profile; and the outcome."""
-    made = make_course(tmp_path_factory.mktemp("publish"))
-    made.add("01_clean", '"a value"')
-    with contextlib.chdir(made.root):
-        return made, runner.run(made.root)
-
-
-@contextlib.contextmanager
-def replaced(path, old, new):
-    """Change a file for the time of the block."""
-    content = path.read_text()
-    assert old in content
-    path.write_text(content.replace(old, new))
-    try:
-        yield
-    finally:
-        path.write_text(content)
-
-
-@pytest.mark.parametrize(
-    ("place", "new", "message"),
-    [
-        ("build/runs/reference", "'in /mnt/disk/x'", "01_clean, cell 3 shows the path /mnt/disk/x"),
-        ("notebooks", "another value", "code of 01_clean was changed while it ran"),
-    ],
-)
-def test_publish_refuses_a_path_of_a_machine_and_changed_code_and_writes_nothing(reference, place, new, message):
-    made, outcomes = reference
-    tracked = made.root / "notebooks" / "01_clean.ipynb"
-    executed = made.folder("01_clean", "reference") / "notebook.ipynb"
-    path, old = (tracked, "a value") if place == "notebooks" else (executed, "'a value'")
-    with replaced(path, old, new):
-        before = tracked.read_text()
-        with pytest.raises(AsrlibError, match=message):
-            registry.publish(made.root, outcomes)
-        assert tracked.read_text() == before
-    assert not (made.root / "results").exists()
-
-
-def test_publish_writes_outputs_results_and_a_stamp_and_the_stamp_notices_a_change(reference):
-    made, outcomes = reference
-    registry.publish(made.root, outcomes)
-    path = made.root / "notebooks" / "01_clean.ipynb"
-    notebook = nbformat.read(path, 4)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in code] == [1, 2, 3, 4]
-    assert code[2].outputs[0].data["text/plain"] == "'a value'"
-    assert not any({"papermill", "execution"} & set(cell.metadata) for cell in notebook.cells)
-    assert set(notebook.metadata) <= {"kernelspec", "language_info", "asrlib"}
-    assert (made.root / "results" / "01_clean" / "record.json").is_file()
-    book = registry.read(made.root)["01_clean"]
-    assert notebook.metadata.asrlib == {"profile": "reference", "stamp": registry.stamp(made.root, book, "reference")}
-    changed = path.read_text().replace("a value", "another value")
-    path.write_text(changed)
-    assert notebook.metadata.asrlib.stamp != registry.stamp(made.root, book, "reference")
-
-
-def test_publish_refuses_when_a_notebook_failed(ran):
-    with pytest.raises(AsrlibError, match="02_fails did not finish"):
-        registry.publish(ran[0].root, [ran[1]["01_good"], ran[1]["02_fails"]])
-
-
-@pytest.mark.parametrize(
-    ("output", "message"),
-    [
-        (nbformat.v4.new_output("error", ename="E", evalue="", traceback=[]), "shows an error"),
-        (nbformat.v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}}), "shows a widget"),
-        (nbformat.v4.new_output("stream", text="in /mnt/disk/x"), "shows the path /mnt/disk/x"),
-    ],
-)
-def test_an_output_that_must_not_be_published_is_named(tmp_path, output, message):
-    with pytest.raises(AsrlibError, match=f"01, cell 2 {message}"):
-        registry._normalise(output, "01, cell 2", tmp_path)

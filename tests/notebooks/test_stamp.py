@@ -6,10 +6,11 @@ import pytest
 
 from asrlib.course import registry
 from asrlib.io import files
+from tools import publish
 
 ROOT = files.repository()
 BOOKS = registry.read(ROOT)
-STALE = registry.stale(ROOT)
+STALE = publish.stale(ROOT)
 
 
 def test_the_list_of_stale_notebooks_names_notebooks():

@@ -9,13 +9,13 @@ import pytest
 
 from asrlib.course import records, registry
 from asrlib.io import files
-from tools import colab
+from tools import colab, publish
 
 ROOT = files.repository()
 BOOKS = registry.read(ROOT)
 MAX_BYTES = 300_000
 ENDING = ["Published, here, why they differ", "Exercises", "References"]
-STALE = registry.stale(ROOT)  # still in the form of the first edition
+STALE = publish.stale(ROOT)  # still in the form of the first edition
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
@@ -134,7 +134,7 @@ def test_a_checkpoint_question_is_followed_by_its_cell_and_its_reason(book, note
 def test_the_first_cell_tells_what_the_published_run_found_and_took(book, notebook):
     first = notebook.cells[0].source
     assert "| took |" in first or "<!-- result -->" in first
-    assert registry.opening(first, ROOT / "results" / book.name) == first
+    assert publish.opening(first, ROOT / "results" / book.name) == first
 
 
 def test_the_colab_cell_is_the_generated_one(book, code):
@@ -207,7 +207,7 @@ def test_every_figure_has_an_alternative_text(code):
 
 def test_no_path_of_a_machine_shows_in_sources_or_outputs(notebook, code):
     shown = [cell.source for cell in notebook.cells] + [text for _, output in outputs(code) for text in texts(output)]
-    assert [path for text in shown for path in registry.absolute_paths(text)] == []
+    assert [path for text in shown for path in publish.absolute_paths(text)] == []
 
 
 def test_relative_links_resolve(book, prose):

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import nbformat
 import pytest
 
-from asrlib.course import claims, records, registry, site
+from asrlib.course import claims, records, registry
 from asrlib.io import files
 
 ROOT = files.repository()
