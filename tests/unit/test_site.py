@@ -10,6 +10,7 @@ import pytest
 
 from asrlib.course import claims, records, registry
 from asrlib.io import files
+from tools import site
 
 ROOT = files.repository()
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -58,15 +59,8 @@ def record(path, value=8.4):
 
 def leave(folder, content):
     """Write a record and its predictions as a run leaves them."""
-    row = {
-        "id": "a",
-        "hypothesis": HOSTILE,
-        "system": "s",
-        "substitutions": 1,
-        "deletions": 0,
-        "insertions": 2,
-        "words": 3,
-    }
+    counts = {"substitutions": 1, "deletions": 0, "insertions": 2, "words": 3}
+    row = {"id": "a", "hypothesis": HOSTILE, "system": "s", **counts}
     content["predictions"]["sha256"] = files.sha256(files.write_jsonl(folder / "predictions.jsonl", [row]))
     files.write_atomic(folder / "record.json", json.dumps(content))
 
@@ -125,11 +119,8 @@ def test_sphinx_builds_harmless_pages_that_ask_no_other_host(made):
     (made / "asrlib" / "audio.py").touch()  # a page for this module alone
     site.write(made)
     build = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "docs", "build/site"]
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "http_proxy": "http://127.0.0.1:9",
-        "https_proxy": "http://127.0.0.1:9",
-    }
+    nowhere = "http://127.0.0.1:9"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "http_proxy": nowhere, "https_proxy": nowhere}
     done = subprocess.run(build, cwd=made, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     pages = {path.stem: Seen(path) for path in (made / "build" / "site").rglob("*.html")}
@@ -157,18 +148,9 @@ def test_the_scoreboard_counts_every_claim_once(made):
 
 def test_the_ledger_has_a_body_with_keys_for_each_claim(made):
     first, second = Seen(site.write(made) / "ledger.html").all("tbody")
-    assert (first["id"], first["data-verdict"], first["data-published"], first["data-here"]) == (
-        "AA-01",
-        "holds",
-        "8.5",
-        "8.4",
-    )
+    shown = [first[key] for key in ("id", "data-verdict", "data-published", "data-here")]
+    assert shown == ["AA-01", "holds", "8.5", "8.4"]
     assert (second["id"], second["data-verdict"], "data-here" in second) == ("AA-02", "arithmetic fails", False)
-
-
-def test_another_record_changes_the_page(made):
-    leave(made / "results" / "01_one", record(made / "notebooks" / "01_one.ipynb") | {"metrics": []})
-    assert Seen(site.write(made) / "ledger.html").all("tbody")[0]["data-verdict"] == "not run"
 
 
 def test_ones_own_run_is_shown_and_compared_with_the_published_one(made):
@@ -179,13 +161,8 @@ def test_ones_own_run_is_shown_and_compared_with_the_published_one(made):
     folder = site.write(made)
     assert "1 moved out of their interval" in Seen(folder / "review.html").text
     assert "2.5" in Seen(folder / "map.html").text
-    assert (
-        json.loads((folder / "extra" / "results" / "01_one" / "record.json").read_text())["metrics"][0]["value"] == 12.0
-    )
-
-
-def test_a_run_that_failed_does_not_count(made):
-    own_run(made, 12.0)
+    shown = json.loads((folder / "extra" / "results" / "01_one" / "record.json").read_text())
+    assert shown["metrics"][0]["value"] == 12.0
     path = registry.run_folder(made, "reference", "01_one") / "result.json"
     path.write_text(path.read_text().replace("finished", "failed"))
     assert site.chapters(made)[0].record["metrics"][0]["value"] == 8.4
@@ -244,18 +221,6 @@ def test_links_to_the_repository_become_links_to_pages_or_names(made):
     assert "https://colab.research.google.com/github/a/b/blob/v" in source
 
 
-def test_a_notebook_can_be_downloaded_as_it_is(made):
-    folder = site.write(made)
-    original = (made / "notebooks" / "01_one.ipynb").read_bytes()
-    assert (folder / "extra" / "notebooks" / "01_one.ipynb").read_bytes() == original
-    assert "colab" not in (folder / "notebooks" / "01_one.ipynb").read_text()
-
-
-def test_writing_again_leaves_nothing_of_what_is_gone(made):
-    (site.write(made) / "notebooks" / "09_gone.ipynb").touch()
-    assert not (site.write(made) / "notebooks" / "09_gone.ipynb").exists()
-
-
 def test_the_course_itself_can_be_written(tmp_path):
     (tmp_path / "docs").mkdir()
     for name in ("asrlib", "data", "notebooks", "results", "README.md", "pyproject.toml", "docs/_fragments"):
@@ -270,8 +235,7 @@ def test_the_course_itself_can_be_written(tmp_path):
 
 def test_the_page_of_the_library_names_every_module():
     page = (ROOT / "docs" / "architecture.md").read_text()
-    modules = [path for path in (ROOT / "asrlib").rglob("[a-z]*.py") if "metrics" not in path.parts]
-    assert [path.stem for path in modules if f"`{path.stem}`" not in page] == []
+    assert [path.stem for path in (ROOT / "asrlib").rglob("[a-z]*.py") if f"`{path.stem}`" not in page] == []
 
 
 # ------------------------------------------------------------------------------------------------------- with a browser
@@ -323,30 +287,6 @@ def test_the_ledger_is_filtered_searched_and_sorted_from_disk(tab):
     page.get_by_role("button", name="here").click()  # what was not measured comes last, whichever way
     page.get_by_role("button", name="here").click()
     assert shown(page) == ["AA-01", "AA-02"]
-
-
-@pytest.mark.slow
-def test_a_number_of_the_scoreboard_leads_to_its_claims(tab):
-    assert shown(tab("ledger", "#method=a+method&verdict=holds")) == ["AA-01"]
-
-
-@pytest.mark.slow
-def test_a_link_to_a_record_opens_it(tab):
-    assert not tab("records").locator("details table").first.is_visible()
-    assert tab("records", "#record-01").locator("details table").first.is_visible()
-
-
-@pytest.mark.slow
-def test_comments_are_kept_and_saved_as_text(tab):
-    page = tab("review")
-    page.get_by_role("checkbox").first.check()
-    page.get_by_placeholder("comment").nth(1).fill("which split?")
-    page.get_by_label("What should change?").fill("the title")
-    page.reload()
-    assert page.get_by_role("checkbox").first.is_checked()
-    with page.expect_download() as saving:
-        page.get_by_role("button", name="Save").click()
-    text = saving.value.path().read_text()
-    assert text.startswith("01 t\n[x] " + site.CHECKS[0])
-    assert f"[ ] {site.CHECKS[1]}\n    which split?" in text
-    assert text.endswith("the title\n")
+    assert shown(tab("ledger", "#method=a+method&verdict=holds")) == [
+        "AA-01"
+    ]  # as a number of the scoreboard leads here
