@@ -12,8 +12,6 @@ import functools
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,7 +28,6 @@ __all__ = [
     "bootstrap",
     "compare",
     "contrast",
-    "metric",
     "over_seeds",
     "score",
 ]
@@ -397,19 +394,3 @@ def _replicates(first: Score, *others: Score, **options: int) -> tuple[np.ndarra
     """Resample one mean WER, or the first minus the second; return what `uncertainty.interval` takes."""
     sides = [np.stack([run.errors for run in side.runs or (side,)], axis=1) for side in (first, *others)]
     return uncertainty.resample_runs(sides, first.lengths, blocks=first.blocks, **options)
-
-
-def metric(name: str) -> Any:
-    """Return ``evaluate.load("wer")`` or ``("cer")`` without the Hub: the metric's code is part of this package.
-
-    Raises:
-        AsrlibError: another name.
-    """
-    import evaluate
-
-    path = Path(__file__).parent / "metrics" / name / f"{name}.py"
-    if not path.is_file():
-        raise AsrlibError(
-            f"asrlib ships the metrics 'wer' and 'cer', not {name!r}: load others with evaluate.load and the Hub."
-        )
-    return evaluate.load(str(path))

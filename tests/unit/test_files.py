@@ -1,17 +1,13 @@
 import errno
-import io
 import os
+import subprocess
 import sys
-import tarfile
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from asrlib import AsrlibError
-from asrlib.io import downloads, files
+from asrlib.io import files
 
 
 def test_write_is_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -73,44 +69,6 @@ def test_two_runs_at_once_prepare_a_folder_once(tmp_path):
     assert (tmp_path / "checkpoint" / "file").read_text() == "whole"
 
 
-def test_run_says_what_the_program_said(tmp_path):
-    code = "import sys; print('out'); print('wrong', file=sys.stderr, flush=True); sys.exit(3)"
-    returned, said = downloads.run([sys.executable, "-c", code], tmp_path, "a program")
-    assert returned == 3
-    assert sorted(said.split()) == ["out", "wrong"]
-
-
-def test_run_counts_the_bytes_that_come(tmp_path, monkeypatch):
-    def step(meter, amount):
-        if amount == 1000:
-            (tmp_path / "seen").touch()
-
-    monkeypatch.setattr(downloads.Meter, "step", step)
-    code = "from pathlib import Path; Path('x').write_bytes(bytes(1000))\nwhile not Path('seen').exists(): pass"
-    assert downloads.run([sys.executable, "-c", code], tmp_path, "a program", cwd=tmp_path) == (0, "")
-
-
-def test_lock_lets_one_in(tmp_path):
-    inside, most = 0, 0
-    guard = threading.Lock()
-
-    def work():
-        nonlocal inside, most
-        with files.lock(tmp_path / "thing"):
-            with guard:
-                inside += 1
-                most = max(most, inside)
-            with guard:
-                inside -= 1
-
-    threads = [threading.Thread(target=work) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (most, inside) == (1, 0)
-
-
 def test_cache_dir_follows_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "mit Leerzeichen und ä"))
     assert files.cache_dir() == tmp_path / "mit Leerzeichen und ä"
@@ -124,166 +82,49 @@ def test_cache_dir_follows_the_environment(tmp_path, monkeypatch):
         files.cache_dir()
 
 
-def test_json_names_the_file(tmp_path):
-    path = tmp_path / "a.json"
-    assert files.read_json(path) == {}
-    path.write_text('{"é": 1}', "utf-8")
-    assert files.read_json(path) == {"é": 1}
-    for wrong, said in (
-        (b"{", "cannot be read as JSON"),
-        (b"\xff", "cannot be read as JSON"),
-        (b"[1]", "no JSON object"),
-    ):
-        path.write_bytes(wrong)
-        with pytest.raises(AsrlibError, match=rf"a\.json .*{said}|a\.json holds {said}"):
-            files.read_json(path)
-
-
-def test_jsonl_names_the_broken_line(tmp_path):
-    rows = [{"id": "a", "text": "é"}, {"id": "b"}]
-    path = files.write_jsonl(tmp_path / "rows.jsonl", rows)
-    assert list(files.read_jsonl(path)) == rows
-    path.write_text('{"a": 1}\n{"a": \n')
-    with pytest.raises(AsrlibError, match="line 2"):
-        list(files.read_jsonl(path))
-
-
-def test_toml_names_the_file(tmp_path):
-    path = tmp_path / "table.toml"
-    path.write_text("a = \n")
-    with pytest.raises(AsrlibError, match=r"table\.toml is not valid TOML"):
-        files.read_toml(path)
-
-
-def archive(*members):
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for name, content, kind in members:
-            info = tarfile.TarInfo(name)
-            info.type, info.size = kind, len(content) if kind == tarfile.REGTYPE else 0
-            info.linkname = "/etc/passwd"
-            tar.addfile(info, io.BytesIO(content))
-    buffer.seek(0)
-    return buffer
-
-
-def test_extract_takes_what_is_wanted(tmp_path):
-    tar = archive(("./a/b.wav", b"1", tarfile.REGTYPE), ("a/c.txt", b"2", tarfile.REGTYPE))
-    count = downloads.extract(tar, tmp_path, lambda name: name if name.endswith(".wav") else None, source="x.tar")
-    assert count == 1
-    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")] == ["a/b.wav"]
-
-
-@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/../../evil", "a/b/../../../evil"])
-def test_nothing_lands_outside(tmp_path, name):
-    target = tmp_path / "inner"
-    target.mkdir()
-    with pytest.raises(AsrlibError, match="hostile"):
-        downloads.extract(archive((name, b"x", tarfile.REGTYPE)), target, lambda name: name, source="x.tar")
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["inner"]
-
-
-def test_links_and_devices_are_skipped(tmp_path):
-    tar = archive(("link", b"", tarfile.SYMTYPE), ("hard", b"", tarfile.LNKTYPE), ("dev", b"", tarfile.CHRTYPE))
-    assert downloads.extract(tar, tmp_path, lambda name: name, source="x.tar") == 0
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_bombs_and_cuts(tmp_path, monkeypatch):
-    tar = archive(("a", b"x" * 5000, tarfile.REGTYPE))
-    cut = io.BytesIO(tar.getvalue()[: len(tar.getvalue()) // 2])
-    with pytest.raises(AsrlibError, match=r"x\.tar is damaged or truncated"):
-        downloads.extract(cut, tmp_path, lambda name: name, source="x.tar")
-    monkeypatch.setattr(downloads, "MAX_MEMBER_BYTES", 100)
-    with pytest.raises(AsrlibError, match="more bytes"):
-        downloads.extract(tar, tmp_path, lambda name: name, source="x.tar")
-
-
-@settings(max_examples=80, deadline=None)
-@given(st.binary(max_size=300))
-def test_any_bytes_are_an_archive_or_one_sentence(tmp_path_factory, data):
-    try:
-        downloads.extract(io.BytesIO(data), tmp_path_factory.mktemp("x"), lambda name: name, source="x.tar")
-    except AsrlibError as error:
-        assert "\n" not in str(error)
-
-
-CONTENT = bytes(range(256)) * 4000  # 1 MB
-
-
-class Server(BaseHTTPRequestHandler):
-    """Serves CONTENT with ranges; /cut closes early, /html lies, /404 fails, /torn breaks its own protocol."""
-
-    def do_GET(self):
-        start = int(self.headers.get("Range", "bytes=0-").split("=")[1].split("-")[0])
-        if self.path == "/404":
-            return self.send_error(404)
-        if start >= len(CONTENT):
-            return self.send_error(416)
-        if self.path == "/torn":
-            self.send_response(200)
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
-            return self.wfile.write(b"ffff\r\nonly this")
-        body = b"<html>login</html>" if self.path == "/html" else CONTENT[start:]
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if self.path == "/cut" and not start else body)
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def server():
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
-    yield f"http://127.0.0.1:{http.server_port}"
-    http.shutdown()
-    http.server_close()
-
-
-def digest(data=CONTENT):
-    import hashlib
-
-    return hashlib.sha256(data).hexdigest()
-
-
-def test_download_resumes_after_a_cut(tmp_path, server):
-    target = tmp_path / "x.bin"
-    with pytest.raises(AsrlibError, match="will resume"):
-        downloads.download(f"{server}/cut", target, sha256_hex=digest())
-    assert not target.exists()
-    assert 0 < target.with_name("x.bin.part").stat().st_size < len(CONTENT)
-    assert downloads.download(f"{server}/cut", target, sha256_hex=digest()).read_bytes() == CONTENT
-    assert [path.name for path in tmp_path.iterdir()] == ["x.bin"]
-
-
-@pytest.mark.parametrize(("page", "said"), [("html", "is expected: it was thrown away"), ("404", "answers 404")])
-def test_wrong_answers_are_not_believed(tmp_path, server, page, said):
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.json", b"{", r"a\.json cannot be read as JSON"),
+        ("a.json", b"\xff", r"a\.json cannot be read as JSON"),
+        ("a.json", b"[1]", r"a\.json holds no JSON object"),
+        ("a.jsonl", b'{"a": 1}\n{"a": \n', r"a\.jsonl, line 2, is not valid JSON"),
+        ("a.jsonl", b"[1]\n", r"a\.jsonl, line 1, is no JSON object"),
+        ("a.toml", b"a = \n", r"a\.toml is not valid TOML"),
+    ],
+)
+def test_a_broken_table_is_named(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    read = {"json": files.read_json, "jsonl": lambda path: list(files.read_jsonl(path)), "toml": files.read_toml}
     with pytest.raises(AsrlibError, match=said):
-        downloads.download(f"{server}/{page}", tmp_path / "x.bin", sha256_hex=digest())
-    assert list(tmp_path.iterdir()) == []
+        read[name.partition(".")[2]](tmp_path / name)
 
 
-@pytest.mark.parametrize("part", [CONTENT, bytes(len(CONTENT))], ids=["right", "wrong"])
-def test_a_part_that_is_already_whole(tmp_path, server, part):
-    target = tmp_path / "x.bin"
-    target.with_name("x.bin.part").write_bytes(part)
-    if part == CONTENT:
-        assert downloads.download(f"{server}/x", target, sha256_hex=digest()).read_bytes() == CONTENT
-    else:
-        with pytest.raises(AsrlibError, match="it was thrown away"):
-            downloads.download(f"{server}/x", target, sha256_hex=digest())
-        assert list(tmp_path.iterdir()) == []
+def test_tables_are_read_and_an_absent_object_is_empty(tmp_path):
+    rows = [{"id": "a", "text": "é"}, {"id": "b"}]
+    assert list(files.read_jsonl(files.write_jsonl(tmp_path / "rows.jsonl", rows))) == rows
+    assert files.read_json(tmp_path / "absent.json") == {}
+    assert files.read_json(files.write_atomic(tmp_path / "a.json", '{"é": 1}')) == {"é": 1}
 
 
-def test_a_torn_answer_is_one_sentence(tmp_path, server):
-    with pytest.raises(AsrlibError, match="cannot be reached"):
-        downloads.download(f"{server}/torn", tmp_path / "x.bin", sha256_hex=digest())
+def test_what_breaks_a_schema_is_named_by_place(tmp_path):
+    schema = files.write_atomic(tmp_path / "s.json", '{"properties": {"a": {"items": {"type": "integer"}}}}')
+    files.check_schema({"a": [1]}, schema, "The table")
+    with pytest.raises(AsrlibError, match=r"^The table breaks .*/s\.json at a/1: 'x' is not of type 'integer'\.$"):
+        files.check_schema({"a": [1, "x"]}, schema, "The table")
 
 
-def test_nobody_answers(tmp_path):
-    with pytest.raises(AsrlibError, match="cannot be reached"):
-        downloads.download("http://127.0.0.1:9/x", tmp_path / "x.bin", sha256_hex=digest())
+LIGHT = """
+import sys
+import asrlib
+assert not {"numpy", "torch", "transformers"} & set(sys.modules)
+from asrlib.course import chapter, runner
+from asrlib.io import files
+assert not {"numpy", "torch", "transformers", "jsonschema", "nbformat"} & set(sys.modules)
+files.import_jsonschema()
+assert "jsonschema" in sys.modules and "rfc3987_syntax" not in sys.modules
+"""
+
+
+def test_asrlib_and_a_chapters_first_line_import_nothing_heavy():
+    subprocess.run([sys.executable, "-c", LIGHT], check=True)

@@ -5,16 +5,17 @@ import math
 import statistics
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from asrlib import AsrlibError, cli
+from asrlib import AsrlibError
 from asrlib.course import registry, sweep
 from asrlib.io import files
-
-stats = pytest.importorskip("scipy.stats", reason="scipy is not installed")
+from workflow import table
 
 ROOT = files.repository()
 TABLE = {
@@ -25,22 +26,6 @@ TABLE = {
     "threads": 1,
     "resources": {"mem_mb": 500, "runtime": 5},
 }
-
-
-def record(seed=0, value=8.4, notebook="02_two", code="a", profile="smoke", labels=None, **parameters):
-    metric = {
-        "name": "wer_percent",
-        "value": value,
-        "unit": "%",
-        "interval": None,
-        "labels": labels or {"corpus": "own"},
-    }
-    run = {"notebook": notebook, "profile": profile, "parameters": {**parameters, "SEED": seed}, "seed": seed}
-    return {"metrics": [metric], "run": run | {"source_sha256": code * 64}}
-
-
-def runs(values, **parameters):
-    return [record(seed, value, **parameters) for seed, value in enumerate(values)]
 
 
 @pytest.fixture
@@ -79,10 +64,10 @@ def test_a_key_changes_with_the_code_of_the_notebook_and_of_what_it_needs(two):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"threads": 0}, "wrong at threads: 0 is less than the minimum"),
-        ({"seeds": [1]}, "wrong at top level: .*'seeds' was unexpected"),
-        ({"matrix": {"SEED": []}}, "wrong at matrix/SEED"),
-        ({"matrix": {"SEED": [None]}}, "wrong at matrix/SEED/0: None is not of type"),
+        ({"threads": 0}, "sweep's table breaks workflow/sweep.schema.json at threads: 0 is less than the minimum"),
+        ({"seeds": [1]}, "at top level: .*'seeds' was unexpected"),
+        ({"matrix": {"SEED": []}}, "at matrix/SEED"),
+        ({"matrix": {"SEED": [None]}}, "at matrix/SEED/0: None is not of type"),
         ({"matrix": {"LANGUAGE": [False]}}, "LANGUAGE is False, as YAML reads .* put it in quotes"),
         ({"matrix": {"SEED": ["one"]}}, "SEED must be of type int"),
         ({"matrix": {"SEEDS": [1]}}, "has no parameter SEEDS"),
@@ -118,55 +103,48 @@ def test_every_parameter_of_the_course_can_be_given_what_its_profile_gives_it():
         assert registry.check_parameters(book, {name: sweep._text(value) for name, value in values.items()}) == values
 
 
-# ---------------------------------------------------------------------------------------------------------------- collect
-@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=9))
+# ------------------------------------------------------------------------------------------------------------------ table
+def record(seed=0, value=8.4, notebook="02_two", code="a", profile="smoke", labels=None, **parameters):
+    metric = {"name": "wer_percent", "value": value, "unit": "%", "labels": labels or {"corpus": "own"}}
+    run = {"notebook": notebook, "profile": profile, "parameters": {**parameters, "SEED": seed}, "seed": seed}
+    return {"metrics": [metric], "run": run | {"source_sha256": code * 64}}
+
+
+def rows(*found):
+    """Return all rows of the tables of records, as dictionaries."""
+    return [row for part in table.collect(found).values() for row in part.to_dict("records")]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=9))
 def test_mean_deviation_and_interval_are_those_of_the_t_distribution(values):
-    [row] = sweep.collect(runs(values))
-    assert row.mean == pytest.approx(statistics.fmean(values))
-    error = stats.sem(values)
-    assert row.deviation == pytest.approx(error * math.sqrt(len(values)), abs=1e-6)
-    if error > 1e-9:
+    (row,) = rows(*(record(seed, value) for seed, value in enumerate(values)))
+    assert row["mean"] == pytest.approx(statistics.fmean(values), abs=1e-6)
+    if len(values) == 1:
+        assert pd.isna(row["sd"]) and pd.isna(row["low"])
+    elif (error := stats.sem(values)) > 1e-9:
         expected = stats.t.interval(0.95, len(values) - 1, loc=statistics.fmean(values), scale=error)
-        assert row.interval == pytest.approx(expected, abs=1e-6)
-    assert row.interval[0] <= row.mean <= row.interval[1]
+        assert (row["low"], row["high"]) == pytest.approx(expected, abs=1e-6)
 
 
-def test_one_seed_has_neither_deviation_nor_interval():
-    [row] = sweep.collect(runs([8.4]))
-    assert (row.mean, row.deviation, row.interval, row.values) == (8.4, None, None, {0: 8.4})
+@settings(deadline=None, max_examples=30)
+@given(st.permutations([record(s, 10.0 * len(code) + s, LANGUAGE=code) for code in ("ro", "bul") for s in range(3)]))
+def test_a_row_is_a_choice_of_parameters_in_whatever_order_the_runs_come(found):
+    shown = [(row["LANGUAGE"], [row[f"seed.{seed}"] for seed in range(3)]) for row in rows(*found)]
+    assert shown == [("bul", [30.0, 31.0, 32.0]), ("ro", [20.0, 21.0, 22.0])]
 
 
-@given(
-    st.permutations(
-        [record(seed, 10.0 * len(code) + seed, LANGUAGE=code) for code in ("ro", "bul") for seed in range(3)]
-    )
-)
-def test_rows_are_the_same_in_whatever_order_the_runs_come(found):
-    rows = sweep.collect(found)
-    assert [(row.parameters, row.values) for row in rows] == [
-        ({"LANGUAGE": "bul"}, {0: 30.0, 1: 31.0, 2: 32.0}),
-        ({"LANGUAGE": "ro"}, {0: 20.0, 1: 21.0, 2: 22.0}),
-    ]
-
-
-def test_a_row_shows_model_and_language_and_what_differs():
+def test_a_row_shows_model_and_language_and_what_differs_and_labels_and_profiles_tell_rows_apart():
     found = [record(MODEL_ID="m", STEPS=steps, CLIPS=5) for steps in (1, 2)] + [record(notebook="03_other", CLIPS=6)]
-    assert [row.parameters for row in sweep.collect(found)] == [
-        {"MODEL_ID": "m", "STEPS": 1}, {"MODEL_ID": "m", "STEPS": 2}, {},
+    first, second, other = rows(*found)
+    assert [(row["MODEL_ID"], row["STEPS"], "CLIPS" in row) for row in (first, second)] == [
+        ("m", "1", False), ("m", "2", False),
     ]  # fmt: skip
-
-
-def test_labels_and_profiles_tell_rows_apart():
-    found = [
-        record(0, 1.0, labels={"stage": "before"}),
-        record(1, 2.0, labels={"stage": "after"}),
-        record(0, 3.0, profile="paper"),
-    ]
-    assert [(row.profile, row.labels, row.values) for row in sweep.collect(found)] == [
-        ("paper", {"corpus": "own"}, {0: 3.0}),
-        ("smoke", {"stage": "before"}, {0: 1.0}),
-        ("smoke", {"stage": "after"}, {1: 2.0}),
-    ]
+    assert not {"MODEL_ID", "CLIPS"} & set(other)
+    stages = [record(0, 1.0, labels={"stage": "before"}), record(1, 2.0, labels={"stage": "after"})]
+    tables = table.collect([*stages, record(0, 3.0, profile="paper")])
+    assert list(tables) == [("02_two", "paper"), ("02_two", "smoke")]
+    assert list(tables["02_two", "smoke"]["label.stage"]) == ["after", "before"]
 
 
 @pytest.mark.parametrize(
@@ -178,49 +156,33 @@ def test_labels_and_profiles_tell_rows_apart():
 )
 def test_what_is_not_one_experiment_is_not_averaged(found, sentence):
     with pytest.raises(AsrlibError, match=sentence):
-        sweep.collect(found)
+        table.collect(found)
 
 
-def test_the_csv_has_a_column_for_each_parameter_label_and_seed():
-    found = [*runs([1.0, 2.5], LANGUAGE="ro"), record(7, 0.1, LANGUAGE="bg", labels={"split": "test|a"})]
-    rows = list(csv.DictReader(io.StringIO(sweep.csv_text(sweep.collect(found)))))
+def test_both_files_have_a_line_for_each_row(tmp_path):
+    ro = [record(seed, value, LANGUAGE="ro") for seed, value in enumerate([10.0, 12.0])]
+    tables = table.collect([*ro, record(7, 123456.7, LANGUAGE="bg", labels={"split": "test|a"})])
+    table.write(tables, tmp_path)
+    bg, ro = csv.DictReader(io.StringIO((tmp_path / "sweep.csv").read_text()))
     shared = {"notebook": "02_two", "profile": "smoke", "metric": "wer_percent", "unit": "%"}
-    assert rows[0] == shared | {
-        "LANGUAGE": "bg", "label.split": "test|a", "label.corpus": "", "seeds": "1", "mean": "0.1", "sd": "", "low": "",
-        "high": "", "seed.0": "", "seed.1": "", "seed.7": "0.1",
+    assert bg == shared | {
+        "LANGUAGE": "bg", "label.split": "test|a", "label.corpus": "", "seeds": "1", "mean": "123456.7", "sd": "", "low": "",
+        "high": "", "seed.0": "", "seed.1": "", "seed.7": "123456.7",
     }  # fmt: skip
-    assert (rows[1]["seed.0"], rows[1]["seed.1"], rows[1]["mean"], rows[1]["label.corpus"]) == (
-        "1.0",
-        "2.5",
-        "1.75",
-        "own",
-    )
-
-
-def test_the_markdown_has_a_line_for_each_row():
-    text = sweep.markdown(sweep.collect([*runs([10.0, 12.0], LANGUAGE="ro"), record(3, 123456.7, labels={"a": "b|c"})]))
+    assert (ro["seed.0"], ro["seed.1"], ro["mean"], ro["label.corpus"]) == ("10.0", "12.0", "11.0", "own")
+    text = (tmp_path / "sweep.md").read_text()
     assert "## 02_two, profile smoke" in text
-    assert "| ro | wer_percent | corpus own | 2 | 11 | 1.414 | -1.706 to 23.71 | 0: 10, 1: 12 |" in text
-    assert r"|  | wer_percent | a b\|c | 1 | 123,457 |  |  | 3: 123,457 |" in text
+    assert "| 2 | 11 | 1.414 | -1.706 | 23.71 | 10 | 12 |  |" in text
+    assert r"test\|a | 1 | 123,457 |  |  |  |  |  | 123,457 |" in text
 
 
-def test_the_command_reads_runs_and_folders_and_writes_both_tables(tmp_path, capsys):
+def test_the_command_reads_runs_and_folders(tmp_path, capsys):
     published = json.loads((ROOT / "results" / "00_start_here" / "record.json").read_text())
     for seed in (1, 2):
         published["run"] |= {"seed": seed, "parameters": published["run"]["parameters"] | {"SEED": seed}}
-        files.write_atomic(
-            tmp_path / f"SEED={seed}" / "reference" / "00_start_here" / "record.json", json.dumps(published)
-        )
-    assert cli.main(["sweep", str(tmp_path), str(tmp_path / "SEED=1"), "--output", str(tmp_path / "table")]) == 0
-    assert "sweep.md" in capsys.readouterr().out
-    rows = list(csv.DictReader((tmp_path / "table" / "sweep.csv").read_text().splitlines()))
-    assert {row["seeds"] for row in rows} == {"2"}
-    assert len(rows) == len(published["metrics"])
-    assert cli.main(["sweep", str(tmp_path / "SEED=1" / "reference" / "00_start_here" / "record.json")]) == 0
-    assert capsys.readouterr().out.count("\n| ") == len(rows) + 2
-    assert cli.main(["sweep", str(tmp_path / "table")]) == 1
-    assert "no record.json" in capsys.readouterr().err
-
-
-def test_a_change_of_this_module_repeats_no_run():
-    assert "course/sweep.py" in registry.ROOF
+        files.write_atomic(tmp_path / f"SEED={seed}" / "reference" / "x" / "record.json", json.dumps(published))
+    table.main([str(tmp_path), str(tmp_path / "SEED=1")])
+    assert capsys.readouterr().out.count("\n| ") == len(published["metrics"]) + 2
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit, match="There is no record"):
+        table.main([str(tmp_path / "empty")])
