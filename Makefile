@@ -22,13 +22,13 @@ course: $(READY)
 test: $(READY)
 	.venv/bin/ruff check --quiet .
 	.venv/bin/ruff format --check --quiet .
-	.venv/bin/pytest -n 2 --dist worksteal --ignore-glob '*/test_smoke.py' --ignore-glob '*/test_jupyterlab.py' tests/unit tests/notebooks tests/faults
+	.venv/bin/pytest -p no:nbval -n 2 --dist worksteal --ignore-glob '*/test_smoke.py' --ignore-glob '*/test_jupyterlab.py' tests/unit tests/notebooks tests/faults
 	ASRLIB_PROFILE=smoke ASRLIB_HEADLESS=1 .venv/bin/pytest -n 2 --dist loadscope $(NBVAL) tests/notebooks/test_smoke.py tests/notebooks/test_jupyterlab.py notebooks/*.ipynb
 
 check: $(READY)
 	.venv/bin/ruff check --quiet .
 	.venv/bin/ruff format --check --quiet .
-	.venv/bin/pytest -n 2 --dist worksteal -m "not weights and not slow" --ignore-glob '*/test_smoke.py' --ignore-glob '*/test_jupyterlab.py' tests/unit tests/notebooks tests/faults
+	.venv/bin/pytest -p no:nbval -n 2 --dist worksteal -m "not weights and not slow" --ignore-glob '*/test_smoke.py' --ignore-glob '*/test_jupyterlab.py' tests/unit tests/notebooks tests/faults
 
 lab: $(READY)
 	@.venv/bin/jupyter lab notebooks

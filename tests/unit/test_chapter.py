@@ -28,18 +28,10 @@ def test_start_completes_the_notebooks_own_names(names, monkeypatch):
     run = chapter.start(NAME, names)
     assert (run.profile, run.parameters, run.seed) == ("smoke", {"N_CLIPS": 2, "LANGUAGE": "en", "SEED": 1}, 1)
     assert names["N_CLIPS"] == 2
-
-
-def test_the_notebooks_profile_counts_before_the_environments(names, monkeypatch):
-    monkeypatch.setenv("ASRLIB_PROFILE", "smoke")
-    names["PROFILE"] = "reference"
+    names |= {"PROFILE": "reference", "N_CLIPS": 4}  # the cell counts before the environment
     assert chapter.start(NAME, names).profile == "reference"
-
-
-def test_what_papermill_was_given_counts_before_the_profile(names, monkeypatch):
-    names |= {"PROFILE": "smoke", "In": ["", "# Parameters\nN_CLIPS = 4\n"]}
-    chapter.start(NAME, names)
-    assert names["N_CLIPS"] == 4
+    names |= {"PROFILE": "smoke", "In": ["", "# Parameters\nN_CLIPS = 4\n"]}  # and papermill before the profile
+    assert chapter.start(NAME, names).parameters["N_CLIPS"] == 4
 
 
 def test_without_names_those_of_the_calling_cell_are_completed(names):

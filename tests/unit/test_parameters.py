@@ -1,6 +1,4 @@
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from asrlib import AsrlibError
 from asrlib.course import parameters
@@ -49,23 +47,21 @@ def test_a_cell_that_is_no_python_is_named():
         parameters.declared("N_CLIPS: int = (40  # clips", "01_one")
 
 
-def test_without_a_profile_the_values_are_those_of_the_notebook():
-    assert complete() == {name: (value, "notebook") for name, value in FOUND.items() if name != "PROFILE"}
-
-
-def test_a_profile_changes_what_nobody_has_changed():
-    assert complete(profile={"N_CLIPS": 2})["N_CLIPS"] == (2, "profile")
-    assert complete({"N_CLIPS": 7}, profile={"N_CLIPS": 2})["N_CLIPS"] == (7, "you")
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("changed", [False, True])
+@pytest.mark.parametrize("profiled", [False, True])
+def test_papermill_counts_before_the_cell_and_the_cell_before_the_profile(given, changed, profiled):
+    found = {"N_CLIPS": 7 if changed else 40}
+    value, source = complete(found, ["N_CLIPS"] if given else [], {"N_CLIPS": 2} if profiled else {})["N_CLIPS"]
+    own = given or changed
+    assert value == (found["N_CLIPS"] if own or not profiled else 2)
+    assert source == ("you" if own else "profile" if profiled else "notebook")
 
 
 def test_false_zero_and_nothing_are_values_like_others():
     assert complete({"N_CLIPS": 0}, profile={"N_CLIPS": 2})["N_CLIPS"] == (0, "you")
     assert complete(profile={"CORPORA": []})["CORPORA"] == ([], "profile")
     assert complete(profile={"FAST": True})["FAST"] == (True, "profile")
-
-
-def test_what_papermill_was_given_counts_even_where_it_is_the_notebooks_own_value():
-    assert complete(given=["N_CLIPS"], profile={"N_CLIPS": 2})["N_CLIPS"] == (40, "you")
 
 
 def test_names_that_papermill_has_assigned_are_found_in_its_cell_alone():
@@ -97,12 +93,3 @@ def test_reference_is_a_profile_without_a_table_and_others_are_refused():
     assert parameters.profile_values(table, "02_two", "smoke") == {}
     with pytest.raises(AsrlibError, match="no profile 'huge': choose one of reference, smoke"):
         parameters.profile_values(table, "01_one", "huge")
-
-
-@given(given=st.booleans(), changed=st.booleans(), profiled=st.booleans())
-def test_papermill_counts_before_the_cell_and_the_cell_before_the_profile(given, changed, profiled):
-    found = {"N_CLIPS": 7 if changed else 40}
-    value, source = complete(found, ["N_CLIPS"] if given else [], {"N_CLIPS": 2} if profiled else {})["N_CLIPS"]
-    own = given or changed
-    assert value == (found["N_CLIPS"] if own or not profiled else 2)
-    assert source == ("you" if own else "profile" if profiled else "notebook")

@@ -1,8 +1,6 @@
 import io
 import sys
 
-import pytest
-
 from asrlib.io import progress
 
 
@@ -41,8 +39,3 @@ def test_runner_reads_a_file_and_a_full_disk_ends_nothing(monkeypatch, tmp_path)
         meter.step(1)
         monkeypatch.setenv("ASRLIB_PROGRESS", str(path))
     assert path.read_text() == ""  # what is over is not shown any longer
-
-
-@pytest.mark.parametrize("size", [0, 4])
-def test_track_yields_everything(size):
-    assert list(progress.track((x for x in range(size)), "x", total=size)) == list(range(size))

@@ -242,19 +242,6 @@ def test_alignment_is_escaped():
     assert "&lt;script&gt;" in shown
 
 
-@pytest.mark.parametrize("name", ["wer", "cer"])
-def test_evaluate_metric_loads_without_the_hub(name, monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    references, hypotheses, _ = corpus(10)
-    value = scoring.metric(name).compute(references=references, predictions=hypotheses)[name]
-    assert value == getattr(jiwer, name)(references, hypotheses)
-
-
-def test_unknown_metric():
-    with pytest.raises(AsrlibError, match="'bleu'"):
-        scoring.metric("bleu")
-
-
 def test_a_contrast_of_the_same_clips_is_drawn_together_and_of_other_clips_apart():
     said = [f"Word{number} two." for number in range(40)]
     heard = [f"word{number} {'two' if number % 4 else 'too'}" for number in range(40)]
