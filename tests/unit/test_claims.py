@@ -1,11 +1,11 @@
-import copy
+import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asrlib import AsrlibError
-from asrlib.course import claims
+from asrlib.course import claims, rules
 
 NOTEBOOK = "01_zero_shot_whisper"
 
@@ -91,24 +91,6 @@ def test_each_rule(asked, metrics, expected):
     assert verdict(asked, *metrics) == expected
 
 
-def test_a_changed_record_changes_the_verdict_of_a_claim_of_the_course():
-    asked = [item for item in claims.load() if item["id"] == "LS-02"]
-    true = record(metric(71_825_408, name="parameters", model="openai/whisper-base.en", counting="openai"))
-    false = copy.deepcopy(true)
-    false["metrics"][0]["value"] += 1
-    assert claims.judge(asked, [true])[0].verdict == "holds"
-    assert claims.judge(asked, [false])[0].verdict == "does not hold"
-    assert claims.judge(asked, [])[0].verdict.startswith("not run (needs")
-
-
-def test_turbo_has_two_published_sizes_and_ours_stands_beside():
-    asked = [item for item in claims.load() if item["id"] == "LS-06"]
-    labels = {"model": "openai/whisper-large-v3-turbo", "counting": "transformers"}
-    found = claims.judge(asked, [record(metric(808_878_080, name="parameters", **labels))])[0]
-    assert found.verdict == "arithmetic fails"
-    assert "808.88 M" in found.ours
-
-
 def test_evidence_from_another_corpus_or_notebook_does_not_count():
     asked = claim("within_interval", 4.2)
     assert verdict(asked, metric(4.2, [4, 5], model="other")) == "not run (needs a GPU)"
@@ -127,7 +109,7 @@ def test_of_several_values_the_plainest_counts_and_a_tie_is_an_error():
 def test_a_verdict_carries_what_a_reader_needs():
     asked = claim("within_interval", 4.2, 5.1, note="Other clips.")
     found = claims.judge([asked], [record(metric(5.0, [4.3, 6], **A))])[0]
-    assert (found.published, found.ours, found.interval, found.n) == ("a 4.2; b 5.1", "a 5", "a 4.30 to 6.00", "a 64")
+    assert (found.published, found.ours, found.interval, found.n) == ("a 4.2; b 5.1", "a 5", "a 4.3 to 6", "a 64")
     assert found.why.endswith("not for a. Other clips.")
     assert "**does not hold**" in claims.markdown([found])
     assert claims.count([found, found]) == {"does not hold": 2}
@@ -142,7 +124,7 @@ def test_the_table_has_a_line_for_each_judged_claim_and_folds_reasons_and_the_re
     body = page.partition("<tbody>")[2].partition("</tbody>")[0]
     assert body.count("<tr>") == 1
     assert ">4.2<" in body
-    assert "5 [4.10 to 6.00], n = 64<" in body
+    assert "5 [4.1 to 6], n = 64<" in body
     assert "Other &lt;clips&gt;." in page.partition("</table>")[2]
     assert waiting.verdict.split("(")[0] in page.rpartition("<summary>")[2]
     assert repr(shown) == f"{judged.id}: holds\n{waiting.id}: {waiting.verdict}"
@@ -171,11 +153,6 @@ def test_a_published_value_may_name_its_own_metric_and_scale(share, size, expect
     assert verdict(mixed_claim(), *metrics) == expected
 
 
-def test_a_value_with_its_own_metric_is_not_judged_by_that_of_the_claim():
-    metrics = metric(1.0089, name="trainable_percent", **A), metric(63.1, name="trainable_percent", **B)
-    assert verdict(mixed_claim(), *metrics) == "not run (needs a GPU)"
-
-
 def test_a_ratio_of_an_own_metric_has_both_its_terms_from_it():
     asked = claim("at_least_ratio", 2, against=B)
     asked["published"][0]["metric"] = "rtfx"
@@ -184,99 +161,38 @@ def test_a_ratio_of_an_own_metric_has_both_its_terms_from_it():
     assert verdict(asked, *decoy, metric(7, name="rtfx", **A), metric(4, name="rtfx", **B)) == "holds in direction"
 
 
-LORA = {"model": "openai/whisper-large-v2", "method": "LoRA", "r": 32, "targets": "q_proj v_proj"}
 WORDS = {"model": "openai/whisper-base", "corpus": "picture_words", "language": "ro", "split": "test"}
 HINDI = {"model": "openai/whisper-small", "corpus": "common_voice", "language": "hi"}
-SHARE = [
-    metric(15_728_640, name="trainable_parameters", **LORA),
-    metric(1_559_033_600, name="all_parameters", **LORA),
-    metric(1.00887, name="trainable_percent", **LORA),
-]
-CHECKPOINT = {"model": "openai/whisper-large-v2", "method": "full fine-tuning"}
-BASE = {"model": "openai/whisper-base"}
-NF4 = BASE | {"quantization": "nf4"}
-BYTES, FLOATS = (BASE | {"batch": 1, "method": method} for method in ("int8", "float32"))
-QUANTO = {"model": "openai/whisper-small", "method": "Quanto int8, head apart"}
-INT8 = BASE | {"runtime": "onnx", "precision": "int8", "operators": "all operators"}
+LORA = {"model": "openai/whisper-large-v2", "method": "LoRA", "r": 32, "targets": "q_proj v_proj"}
+FULL = {"model": "openai/whisper-large-v2", "method": "full fine-tuning"}
+TURBO = {"model": "openai/whisper-large-v3-turbo", "counting": "transformers"}
+BASE = {"model": "openai/whisper-base.en", "counting": "openai"}
 
 
-def size(value, method):
-    return metric(value, name="computed_bytes", model="openai/whisper-large-v2", method=method)
-
-
-def file(value, runtime):
-    return rise(value, runtime, "size_mb", part="both")
-
-
-def rise(value, runtime, name="memory_rise_mib", **labels):
-    told = INT8 if runtime == "onnx" else BASE | {"runtime": runtime, "precision": "float32", "operators": "none"}
-    return metric(value, name=name, **told, **labels)
+def both(full, lora):
+    return [
+        metric(value, [value - 2, value + 2], method=method, **WORDS)
+        for value, method in ((full, "full"), (lora, "LoRA on int8"))
+    ]
 
 
 @pytest.mark.parametrize(
     ("name", "metrics", "expected"),
     [
+        ("LS-02", [metric(71_825_408, name="parameters", **BASE)], "holds"),
+        ("LS-02", [metric(71_825_409, name="parameters", **BASE)], "does not hold"),
+        ("LS-02", [], "not run"),
+        ("LS-06", [metric(808_878_080, name="parameters", **TURBO)], "arithmetic fails"),
         ("FT-02", [metric(33, [32, 34], "validation_wer_percent", step=2000, **HINDI)], "holds"),
-        ("FT-02", [metric(31, [30, 32], "validation_wer_percent", step=2000, **HINDI)], "does not hold"),
         ("FT-02", [metric(33, [32, 34], "validation_wer_percent", step=1000, **HINDI)], "not run"),
-        (
-            "FT-17",
-            [metric(90, [85, 95], stage="before", **WORDS), metric(50, [45, 55], stage="after", **WORDS)],
-            "holds",
-        ),
-        (
-            "FT-17",
-            [metric(90, [85, 95], stage="before", **WORDS), metric(99, [96, 99], stage="after", **WORDS)],
-            "does not hold",
-        ),
-        ("FT-17", [metric(90, [85, 95], stage="before", **WORDS)], "not run"),
-        ("PF-01", SHARE, "holds"),
-        ("PF-01", [*SHARE[:2], metric(1.02, name="trainable_percent", **LORA)], "does not hold"),
-        ("PF-01", SHARE[:2], "not run"),
-        (
-            "PF-02",
-            [metric(40, [38, 42], method="full", **WORDS), metric(50, [48, 52], method="LoRA on int8", **WORDS)],
-            "holds in direction",
-        ),
-        (
-            "PF-02",
-            [metric(50, [48, 52], method="full", **WORDS), metric(40, [38, 42], method="LoRA on int8", **WORDS)],
-            "does not hold",
-        ),
-        ("PF-05", [metric(62_980_000, name="adapter_bytes", **LORA)], "holds"),
-        ("PF-05", [metric(31_490_000, name="adapter_bytes", **LORA)], "does not hold"),
+        ("PF-02", both(40, 50), "holds in direction"),
+        ("PF-02", both(50, 40), "does not hold"),
         (
             "PF-08",
-            [metric(7e9, name="checkpoint_bytes", **CHECKPOINT), metric(62_980_000, name="adapter_bytes", **LORA)],
+            [metric(7e9, name="checkpoint_bytes", **FULL), metric(62_980_000, name="adapter_bytes", **LORA)],
             "holds",
         ),
-        ("PF-08", [metric(6_173_219_840, name="checkpoint_bytes", **CHECKPOINT)], "does not hold"),
-        ("PF-11", [metric(16.0001, name="training_bytes_per_parameter", method="full fine-tuning")], "holds"),
-        ("PF-11", [metric(12, name="training_bytes_per_parameter", method="full fine-tuning")], "does not hold"),
-        ("PF-13", [metric(0.373, name="bits_saved_per_parameter", **NF4)], "holds"),
-        ("PF-13", [metric(0.31, name="bits_saved_per_parameter", **NF4)], "does not hold"),
-        ("BB-01", [size(400, "float32"), size(200, "16 bits"), size(100, "int8")], "holds"),
-        ("BB-01", [size(380, "float32"), size(190, "16 bits"), size(100, "int8")], "holds in direction"),
-        ("BB-01", [size(90, "float32"), size(45, "16 bits"), size(100, "int8")], "does not hold"),
-        ("BB-04", [metric(70, name="ms_per_token", **BYTES), metric(10, name="ms_per_token", **FLOATS)], "holds"),
-        (
-            "BB-04",
-            [metric(9, name="ms_per_token", **BYTES), metric(10, name="ms_per_token", **FLOATS)],
-            "does not hold",
-        ),
-        ("BB-10", [metric(-57.3, name="size_change_percent", **QUANTO)], "holds"),
-        ("BB-10", [metric(-61.4, name="size_change_percent", **QUANTO)], "does not hold"),
-        ("OX-02", [file(290, "pytorch"), file(80, "onnx"), rise(900, "pytorch"), rise(300, "onnx")], "holds"),
-        (
-            "OX-02",
-            [file(290, "pytorch"), file(80, "onnx"), rise(900, "pytorch"), rise(400, "onnx")],
-            "holds in direction",
-        ),
-        ("OX-02", [file(290, "pytorch"), file(80, "onnx"), rise(900, "pytorch"), rise(950, "onnx")], "does not hold"),
-        ("OX-03", [metric(1, [-1, 3], "wer_difference_points", **INT8)], "holds"),
-        ("OX-03", [metric(4, [1, 7], "wer_difference_points", **INT8)], "does not hold"),
-        ("OX-06", [metric(0, name="static_decoder_supported", **BASE, runtime="onnx")], "holds"),
-        ("OX-06", [metric(1, name="static_decoder_supported", **BASE, runtime="onnx")], "does not hold"),
+        ("PF-08", [metric(6_173_219_840, name="checkpoint_bytes", **FULL)], "does not hold"),
     ],
 )
 def test_records_of_the_notebooks_judge_the_claims_of_the_course(name, metrics, expected):
@@ -336,17 +252,8 @@ def test_what_a_reader_does_to_the_claims_reaches_no_other_reader(tmp_path):
     path.write_text("- {")  # a file that has changed is read anew
     with pytest.raises(AsrlibError, match="not valid YAML"):
         claims.load(path)
-
-
-def test_an_id_that_occurs_twice_and_broken_yaml_are_named(tmp_path):
-    import yaml
-
-    path = tmp_path / "claims.yaml"
-    path.write_text(yaml.safe_dump([claims.load()[0]] * 2))
+    path.write_text(json.dumps(claims.load()[:1] * 2))  # JSON is YAML
     with pytest.raises(AsrlibError, match="LS-01 twice"):
-        claims.load(path)
-    path.write_text("- {")
-    with pytest.raises(AsrlibError, match="not valid YAML"):
         claims.load(path)
 
 
@@ -367,13 +274,13 @@ def test_an_id_that_occurs_twice_and_broken_yaml_are_named(tmp_path):
 )
 def test_arithmetic_refuses_everything_but_arithmetic(expression):
     with pytest.raises(AsrlibError, match="cannot be judged"):
-        claims.arithmetic(expression, {"a": 1.0})
+        rules.arithmetic(expression, {"a": 1.0})
 
 
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
 def test_arithmetic_agrees_with_python(a, b):
     values = {"a": a, "b": b}
-    assert claims.arithmetic("abs(a - b) <= 2 * max(a, b) or a + b < -1", values) == (
+    assert rules.arithmetic("abs(a - b) <= 2 * max(a, b) or a + b < -1", values) == (
         abs(a - b) <= 2 * max(a, b) or a + b < -1
     )
-    assert claims.arithmetic("-a < b < 9 and a >= 0", values) == (-a < b < 9 and a >= 0)
+    assert rules.arithmetic("-a < b < 9 and a >= 0", values) == (-a < b < 9 and a >= 0)
