@@ -48,20 +48,22 @@ strange = pytest.mark.parametrize("said", STRANGE.values(), ids=STRANGE)
 # ---- normalisers
 
 
-@strange
-@pytest.mark.parametrize("normalizer", NORMALIZERS, ids=repr)
-def test_a_strange_text_is_normalised_to_words_with_single_spaces(normalizer, said):
-    found = normalizer(said)
-    assert found == " ".join(found.split())
-    assert normalizer(said) == found
+def known(test):
+    """Try a property on the strange texts before those that Hypothesis finds."""
+    for said in STRANGE.values():
+        test = example(said)(test)
+    return settings(max_examples=100, deadline=None)(test)
 
 
-@settings(max_examples=300, deadline=None)
+@known
 @given(ANY)
-def test_every_text_is_normalised(said):
+def test_every_text_is_normalised_to_words_with_single_spaces(said):
     for normalizer in NORMALIZERS:
         found = normalizer(said)
         assert found == " ".join(found.split())
+    once = text.unicode_aware()(said)
+    assert text.unicode_aware()(once) == once
+    assert not [letter for letter in once if unicodedata.category(letter)[0] in "SP"]
 
 
 @strange
@@ -72,47 +74,21 @@ def test_a_strange_english_text_becomes_what_openai_makes_of_it(said):
         assert text.english()(one) == " ".join(EnglishTextNormalizer()(one).split())
 
 
-@strange
-def test_a_strange_text_that_is_normalised_twice_stays(said):
-    once = text.unicode_aware()(said)
-    assert text.unicode_aware()(once) == once
-    assert not [letter for letter in once if unicodedata.category(letter)[0] in "SP"]
-
-
-@pytest.mark.parametrize("name", ["empty", "spaces", "punctuation"])
-def test_nothing_is_left_of_a_text_without_a_word(name):
-    assert [normalizer(STRANGE[name]) for normalizer in NORMALIZERS] == ["", "", ""]
-
-
 # ---- scoring
 
 
-@strange
-def test_a_strange_reference_and_a_strange_hypothesis_are_counted(said):
-    for normalizer in (None, *NORMALIZERS):
-        found = scoring.score([said, "a word"], ["a word", said], normalizer=normalizer)
-        assert found.errors.sum() == found.substitutions + found.deletions + found.insertions
-        assert found.words >= 2
-        assert found.wer == found.errors.sum() / found.words
-        same = scoring.score([said, "a word"], [said, "a word"], normalizer=normalizer)
-        assert same.errors.sum() == 0
-
-
-@pytest.mark.parametrize("name", ["empty", "spaces", "punctuation"])
-def test_references_without_a_word_are_one_sentence(name):
-    with pytest.raises(AsrlibError, match="No reference holds a word"):
-        scoring.score([STRANGE[name]], ["something"], normalizer=text.normalizer("en"))
-
-
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(ANY, ANY), min_size=1, max_size=4), st.sampled_from([None, *NORMALIZERS]))
 @example([("\x1c", "x"), ("\x85 a", "\u2028")], None)
+@example([(said, "a word") for said in STRANGE.values()], NORMALIZERS[1])
+@example([("a word", said) for said in STRANGE.values()], None)
+@example([(", ?!", "something"), ("", "x")], NORMALIZERS[0])
 def test_every_text_is_scored_as_jiwer_scores_it_or_refused(pairs, normalizer):
     references, hypotheses = zip(*pairs, strict=True)
     try:
         found = scoring.score(references, hypotheses, normalizer=normalizer)
     except AsrlibError as error:
-        assert "\n" not in str(error)
+        assert str(error).startswith("No reference holds a word") and "\n" not in str(error)
         return
     assert (found.errors == found.kinds.sum(axis=1)).all()
     for (reference, hypothesis), kinds in zip(pairs, found.kinds.tolist(), strict=True):
@@ -124,7 +100,7 @@ def test_every_text_is_scored_as_jiwer_scores_it_or_refused(pairs, normalizer):
             assert kinds[:2] == [0, 0]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(ANY, ANY)
 def test_every_pair_is_aligned_with_as_many_errors_as_are_counted(reference, hypothesis):
     kinds = [kind for kind, *_ in scoring.align(reference, hypothesis).pairs]
@@ -209,27 +185,13 @@ def evaluate(tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_strange_transcripts_of_a_folder_are_scored(evaluate):
-    texts = [said for name, said in STRANGE.items() if name != "10,000 words"]
-    code, out, _ = evaluate([*texts, LONG], "the word")
+def test_strange_transcripts_and_a_strange_hypothesis_are_scored(evaluate):
+    code, out, _ = evaluate([*STRANGE.values()], STRANGE["HTML and script"])
     assert code == 0
     clips = json.loads(out)["clips"]
-    assert len(clips) == len(STRANGE)
-    assert [clip["reference"] for clip in clips][-1] == LONG
-    assert clips[-1]["words"] == clips[-1]["errors"] == 10_000
-
-
-@strange
-def test_a_strange_hypothesis_is_scored(evaluate, said):
-    code, out, _ = evaluate(["one word", "two"], said)
-    assert code == 0
-    found = json.loads(out)
-    assert found["words"] == 3 and [clip["hypothesis"] for clip in found["clips"]] == [said] * 2
-
-
-@pytest.mark.parametrize("name", ["empty", "punctuation"])
-def test_a_folder_without_a_word_is_one_sentence(evaluate, name):
-    code, out, said = evaluate([STRANGE[name]], "something")
+    assert [clip["reference"] for clip in clips] == list(STRANGE.values())
+    assert {clip["hypothesis"] for clip in clips} == {STRANGE["HTML and script"]}
+    code, out, said = evaluate([STRANGE["punctuation"]], "something")
     assert (code, out) == (1, "")
     assert re.fullmatch(r"(?s)(.*\r|\s)*asrlib: No reference holds a word: [^\n]*\n", said)
 

@@ -71,28 +71,14 @@ def test_without_one_it_takes_the_archive_that_lies_there(tmp_path, machine, pla
     assert machine(made(tmp_path, "")) == [f"pip install -q --no-deps /content/{place}", ()]
 
 
-def test_where_none_lies_it_is_uploaded_or_looked_for_on_drive(tmp_path, machine):
-    assert machine(made(tmp_path, "")) == ["upload", "pip install -q --no-deps /content/asrlib-course.zip", ()]
-    assert (machine.content / "asrlib-course.zip").read_bytes() == b"zip"
-
-
 @pytest.mark.filterwarnings("ignore:To exit")  # IPython, of SystemExit
-def test_drive_without_the_archive_is_one_sentence(tmp_path, machine):
+def test_where_none_lies_it_is_uploaded_and_without_one_there_is_one_sentence(tmp_path, machine):
+    cell = made(tmp_path, "")
+    assert machine(cell, colab=False) == []
     with pytest.raises(SystemExit, match=r"asrlib-course\.zip is missing"):
-        machine(made(tmp_path, ""), answer="yes")
-
-
-@pytest.mark.filterwarnings("ignore:To exit")
-def test_an_upload_that_was_cancelled_leaves_no_archive(tmp_path, machine):
-    machine.upload.clear()
-    with pytest.raises(SystemExit, match="this cell again"):
-        machine(made(tmp_path, ""))
-    assert not list(machine.content.iterdir())
-
-
-@pytest.mark.parametrize("address", ["", ADDRESS])
-def test_elsewhere_the_cell_does_nothing(tmp_path, machine, address):
-    assert machine(made(tmp_path, address), colab=False) == []
+        machine(cell, answer="yes")  # it is not in Google Drive
+    assert machine(cell)[1:] == ["upload", "pip install -q --no-deps /content/asrlib-course.zip", ()]
+    assert (machine.content / "asrlib-course.zip").read_bytes() == b"zip"
 
 
 def test_writing_the_cells_twice_changes_nothing_and_keeps_code_and_outputs(course_folder):
@@ -153,9 +139,6 @@ def test_only_where_nothing_fits_may_what_is_imported_change_and_then_the_kernel
     monkeypatch.setattr(on_colab, "_version", lambda name: versions.get(name, before(name)))
     with pytest.raises(AsrlibError, match="Restart session"):  # run again in the same kernel, it says so again
         on_colab._install([])
-
-
-def test_what_pip_says_where_nothing_fits_at_all_is_told(pip):
     pip.says = iter(["first", "no versions fit"])
     with pytest.raises(AsrlibError, match="no versions fit"):
         on_colab._install([])
@@ -191,7 +174,7 @@ assert root == Path(os.environ["CONTENT"]) / "asrlib-course"
 assert "telephone" in corpora.names() and claims.load()
 table = files.read_toml(root / "notebooks" / "profiles.toml")
 for name, book in registry.read(root).items():
-    assert course.parameters(book.path)
+    assert registry.parameters(book.path)
     assert parameters.profile_values(table, name, "smoke") is not None
     assert registry.versions(root, book)["transformers"]
 assert (root / "results" / "01_zero_shot_whisper" / "record.json").is_file()

@@ -166,14 +166,6 @@ def test_the_doctor_compares_the_environment_of_optimum_onnx_with_its_lock(besid
     ]
 
 
-def test_an_interpreter_that_does_not_start_is_named(tmp_path, monkeypatch):
-    broken = tmp_path / "python"
-    broken.write_text("#!/bin/sh\nexit 1\n")
-    broken.chmod(0o755)
-    monkeypatch.setenv("ASRLIB_OPTIMUM_PYTHON", str(broken))
-    assert [finding.state for finding in doctor._optimum()] == ["DIFFERS"]
-
-
 def test_a_lock_that_cannot_be_installed_is_one_sentence(beside):
     beside.write_text("no-such-package-here==1")
     with pytest.raises(AsrlibError, match="pip could not install"):
@@ -221,16 +213,6 @@ def test_the_doctor_names_the_languages_of_a_corpus_that_are_there_and_that_are_
         "OK       corpus audiobook",
     }
     assert wanted <= findings(machine)
-
-
-def test_a_full_disk_is_named(machine, monkeypatch):
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 2**30})())
-    assert any(line.startswith("MISSING  disk: 1.0 GiB free") for line in findings(machine))
-
-
-def test_without_a_checkout_the_doctor_still_speaks(monkeypatch):
-    monkeypatch.setattr(doctor, "_hub", lambda: doctor.Finding("NOTE", "no Hub"))
-    assert any("installed without the course" in line for line in findings(None))
 
 
 def test_a_hub_that_does_not_answer_is_a_note(monkeypatch):
