@@ -1,4 +1,4 @@
-"""A reference and what was heard, word by word: the alignment with the fewest errors, which is jiwer's."""
+"""A reference and a hypothesis, word by word: the alignment with the fewest errors, which is jiwer's."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Alignment:
         )
 
     def _repr_html_(self) -> str:
-        """Show the alignment in colour, and with strokes and underlines for who cannot see the colour."""
+        """Show the alignment in colour, and with strokes and underlines for readers who do not see the colour."""
         shown = []
         for kind, reference, hypothesis in self.pairs:
             old, new = html.escape(reference), html.escape(hypothesis)
@@ -69,7 +69,7 @@ def count(references: Sequence[str], hypotheses: Sequence[str], process: Callabl
     """Count the errors of each hypothesis.
 
     Args:
-        references: one text per utterance; what was heard where it is empty counts as insertions.
+        references: one text per utterance; where it is empty, the words of the hypothesis are insertions.
         hypotheses: as many texts.
         process: ``jiwer.process_words`` or ``jiwer.process_characters``.
 

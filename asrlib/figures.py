@@ -1,4 +1,4 @@
-"""Figures that everybody can read: one style, axes with units, a text alternative in the notebook's own file."""
+"""Figures: one style, axes with units, a text alternative in the notebook's own file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def show(figure: Figure, alt: str) -> None:
 
     Args:
         figure: a matplotlib figure whose axes carry labels with units.
-        alt: one or two sentences for who cannot see it; stored in the output's metadata.
+        alt: one or two sentences for readers who cannot see it; stored in the output's metadata.
 
     Raises:
         AsrlibError: an axis without a label, or no text alternative.

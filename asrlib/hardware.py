@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["best_device", "best_dtype", "cpu_features", "describe", "multiplies", "peak_rss_mib", "product_seconds"]
 
-PAYS = 1.3  # times as fast that bfloat16 must multiply; what is not a product gains nothing by it
+PAYS = 1.3  # times as fast that bfloat16 must multiply; the rest of the work is not faster
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
@@ -97,7 +97,7 @@ def product_seconds(dtype: torch.dtype) -> float:
 def best_dtype(device: str | None = None) -> torch.dtype:
     """Return the fastest precision that keeps the WER on a device.
 
-    On a CPU bfloat16 has to multiply `PAYS` times as fast as float32, and that is tried: an instruction set does not tell (a Xeon
+    On a CPU bfloat16 has to multiply `PAYS` times as fast as float32, and that is tried: the instruction set alone does not decide (a Xeon
     with AVX512-BF16, but without AMX, takes 1.8 times as long for it). On a GPU older than Ampere (a T4, say) float16 takes its
     place.
 

@@ -1,4 +1,4 @@
-"""Word error rate, character error rate, and how sure we are of them.
+"""Word error rate, character error rate, and their intervals.
 
 Alignment is jiwer's. Intervals are percentile bootstraps over utterances or over blocks of utterances that belong together
 (Bisani & Ney 2004; Liu & Peng 2020, arXiv:1912.09508: utterances of one speaker are not independent), over trainings with
@@ -71,17 +71,17 @@ class Score:
 
     @property
     def substitutions(self) -> int:
-        """Reference words heard as another word."""
+        """Reference words replaced by another word."""
         return round(self.kinds[:, 0].sum())
 
     @property
     def deletions(self) -> int:
-        """Reference words that were not heard."""
+        """Reference words without a counterpart in the hypothesis."""
         return round(self.kinds[:, 1].sum())
 
     @property
     def insertions(self) -> int:
-        """Words heard where there is none."""
+        """Words of the hypothesis without a counterpart in the reference."""
         return round(self.kinds[:, 2].sum())
 
     @property
@@ -142,7 +142,7 @@ class Difference:
         interval: 95 % paired bootstrap interval of ``delta``; None where there is too little to resample.
         p_value: two-sided bootstrap p-value of "there is no difference"; None where there is no interval.
         shortage: why there is no interval, such as ``only 4 speakers``; empty where there is one.
-        utterances: number of utterances that both heard.
+        utterances: number of utterances.
         words: number of reference words in them.
         seeds: number of trainings behind the first and behind the second; 1 is a system that is as it is.
     """
@@ -254,8 +254,8 @@ def score(
     """Score hypotheses against references.
 
     Args:
-        references: one text per utterance. One that is empty after normalisation adds no words; what was heard there
-            counts as insertions.
+        references: one text per utterance. One that is empty after normalisation adds no words; words of the
+            hypothesis there count as insertions.
         hypotheses: as many texts, in the same order; an empty one is all deletions.
         normalizer: applied to both sides, for example `asrlib.text.normalizer("en")`.
         blocks: label per utterance of what is resampled together, such as the speaker; default: each utterance alone.

@@ -1,7 +1,7 @@
-"""How sure we are of a measured number: intervals, p-values, and what is too little data for either.
+"""Uncertainty of measured numbers: intervals, p-values, and how many units both need.
 
 A word error rate gets a bootstrap interval over clips or speakers, a share Wilson's, a ratio of repeated timings one from their
-order. Each says so when it has too few units to stand on; then there is no interval, and the reason is a text.
+order. With too few units there is no interval, and the reason is a text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ __all__ = [
     "MIN_SEEDS",
     "MIN_UNITS",
     "Ratio",
-    "Timing",
     "bootstrap",
     "freedom",
     "holm",
@@ -116,7 +115,7 @@ def resample_runs(
     All sides are scored on the same drawn utterances. Of a system with S trainings S - 1 are drawn, which makes the spread of
     their mean unbiased (Rao & Wu 1988), and of each only the distance from the mean that the utterances do not explain: to draw
     both levels in full counts three times what a training does to single utterances (Owen 2007), and covers 99 % with 3 seeds.
-    How little a few trainings tell about their spread, the degrees of freedom say.
+    The degrees of freedom account for the few trainings.
 
     Args:
         sides: errors of each system, shape (utterances, trainings); one column is a system without spread of its own.
@@ -269,51 +268,20 @@ def _ranks(values: Sequence[float]) -> np.ndarray:
 
 # ----------------------------------------------------------------------------------------------------- repeated measurements
 @dataclass(frozen=True)
-class Timing:
-    """A measurement repeated in rounds: seconds, or another unit that is positive, shape (rounds,)."""
-
-    values: tuple[float, ...]
-
-    @property
-    def rounds(self) -> int:
-        """Number of rounds."""
-        return len(self.values)
-
-    @property
-    def median(self) -> float:
-        """The middle value."""
-        return float(np.median(self.values))
-
-    @property
-    def spread(self) -> tuple[float, float]:
-        """The smallest and the largest value."""
-        return min(self.values), max(self.values)
-
-    def __str__(self) -> str:
-        low, high = self.spread
-        return f"{self.median:.3g} [{low:.3g} to {high:.3g} in {self.rounds} rounds]"
-
-
-@dataclass(frozen=True)
 class Ratio:
     """How many times as much the first of two systems takes as the second, measured in turn.
 
     Attributes:
         value: median over rounds of first / second.
         interval: 95 % interval of that median; None under five rounds.
-        first: what the first took in each round.
-        second: what the second took in the same rounds.
+        medians: the middle value of each system.
+        rounds: number of rounds.
     """
 
     value: float
     interval: tuple[float, float] | None
-    first: Timing
-    second: Timing
-
-    @property
-    def rounds(self) -> int:
-        """Number of rounds."""
-        return self.first.rounds
+    medians: tuple[float, float]
+    rounds: int
 
     @property
     def shortage(self) -> str:
@@ -356,4 +324,4 @@ def paired_ratio(first: Sequence[float], second: Sequence[float]) -> Ratio:
         (cut for cut in range(rounds // 2, 0, -1) if 2 * special.bdtr(cut - 1, rounds, 0.5) <= 1 - CONFIDENCE), 1
     )
     ends = (float(ratios[cut - 1]), float(ratios[rounds - cut])) if rounds >= MIN_ROUNDS else None
-    return Ratio(float(np.median(ratios)), ends, Timing(tuple(map(float, first))), Timing(tuple(map(float, second))))
+    return Ratio(float(np.median(ratios)), ends, (float(np.median(first)), float(np.median(second))), rounds)

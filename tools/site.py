@@ -34,7 +34,7 @@ LINK = re.compile(r"\[([^\]]*)\]\(\.\./((?!\.\./)[^)]+)\)")  # a Markdown link t
 # ---------------------------------------------------------------------------------------------------------------- chapters
 @dataclass(frozen=True)
 class Chapter:
-    """A notebook with all that the site tells of it.
+    """A notebook with all that the site shows of it.
 
     Attributes:
         book: its entry in ``notebooks.toml``.

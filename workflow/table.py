@@ -25,7 +25,7 @@ HEAD = """\
 # Means over seeds
 
 sd is the standard deviation over the seeds (n - 1). The interval is the 95 % t interval of the mean, t(n - 1) · sd / √n to each side:
-it tells what the seed moves (choice of clips, order of training), not what few clips leave open, which the interval of each record tells.
+it shows the effect of the seed (choice of clips, order of training); the uncertainty from few clips is in the interval of each record.
 One seed gives none.
 """
 
@@ -56,7 +56,7 @@ def collect(found: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], pd.Data
     A row shows model and language, and whatever other parameters differ between the notebook's runs.
 
     Raises:
-        AsrlibError: two runs that not even the seed tells apart, or runs by different code of the notebook.
+        AsrlibError: two runs that do not even differ by the seed, or runs by different code of the notebook.
     """
     books: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for record in found:

@@ -82,7 +82,7 @@ def _version(name: str) -> str:
 def _imported() -> dict[str, str]:
     """Return name to version of the distributions that this kernel has imported.
 
-    A namespace package such as ``google`` belongs to many distributions and tells of none.
+    A namespace package such as ``google`` belongs to many distributions and identifies none.
     """
     homes = metadata.packages_distributions()
     modules = {name for name, module in sys.modules.items() if getattr(module, "__file__", None)}
@@ -91,10 +91,10 @@ def _imported() -> dict[str, str]:
 
 
 def _pip(lines: Sequence[str], kept: Mapping[str, str]) -> str:
-    """Install requirements beside packages that keep their versions; return "", or what pip said where none fit."""
+    """Install requirements beside packages that keep their versions; return "", or the error of pip."""
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder) / "kept.txt"
         constraints.write_text("".join(f"{name}=={version}\n" for name, version in kept.items()), encoding="utf-8")
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", str(constraints), *lines]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stderr.strip() or "it ended without a word." if done.returncode else ""
+    return done.stderr.strip() or "it ended without a message." if done.returncode else ""

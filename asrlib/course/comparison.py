@@ -1,7 +1,7 @@
 """What changed between two runs of a notebook: the metrics that moved, as data and as text.
 
 A value moved when it left the 95 % interval that it had before. A value without an interval (bytes, seconds, parameters)
-can only be said to differ; how far such a value wanders by itself, two runs of the same code tell.
+can only be said to differ.
 """
 
 from __future__ import annotations
@@ -50,11 +50,7 @@ class Change:
 
 
 def read(run: Path) -> dict[str, Any]:
-    """Read the record of a run: a folder that holds ``record.json``, or that file.
-
-    Raises:
-        AsrlibError: there is none, or it is no valid record.
-    """
+    """Read the record of a run: a folder that holds ``record.json``, or that file; errors as `asrlib.course.records.load`."""
     return records.load(run / "record.json" if run.is_dir() else run)
 
 
@@ -64,34 +60,30 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]
         {(metric["name"], *sorted(metric["labels"].items())): metric for metric in record["metrics"]}
         for record in (before, after)
     )
-    found = [_change(old.get(key), new.get(key)) for key in old | new]
-    changed = [change for change in found if change]
-    return sorted(changed, key=lambda change: (list(KINDS).index(change.kind), -_size(change)))
+    changed = [change for key in old | new if (change := _change(old.get(key), new.get(key)))]
+    return sorted(changed, key=lambda change: (list(KINDS).index(change.kind), -_size(change.before, change.after)))
 
 
 def _change(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> Change | None:
     metric = old or new
     values = (old and old["value"], new and new["value"])
     interval = tuple(old["interval"]) if old and old["interval"] else None
-    if old is None or new is None:
+    if None in values:
         kind = "gone" if old else "new"
-    elif interval:
-        kind = "" if interval[0] <= new["value"] <= interval[1] else "moved"
+    elif values[0] == values[1] or (interval and interval[0] <= values[1] <= interval[1]):
+        return None
     else:
-        kind = "" if old["value"] == new["value"] else "differs"
-    return Change(kind, metric["name"], metric["labels"], metric["unit"], *values, interval) if kind else None
+        kind = "moved" if interval else "differs"
+    return Change(kind, metric["name"], metric["labels"], metric["unit"], *values, interval)
 
 
-def _size(change: Change) -> float:
-    """Return the change as a share of the larger value."""
-    before, after = change.before or 0.0, change.after or 0.0
-    return abs(after - before) / max(abs(before), abs(after), 1e-12)
+def _size(before: float | None, after: float | None) -> float:
+    """Return a change as a share of the larger value."""
+    return abs((after or 0) - (before or 0)) / max(abs(before or 0), abs(after or 0), 1e-12)
 
 
 def describe(changes: list[Change]) -> str:
     """Return the changes as text, a paragraph for each kind."""
-    paragraphs = []
-    for kind, meaning in KINDS.items():
-        if lines := [f"  {change}" for change in changes if change.kind == kind]:
-            paragraphs.append("\n".join([f"{len(lines)} {meaning}:", *lines]))
+    groups = {kind: [f"  {change}" for change in changes if change.kind == kind] for kind in KINDS}
+    paragraphs = ["\n".join([f"{len(lines)} {KINDS[kind]}:", *lines]) for kind, lines in groups.items() if lines]
     return "\n\n".join(paragraphs) or "No metric changed."

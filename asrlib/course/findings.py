@@ -54,12 +54,12 @@ class Finding:
 
 # ----------------------------------------------------------------------------------------------------------- word error rates
 def level(score: Score, system: str, on: str) -> Finding:
-    """Say how well one system hears: "whisper-base has a WER of 3.5 % [1.8, 5.7] on English prompts (96 clips, 656 words)."
+    """State the WER of one system: "whisper-base has a WER of 3.5 % [1.8, 5.7] on English prompts (96 clips, 656 words)."
 
     Args:
         score: of the system; a mean `asrlib.scoring.over_seeds` is said to be one.
         system: its name.
-        on: what was heard, in words that follow "on".
+        on: the speech, in words that follow "on".
     """
     ends = [100 * end for end in score.interval] if score.interval else None
     shown = f" [{_number(ends[0])}, {_number(ends[1])}]" if ends else ""
@@ -196,7 +196,7 @@ def ratio(found: Ratio, first: str, second: str, *, of: str = "time", unit: str 
         unit: of the measured values.
     """
     less, more, takes, than = MORE[of]
-    medians = f"median {_figure(found.first.median)} {unit} against {_figure(found.second.median)} {unit}"
+    medians = "median {} against {}".format(*(f"{_figure(value)} {unit}" for value in found.medians))
     behind = f"{_many(found.rounds, 'round')} in turn, {medians}"
     seen = f"{first} {takes} {_times(found.value)} {than} {second}"
     if found.interval is None:

@@ -75,7 +75,7 @@ def check(notebook: str, parameter: Parameter, value: Any, where: str = "") -> A
     """Return a value that a parameter may have.
 
     Raises:
-        AsrlibError: it is of another type; ``where`` tells who gave it.
+        AsrlibError: it is of another type; ``where`` says who gave it.
     """
     if not fits(value, parameter.type):
         raise AsrlibError(

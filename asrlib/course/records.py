@@ -89,7 +89,7 @@ class Record:
             interval: 95 % interval (low, high), in the unit of ``value``.
             utterances: number of clips behind the value.
             words: number of reference words behind the value.
-            labels: what tells this value from others of the same name: model, corpus, language, split ...
+            labels: what distinguishes this value from others of the same name: model, corpus, language, split ...
 
         Raises:
             AsrlibError: a number that is not finite, an interval upside down, or the same metric and labels twice.
@@ -113,19 +113,19 @@ class Record:
         """Return the run's seed, 0 where the notebook draws nothing."""
         return self.parameters.get("SEED", 0)
 
-    def score(self, result: Any, heard: Iterable[Any] = (), /, **labels: str | float) -> None:
+    def score(self, result: Any, hypotheses: Iterable[Any] = (), /, **labels: str | float) -> None:
         """Add the WER and the CER of an `asrlib.scoring.Score`, in percent, with counts and interval, and the transcripts.
 
         Args:
             result: the score.
-            heard: `asrlib.decoding.batching.Hypothesis` of each scored clip, in the same order; kept as predictions.
+            hypotheses: `asrlib.decoding.batching.Hypothesis` of each scored clip, in the same order; kept as predictions.
             labels: what was scored: model, corpus, language, split, window ...
         """
         counts = {"utterances": result.utterances, "words": result.words}
         self.add("wer_percent", 100 * result.wer, unit="%", interval=_percent(result.interval), **counts, **labels)
         self.add("cer_percent", 100 * result.cer, unit="%", **counts, **labels)
-        if heard:
-            self.rows += predictions(heard, result, **labels)
+        if hypotheses:
+            self.rows += predictions(hypotheses, result, **labels)
 
     def difference(self, result: Any, score: Any, **labels: str | float) -> None:
         """Add a paired difference in WER, in percentage points, with its interval.
@@ -203,15 +203,15 @@ class Record:
         }
 
 
-def predictions(heard: Iterable[Any], score: Any, **labels: str) -> Iterator[dict[str, Any]]:
-    """Yield rows for `Record.save`: what was heard in each clip, and its errors by kind; no reference text.
+def predictions(hypotheses: Iterable[Any], score: Any, **labels: str) -> Iterator[dict[str, Any]]:
+    """Yield rows for `Record.save`: the hypothesis of each clip, and its errors by kind; no reference text.
 
     Args:
-        heard: `asrlib.decoding.batching.Hypothesis` of each clip.
+        hypotheses: `asrlib.decoding.batching.Hypothesis` of each clip.
         score: the `asrlib.scoring.Score` of the same clips in the same order.
-        labels: told on each row: model, corpus ...
+        labels: of each row: model, corpus ...
     """
-    for item, kinds, words in zip(heard, score.kinds.tolist(), score.lengths.tolist(), strict=True):
+    for item, kinds, words in zip(hypotheses, score.kinds.tolist(), score.lengths.tolist(), strict=True):
         counts = dict(zip(("substitutions", "deletions", "insertions"), kinds, strict=True))
         seconds = round(item.seconds_audio, 3)
         yield {"id": item.id, **labels, "hypothesis": item.text, **counts, "words": words, "seconds": seconds}
@@ -280,7 +280,7 @@ def _version(package: str) -> str:
 def _commit(root: Path) -> tuple[str | None, bool | None]:
     """Return the checkout's commit, and whether library, tables or lock differ from it; None where there is no git.
 
-    The notebook itself may differ: its code is told by ``source_sha256``, its parameters are in the record.
+    The notebook itself may differ: the record has its ``source_sha256`` and its parameters.
     """
 
     def git(*arguments: str) -> str:

@@ -43,7 +43,7 @@ ROOF = {
     "cli/*", "course/colab.py", "course/comparison.py", "course/registry.py", "course/runner.py",
     "course/sweep.py", "io/environment.py", "tasks/demo.py", "tasks/evaluation.py", "tasks/sharding.py",
 }  # fmt: skip
-LABELS = ("model", "corpus", "language", "split", "window")  # what tells the scoreboard's rows apart
+LABELS = ("model", "corpus", "language", "split", "window")  # of the scoreboard's rows
 
 
 # --------------------------------------------------------------------------------------------------------------- registry
@@ -274,7 +274,7 @@ def latest_records(root: Path, profile: str = "reference", output: Path | None =
 
 
 def scoreboard(found: Iterable[Mapping[str, Any]]) -> str:
-    """Return a table of the plain WERs in records: those told apart by model, corpus, language, split and window alone."""
+    """Return a table of the plain WERs in records: those with no other labels than model, corpus, language, split and window."""
     wers = [metric for record in found for metric in record["metrics"] if metric["name"] == "wer_percent"]
     wers = [metric for metric in wers if {"model", "corpus"} <= set(metric["labels"]) <= set(LABELS)]
     if not wers:

@@ -88,15 +88,10 @@ def _each(
 ) -> tuple[str, str]:
     """Judge part by part: one that misses is enough to refute, all are needed to confirm."""
     measured = [part for part in parts if part.ours is not None]
-    missed = [part.name for part in measured if not fits(part)]
-    if missed:
-        return (
-            FAILS,
-            f"{test} for {len(measured) - len(missed)} of {len(measured)} measured values, not for {', '.join(missed)}.",
-        )
-    if len(measured) < len(parts):
-        return _not_run(claim["needs"])
-    return HOLDS, f"{test}."
+    if missed := [part.name for part in measured if not fits(part)]:
+        hits = len(measured) - len(missed)
+        return FAILS, f"{test} for {hits} of {len(measured)} measured values, not for {', '.join(missed)}."
+    return (HOLDS, f"{test}.") if len(measured) == len(parts) else _not_run(claim["needs"])
 
 
 def _equal(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """Run the course's notebooks through papermill, each in a process of its own.
 
-The runner starts a child (this module again), which executes the notebook and tells by small files how far it is; so a
-notebook that dies, hangs or eats all memory takes neither the runner nor the other notebooks along.
+The runner starts a child (this module again), which executes the notebook and reports its progress in small files; so a
+notebook that dies, hangs or runs out of memory ends neither the runner nor the other notebooks.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def _watch(job: _Job, deadline: float, expected: float | None) -> dict[str, Any]
             command,
             cwd=job.book.path.parent,
             env=_child_environment(job),
-            stdin=subprocess.PIPE,  # stays open as long as this process lives: its end tells the child to stop
+            stdin=subprocess.PIPE,  # stays open as long as this process lives: its end stops the child
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches this process alone, which then ends child and kernel
@@ -213,7 +213,7 @@ def _child_environment(job: _Job) -> dict[str, str]:
 
 
 def _progress(job: _Job, elapsed: float, expected: float | None) -> str:
-    """Return the line that a person sees: cells done, seconds, rest time, and what the present cell reports."""
+    """Return the line that a person sees: cells done, seconds, rest time, and what the current cell reports."""
     position = _json(job.folder / "position.json")
     done, cells = position.get("cell", 1) - 1, position.get("cells", 0)
     if expected is None and done:
@@ -263,7 +263,7 @@ def _end(pid: int) -> None:
 # --------------------------------------------------------------------------------------------------------------- the child
 def _child(folder: Path) -> None:
     """Execute the notebook that ``task.json`` names and write how it ended to ``ended.json``."""
-    files.import_jsonschema()  # for papermill
+    files.import_jsonschema()  # before papermill does
     import papermill
     from nbclient.exceptions import DeadKernelError
 

@@ -64,7 +64,9 @@ def set_up_optimum() -> Path:
     lock = str(lock_file("environments/optimum.lock"))
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", *quiet, "--no-deps", "-r", lock]
     if subprocess.run(command, check=False).returncode:
-        raise AsrlibError(f"pip could not install {lock} into {folder}: mend what it says above, then run `{SET_UP}`.")
+        raise AsrlibError(
+            f"pip could not install {lock} into {folder}: correct what it reports above, then run `{SET_UP}`."
+        )
     own = sysconfig.get_path("purelib", "venv", {"base": str(folder)})
     behind = "".join(f"import site; site.addsitedir({path!r})\n" for path in site.getsitepackages())
     files.write_atomic(Path(own) / "behind.pth", behind)

@@ -219,7 +219,7 @@ def reserve(folder: Path, run: Mapping[str, Any], owner: str) -> None:
 
 
 def prepared(target: Path, fill: Callable[[Path], object]) -> Path:
-    """Let ``fill`` write a folder that becomes ``target``, once, whoever else wants it at the same time.
+    """Have ``fill`` write a folder that becomes ``target``, once, also where several processes ask for it at the same time.
 
     A folder that is there is returned at once: nothing is locked or written, so a read-only place serves too.
     """

@@ -1,4 +1,4 @@
-"""What other libraries print and who reads it learns nothing from: log lines that `import asrlib` drops, and progress bars.
+"""Log lines of other libraries without information, which `import asrlib` drops, and their progress bars.
 
 - bitsandbytes says of every 8-bit product whose input is not float16 that it is cast, and, while it is imported, that a kernel
   package is missing which the course does not install.
@@ -30,7 +30,7 @@ NOISE = {  # logger: how its lines begin
 
 
 class _Quiet(logging.Filter):
-    """Drops the lines of `NOISE`; a kernel package that is there and fails is still heard of."""
+    """Drops the lines of `NOISE`; a kernel package that is installed and fails is still reported."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not re.match(NOISE[record.name], record.getMessage())

@@ -91,7 +91,7 @@ def _report(path: str, text: str) -> None:
         with open(path, "w", encoding="utf-8") as stream:
             stream.write(text)
     except OSError:
-        pass  # progress is a courtesy: it must never end the work
+        pass  # a progress line that cannot be shown must not end the work
 
 
 def _in_jupyter() -> bool:
