@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import WhisperConfig, WhisperForConditionalGeneration
+from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from asrlib import corpora, scoring
+from asrlib import scoring
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FRAGMENTS = Path(__file__).parents[2] / "docs" / "_fragments"
@@ -56,16 +56,6 @@ def test_it_writes_a_record_and_a_plot_with_ratios(monkeypatch, tmp_path, capsys
     assert "encoder 0.20 of 0.50 TFLOP/s: 40 %\nattention 1.5 times as fast as PyTorch's" in shown
 
 
-@pytest.mark.weights
-def test_more_recordings_than_there_is_speech_are_one_sentence():
-    rows = corpora.load("telephone", "en", "test").select(range(3))
-    bench = script("transcription")
-    (joined,) = bench.recordings(rows, 1)
-    assert list(joined.ids) == rows["id"]
-    with pytest.raises(SystemExit, match="The corpus gives 1 recordings of 45 s: ask for no more"):
-        bench.recordings(rows, 2)
-
-
 def small(heads=2, layers=1, hidden=16, bins=80):
     """Return the configuration of a model with an encoder of 20 positions."""
     return WhisperConfig(
@@ -81,37 +71,6 @@ def test_the_encoder_computes_what_torch_counts(heads, layers, hidden, bins):
     with FlopCounterMode(display=False) as counted, torch.no_grad():
         WhisperEncoder(config).eval()(torch.zeros(1, bins, 40))
     assert script("transcription").encoder_flops(config) == counted.get_total_flops()
-
-
-def test_the_encoders_share_is_its_rate_over_that_of_one_product(monkeypatch):
-    bench, model = script("transcription"), WhisperForConditionalGeneration(small()).eval()
-    ran = []
-
-    def fastest(work, rounds):
-        ran.extend(name for name, run in work.items() if run() is not None)
-        return {"encoder": 2.0, "matrix product": 0.5}
-
-    monkeypatch.setattr(bench, "fastest_round", fastest)
-    monkeypatch.setattr(bench.transcription, "load", lambda *_, **__: (model, None))
-    rates = bench.encoder_share()
-    assert ran == ["encoder", "matrix product"]
-    assert rates["encoder"] == pytest.approx(8 * bench.encoder_flops(model.config) / 2 / 1e12)
-    assert rates["matrix product"] == pytest.approx(2 * 4096 * 2048**2 / 0.5 / 1e12)
-    assert rates["share"] == pytest.approx(rates["encoder"] / rates["matrix product"])
-
-
-@pytest.mark.weights
-def test_growth_is_measured_in_processes_of_their_own(monkeypatch, tmp_path, capsys):
-    bench = script("growth")
-    monkeypatch.setattr(bench.files, "repository", lambda: tmp_path)
-    monkeypatch.setattr(sys, "argv", ["growth.py", "--clips", "1", "2", "--seconds", "10"])
-    bench.main()
-    rows = json.loads((tmp_path / "build" / "bench" / "growth.json").read_text())["sizes"]
-    assert [(row["kind"], row["size"]) for row in rows] == [("clips", 1), ("clips", 2), ("recording", 10)]
-    assert rows[0]["speech_s"] < rows[1]["speech_s"]
-    assert 5 < rows[2]["speech_s"] <= 10
-    assert min(row["memory_mib"] for row in rows) > 0
-    assert (tmp_path / "build" / "bench" / "growth.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_fine_tuning_is_compared_step_by_step(tmp_path):

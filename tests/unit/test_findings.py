@@ -14,7 +14,7 @@ from asrlib.course import findings
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
 PART = st.one_of(st.just(0.0), st.floats(-3, 3), st.floats(-0.001, 0.001), st.floats(-1e4, 1e4))
 SWAPPED = {"lower": "higher", "better": "worse"}
-every = settings(deadline=None, max_examples=200)
+every = settings(deadline=None, max_examples=100)
 
 
 @st.composite
@@ -46,9 +46,13 @@ def numbers(text):
 
 # ----------------------------------------------------------------------------------------------------------- paired
 @every
-@given(differences(), st.one_of(st.none(), st.floats(0.001, 2)))
+@given(differences() | differences(interval=False), st.one_of(st.none(), st.floats(0.001, 2)))
 def test_better_is_said_only_where_the_interval_leaves_out_zero(difference, margin):
     text = str(findings.paired(difference, "Anna", "Bert", margin=margin))
+    if difference.interval is None:
+        assert text.startswith("No conclusion") and "only 4 clips" in text
+        assert not re.search("equal|No difference|better|worse", text)
+        return
     low, high = difference.interval
     assert ("Anna is better than Bert" in text) == (high < 0)
     assert ("Anna is worse than Bert" in text) == (low > 0)
@@ -89,16 +93,6 @@ def test_the_numbers_in_the_sentence_are_those_of_the_object(difference):
 
 
 @every
-@given(differences(interval=False), st.one_of(st.none(), st.floats(0.001, 2)))
-def test_without_an_interval_nothing_is_concluded(difference, margin):
-    text = str(findings.paired(difference, "Anna", "Bert", margin=margin))
-    assert text.startswith("No conclusion")
-    assert "only 4 clips" in text
-    assert not concludes(text)
-    assert not re.search("equal|No difference", text)
-
-
-@every
 @given(differences() | differences(interval=False))
 def test_a_contrast_names_the_side_and_says_where_nothing_is_shown(difference):
     text = str(findings.contrast(difference, "with one", "with another"))
@@ -109,13 +103,6 @@ def test_a_contrast_names_the_side_and_says_where_nothing_is_shown(difference):
     zero = difference.interval == (0, 0)
     assert ("no difference is shown" in text) == (difference.interval is not None and not shown and not zero)
     assert ("without an interval: only 4 clips" in text) == (difference.interval is None)
-
-
-def test_the_sentences_of_a_contrast():
-    shown = scoring.Difference(-0.167, (-0.2, -0.13), 0.001, "", 96, 1304)
-    assert str(findings.contrast(shown, "with a normaliser", "as written")) == (
-        "The WER with a normaliser is 16.7 points lower than as written [13.0 to 20.0 points lower] (96 clips, 1,304 words)."
-    )
 
 
 def test_the_sentences_of_a_comparison():
@@ -142,6 +129,10 @@ def test_the_sentences_of_a_comparison():
     assert "to no difference (" in said(-0.031, (-0.075, 0.0))
     assert said(0.0, (0.0, 0.0)) == f"{none}: their errors are the same {rests}"
     assert "0.02 points higher" in said(0.0002, (-0.01, 0.01))
+    shown = scoring.Difference(-0.167, (-0.2, -0.13), 0.001, "", 96, 1304)
+    assert str(findings.contrast(shown, "with a normaliser", "as written")) == (
+        "The WER with a normaliser is 16.7 points lower than as written [13.0 to 20.0 points lower] (96 clips, 1,304 words)."
+    )
     one = findings.paired(scoring.Difference(0.5, None, None, "only 1 clip", 1, 1), "the student", "the teacher")
     assert str(one).endswith("without an interval (only 1 clip; 1 clip, 1 word).")
 

@@ -84,13 +84,6 @@ def test_an_output_folder_of_its_own_holds_a_run_and_what_it_needs(three, ends):
     assert not (three.root / "build").exists()
 
 
-def test_runs_with_other_parameters_in_other_folders_leave_each_other_alone(three, ends):
-    for clips in "57":
-        assert statuses(three, "1", given={"N_CLIPS": clips}, output=Path(clips)) == {"01_one": "finished"}
-    for clips in "57":
-        assert statuses(three, "1", given={"N_CLIPS": clips}, output=Path(clips)) == {"01_one": "unchanged"}
-
-
 def test_a_notebook_writes_into_the_output_folder(three):
     job = runner._Job(three.root, registry.read(three.root)["01_one"], "smoke", {}, three.root / "own")
     assert runner._child_environment(job)["ASRLIB_OUTPUT"] == str(three.root / "own" / "smoke" / "01_one")
@@ -102,15 +95,3 @@ def test_the_progress_line_tells_cells_seconds_rest_and_what_the_cell_reports(th
     files.write_atomic(job.folder / "progress.txt", "clips: 5/64")
     assert runner._progress(job, 10, None) == "01_one: 2/8 cells, 10 s, about 30 s left | clips: 5/64"
     assert runner._progress(job, 10, 25) == "01_one: 2/8 cells, 10 s, about 15 s left | clips: 5/64"
-
-
-@pytest.mark.parametrize(
-    ("name", "message", "sentence"),
-    [
-        ("AsrlibError", "The corpus is missing: run asrlib fetch.", "The corpus is missing: run asrlib fetch."),
-        ("ValueError", "one\ntwo", "ValueError: one"),
-        ("MemoryError", "", "MemoryError: "),
-    ],
-)
-def test_an_error_of_asrlib_stands_for_itself(name, message, sentence):
-    assert runner._sentence(name, message) == sentence

@@ -166,9 +166,6 @@ def test_ones_own_run_is_shown_and_compared_with_the_published_one(made):
     path = registry.run_folder(made, "reference", "01_one") / "result.json"
     path.write_text(path.read_text().replace("finished", "failed"))
     assert site.chapters(made)[0].record["metrics"][0]["value"] == 8.4
-
-
-def test_warnings_tell_of_other_code_and_other_transcripts(made):
     assert site.chapters(made)[0].warnings == []
     with open(made / "results" / "01_one" / "predictions.jsonl", "a") as stream:
         stream.write("\n")
@@ -197,23 +194,17 @@ def rendered(root):
     return nbformat.read(site.write(root) / "notebooks" / "01_one.ipynb", as_version=4)
 
 
-def test_a_figure_keeps_its_alternative_text(made):
+def test_a_figure_keeps_its_alternative_text_and_links_become_links_to_pages_or_names(made):
     path = made / "notebooks" / "01_one.ipynb"
     notebook = nbformat.read(path, as_version=4)
-    data, metadata = {"image/png": "aGk="}, {"image/png": {"alt": "a curve that falls"}}
     cell = next(cell for cell in notebook.cells if cell.cell_type == "code")
-    cell.outputs = [nbformat.v4.new_output("display_data", data, metadata=metadata)]
-    nbformat.write(notebook, path)
-    found = next(cell for cell in rendered(made).cells if cell.cell_type == "code")
-    assert found.metadata.mystnb.image.alt == "a curve that falls"
-
-
-def test_links_to_the_repository_become_links_to_pages_or_names(made):
-    path = made / "notebooks" / "01_one.ipynb"
-    notebook = nbformat.read(path, as_version=4)
+    alt = {"image/png": {"alt": "a curve that falls"}}
+    cell.outputs = [nbformat.v4.new_output("display_data", {"image/png": "aGk="}, metadata=alt)]
     notebook.cells[0].source += "\n[tables](../data/README.md), [code](../asrlib/text.py), [next](02_two.ipynb)"
     nbformat.write(notebook, path)
     assert "[tables](../../corpora.md), `asrlib/text.py`, [next](02_two.ipynb)" in rendered(made).cells[0].source
+    found = next(cell for cell in rendered(made).cells if cell.cell_type == "code")
+    assert found.metadata.mystnb.image.alt == "a curve that falls"
     project = made / "pyproject.toml"
     project.write_text(project.read_text() + '\n[project.urls]\nRepository = "https://github.com/a/b/"\n')
     source = rendered(made).cells[0].source
