@@ -41,7 +41,7 @@ __all__ = [
 # No notebook imports these: a change repeats no run.
 ROOF = {
     "cli/*", "course/colab.py", "course/comparison.py", "course/registry.py", "course/runner.py",
-    "course/sweep.py", "io/environment.py", "tasks/demo.py", "tasks/evaluation.py", "tasks/sharding.py",
+    "io/environment.py", "tasks/demo.py", "tasks/evaluation.py", "tasks/sharding.py",
 }  # fmt: skip
 LABELS = ("model", "corpus", "language", "split", "window")  # of the scoreboard's rows
 

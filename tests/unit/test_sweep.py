@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from asrlib import AsrlibError
-from asrlib.course import registry, sweep
+from asrlib.course import registry
 from asrlib.io import files
-from workflow import table
+from workflow import plan, table
 
 ROOT = files.repository()
 TABLE = {
@@ -41,7 +41,7 @@ def two(course_folder):
 
 # ------------------------------------------------------------------------------------------------------------------- plan
 def test_every_notebook_meets_every_combination_and_needs_its_own(two):
-    jobs = sweep.plan(two, TABLE)
+    jobs = plan.plan(two, TABLE)
     cells = [f"LANGUAGE={code}/SEED={seed}/smoke" for code in ("ro", "no") for seed in (0, 1)]
     assert list(jobs) == [f"{cell}/{name}" for name in ("01_one", "02_two") for cell in cells]
     assert jobs[f"{cells[3]}/02_two"].needs == (f"{cells[3]}/01_one",)
@@ -51,7 +51,7 @@ def test_every_notebook_meets_every_combination_and_needs_its_own(two):
 
 def test_a_key_changes_with_the_code_of_the_notebook_and_of_what_it_needs(two):
     def keys():
-        return {folder.rsplit("/", 1)[1]: job.key for folder, job in sweep.plan(two, TABLE).items()}
+        return {folder.rsplit("/", 1)[1]: job.key for folder, job in plan.plan(two, TABLE).items()}
 
     before = keys()
     path = two / "notebooks" / "01_one.ipynb"
@@ -80,12 +80,12 @@ def test_a_key_changes_with_the_code_of_the_notebook_and_of_what_it_needs(two):
 )
 def test_a_wrong_table_is_refused_in_one_sentence(two, changes, sentence):
     with pytest.raises(AsrlibError, match=sentence):
-        sweep.plan(two, TABLE | changes)
+        plan.plan(two, TABLE | changes)
 
 
 @given(st.dictionaries(st.sampled_from(["A", "B_1"]), st.text() | st.integers() | st.lists(st.text()), min_size=1))
 def test_a_folder_stays_inside_the_sweep_whatever_the_values(values):
-    folder = sweep._folder(values)
+    folder = plan._folder(values)
     assert len(Path(folder).parts) == len(values)
     assert not {".", ".."} & set(Path(folder).parts)
     assert folder.isascii()
@@ -93,14 +93,14 @@ def test_a_folder_stays_inside_the_sweep_whatever_the_values(values):
 
 def test_the_table_of_this_course_is_right():
     table = yaml.safe_load((ROOT / "workflow" / "sweep.yaml").read_text())
-    assert len(sweep.plan(ROOT, table)) == math.prod(map(len, table["matrix"].values())) * len(table["notebooks"])
+    assert len(plan.plan(ROOT, table)) == math.prod(map(len, table["matrix"].values())) * len(table["notebooks"])
 
 
 def test_every_parameter_of_the_course_can_be_given_what_its_profile_gives_it():
     profiles = files.read_toml(ROOT / "notebooks" / "profiles.toml")
     for book in registry.read(ROOT).values():
         values = profiles["smoke"].get(book.name, {})
-        assert registry.check_parameters(book, {name: sweep._text(value) for name, value in values.items()}) == values
+        assert registry.check_parameters(book, {name: plan._text(value) for name, value in values.items()}) == values
 
 
 # ------------------------------------------------------------------------------------------------------------------ table

@@ -1,4 +1,4 @@
-"""The plan of a sweep: notebooks under many parameters and seeds, from a table. ``workflow/Snakefile`` runs it.
+"""The plan of a sweep: notebooks under many parameters and seeds, from a table. The Snakefile runs it.
 
 Each run is one of `asrlib.course.runner`, with an output folder of its own.
 """
