@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asrlib import AsrlibError, audio
+from asrlib.io import sound
 
 WAVE = (0.3 * np.sin(np.arange(16_000) / 7)).astype(np.float32)
 
@@ -131,7 +132,7 @@ def test_blocks_do_not_change_a_sample(tmp_path, monkeypatch):
     path = tmp_path / "clip.ogg"
     soundfile.write(path, np.stack([WAVE, -0.5 * WAVE], axis=1), 44_100, format="OGG")
     whole = audio.load(path)
-    monkeypatch.setattr(audio, "BLOCK", 1000)
+    monkeypatch.setattr(sound, "BLOCK", 1000)
     assert np.array_equal(audio.load(path), whole)
 
 
@@ -157,7 +158,7 @@ def test_three_hours_need_little_more_memory_than_their_samples(tmp_path, hours,
     finally:
         tracemalloc.stop()
     assert len(samples) == seconds * 16_000
-    assert peak < samples.nbytes + 6 * 4 * audio.BLOCK
+    assert peak < samples.nbytes + 6 * 4 * sound.BLOCK
     with pytest.raises(AsrlibError, match=r"lecture\.wav lasts .* s, more than the 600 s allowed"):
         audio.load(path, max_seconds=600)
 
