@@ -23,6 +23,7 @@ __all__ = ["BLOCK", "SUFFIXES", "blocks", "header_seconds", "opened"]
 
 BLOCK = 1 << 20  # samples decoded at a time, all channels together: 4 MB
 STREAMED = 0x7F00_0000  # a 32-bit size of at least this, beyond the file's end, was written before the length was known
+EXACT = ("ape", "tak", "tta", "wv")  # forms whose header counts the samples and not the bytes
 # Names under which sound and video with sound are kept; what a file holds is found from its first bytes.
 ENDINGS = (
     "3g2 3gp aac ac3 aif aifc aiff amr ape asf au avi awb caf dts eac3 flac flv gsm m2ts m4a m4b m4v mka mkv mov mp2 mp3 mp4 mpeg "
@@ -264,20 +265,18 @@ def _ogg_links(stream: BinaryIO, name: str, size: int) -> list[tuple[int, int]]:
         at += 27 + segments + sum(page[27 : 27 + segments])
         if len(page) < 27 + segments or at > size:
             raise _truncated(name)
+    starts = starts or [0]
     return list(zip(starts, [*starts[1:], size], strict=True))
 
 
 # --- FFmpeg -----------------------------------------------------------------------------------------------------------
 
 
-class _Endless(io.RawIOBase):
+class _Endless:
     """A WAV file whose data size is read as "not known"."""
 
     def __init__(self, stream: BinaryIO, place: int) -> None:
         self.stream, self.place = stream, place
-
-    def seekable(self) -> bool:
-        return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         return self.stream.seek(offset, whence)
@@ -310,7 +309,7 @@ def _by_ffmpeg(stream: BinaryIO, name: str, reason: Exception | None) -> Iterato
         track = container.streams.best("audio")
         if track is None:
             raise AsrlibError(f"{name} holds no sound: name a recording.")
-        found, problem = False, reason
+        heard, problem = 0.0, reason
         packets = container.demux(track)
         while True:
             try:
@@ -326,10 +325,12 @@ def _by_ffmpeg(stream: BinaryIO, name: str, reason: Exception | None) -> Iterato
                 continue
             for frame in frames:
                 if frame.samples and frame.sample_rate:
-                    found = True
+                    heard += frame.samples / frame.sample_rate
                     yield frame.sample_rate, _samples(frame)
-        if not found and problem:
+        if not heard and problem:
             raise _unreadable(name, stream, problem)
+        if container.format.name in EXACT and heard < float((track.duration or 0) * track.time_base) - 0.1:
+            raise _truncated(name)
 
 
 def _samples(frame: Any) -> np.ndarray:
