@@ -32,7 +32,7 @@ def kept(
     new = [
         place
         for place, (path, mark) in enumerate(zip(paths, marks, strict=True))
-        if known.get(str(path), [None])[0] != mark
+        if mark is None or known.get(str(path), [None])[0] != mark
     ]
     if not new:
         return [known[str(path)][1] for path in paths]

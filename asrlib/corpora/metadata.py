@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from asrlib import AsrlibError
 from asrlib.io import files
+from asrlib.io.sound import SUFFIXES
 
 __all__ = ["common_voice", "folder"]
 
@@ -80,7 +82,7 @@ def _fields(path: Path, reader: Iterator[list[str]], width: int) -> Iterator[tup
             raise AsrlibError(
                 f"{path}, line {number}: a quotation mark is not closed, or not doubled: mend it."
             ) from None
-        if any("\n" in field or "\r" in field for field in fields):
+        if any(map(_swallows_a_row, fields)):
             raise AsrlibError(f"{path}, line {number}, goes on in the next line: is a quotation mark not closed?")
         if len(fields) > width:
             raise AsrlibError(
@@ -88,6 +90,12 @@ def _fields(path: Path, reader: Iterator[list[str]], width: int) -> Iterator[tup
             )
         if fields:
             yield number, fields + [None] * (width - len(fields))
+
+
+def _swallows_a_row(field: str) -> bool:
+    """Say whether a later line of a field begins with the name of a recording, as a row does."""
+    rest = [re.split("[,\t]", line) for line in field.splitlines()[1:]]
+    return any(Path(name).suffix.lower() in SUFFIXES for name, *others in rest if others)
 
 
 def _check_columns(path: Path, names: list[str], columns: tuple[tuple[str, ...], ...]) -> None:

@@ -18,7 +18,9 @@ import pytest
 import soundfile
 
 from asrlib import AsrlibError, corpora
+from asrlib.corpora import catalogue
 from asrlib.io import files
+from tools import curate
 
 SHARE = "usr/share/pocketsphinx/test/data/librivox"
 needs_dpkg = pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="builds Debian packages")
@@ -38,8 +40,9 @@ cp "$FAKE_APT"/*.deb .
 FETCH = """
 import json, sys
 from asrlib import corpora
+from asrlib.corpora import catalogue
 rows = json.load(open(sys.argv[1]))
-corpora._manifest = lambda name, language: rows
+catalogue.manifest = lambda name, language: rows
 print(len(corpora.load("audiobook")))
 """
 
@@ -57,10 +60,10 @@ def world(tmp_path, monkeypatch):
     (tree / SHARE / "transcription").write_text("".join(lines))
     monkeypatch.setenv("ASRLIB_CACHE", str(place / "cache"))
     monkeypatch.setenv("ASRLIB_DATA", str(tree))
-    rows = corpora.curate("audiobook", "en")
+    rows = curate.curate("audiobook", "en")
     monkeypatch.delenv("ASRLIB_DATA")
-    monkeypatch.setattr(corpora, "_manifest", lambda name, language: rows)
-    monkeypatch.setitem(corpora._table()["audiobook"], "upstream", "http://127.0.0.1:9/pocketsphinx-5prealpha.tar.gz")
+    monkeypatch.setattr(catalogue, "manifest", lambda name, language: rows)
+    monkeypatch.setitem(catalogue.table()["audiobook"], "upstream", "http://127.0.0.1:9/pocketsphinx-5prealpha.tar.gz")
     (place / "rows.json").write_text(json.dumps(rows))
 
     apt = place / "apt"
@@ -129,7 +132,7 @@ def test_truncated_package(world):
 @needs_dpkg
 def test_package_with_a_wrong_checksum(world, monkeypatch):
     package = build_package(world)
-    monkeypatch.setitem(corpora._table()["debian"], package.name, "0" * 64)
+    monkeypatch.setitem(catalogue.table()["debian"], package.name, "0" * 64)
     with pytest.raises(AsrlibError, match="does not have the checksum"):
         corpora.fetch("audiobook")
     assert nothing_is_left(world)
@@ -212,7 +215,7 @@ def upstream(world, monkeypatch):
 
     def publish(*extra: tuple[tarfile.TarInfo, bytes]) -> None:
         archive = upstream_archive(world, *extra)
-        facts = corpora._table()["audiobook"]
+        facts = catalogue.table()["audiobook"]
         monkeypatch.setitem(facts, "upstream", f"http://127.0.0.1:{server.server_port}/{archive.name}")
         monkeypatch.setitem(facts, "upstream_sha256", files.sha256(archive))
 
@@ -241,7 +244,7 @@ def test_upstream_serves_where_apt_is_offline(world, upstream, monkeypatch):
 
 def test_wrong_upstream_checksum(upstream, monkeypatch):
     upstream()
-    monkeypatch.setitem(corpora._table()["audiobook"], "upstream_sha256", "0" * 64)
+    monkeypatch.setitem(catalogue.table()["audiobook"], "upstream_sha256", "0" * 64)
     with pytest.raises(AsrlibError, match="sha256"):
         corpora.fetch("audiobook")
 

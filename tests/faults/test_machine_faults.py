@@ -41,8 +41,9 @@ mount -o remount,size=64m "$DISK"
 FETCH = """
 import json, os, sys
 from asrlib import AsrlibError, corpora
+from asrlib.corpora import catalogue
 rows = json.load(open(os.environ["ROWS"]))
-corpora._manifest = lambda name, language: rows
+catalogue.manifest = lambda name, language: rows
 try:
     print(len(corpora.load("audiobook")))
 except AsrlibError as error:

@@ -12,9 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asrlib import AsrlibError, audio, corpora
-from asrlib.corpora import curation
+from asrlib.corpora import catalogue, hub, packaged
+from asrlib.corpora.clips import clean
+from asrlib.corpora.rows import COLUMNS
 from asrlib.io import files
 from asrlib.text import normalizer
+from tools import curate
 
 PACKAGED = [(name, language) for name, languages in corpora.names().items() for language in languages]
 
@@ -49,7 +52,7 @@ def encoded(seconds: float) -> bytes:
     ],
 )
 def test_clean_keeps_what_is_spoken(published, spoken):
-    assert curation.clean(published) == (spoken, None)
+    assert clean(published) == (spoken, None)
 
 
 @pytest.mark.parametrize(
@@ -68,24 +71,24 @@ def test_clean_keeps_what_is_spoken(published, spoken):
     ],
 )
 def test_clean_refuses_what_is_not_certain(published, reason):
-    assert curation.clean(published)[1] == reason
+    assert clean(published)[1] == reason
 
 
 @given(st.text())
 def test_clean_is_stable(text):
-    once, reason = curation.clean(text)
+    once, reason = clean(text)
     if reason is None:
-        assert curation.clean(once) == (once, None)
+        assert clean(once) == (once, None)
 
 
 def test_excluded_by_length():
-    assert curation.excluded_by_length("yes", 0.2) == "shorter than 0.3 s"
-    assert curation.excluded_by_length("yes", 30.1) == "longer than 30 s"
+    assert curate.excluded_by_length("yes", 0.2) == "shorter than 0.3 s"
+    assert curate.excluded_by_length("yes", 30.1) == "longer than 30 s"
     assert (
-        curation.excluded_by_length("Pluto, der indtil for nylig blev anset som en planet", 0.6)
+        curate.excluded_by_length("Pluto, der indtil for nylig blev anset som en planet", 0.6)
         == "more text than is spoken"
     )
-    assert curation.excluded_by_length("Thank you for calling", 1.2) is None
+    assert curate.excluded_by_length("Thank you for calling", 1.2) is None
 
 
 def test_families_join_templates_and_repeats_only():
@@ -100,7 +103,7 @@ def test_families_join_templates_and_repeats_only():
         "two": "Wrong code; to begin again, enter your agent number followed by star, or hang up and call later",
     }
     groups = defaultdict(set)
-    for clip, family in curation.families(texts).items():
+    for clip, family in curate.families(texts).items():
         groups[family].add(clip)
     assert sorted(map(sorted, groups.values())) == [["a", "b", "c"], ["cat"], ["dog", "dog2"], ["one", "two"]]
 
@@ -111,7 +114,7 @@ TEXTS = st.dictionaries(st.text("abcdef", min_size=1), st.lists(WORDS, min_size=
 
 @given(TEXTS)
 def test_related_texts_are_always_in_one_family(texts):
-    family = curation.families(texts)
+    family = curate.families(texts)
     words = {
         clip: {word for word in text.split() if len(word) > 2} or set(text.split()) for clip, text in texts.items()
     }
@@ -123,11 +126,11 @@ def test_related_texts_are_always_in_one_family(texts):
 
 @given(TEXTS, st.randoms())
 def test_splits_do_not_depend_on_the_order_and_never_cut_a_family(texts, random):
-    family = curation.families(texts)
-    splits = curation.assign_splits(family)
+    family = curate.families(texts)
+    splits = curate.assign_splits(family)
     shuffled = list(texts.items())
     random.shuffle(shuffled)
-    assert curation.assign_splits(curation.families(dict(shuffled))) == splits
+    assert curate.assign_splits(curate.families(dict(shuffled))) == splits
     assert splits.keys() == texts.keys()
     for one in texts:
         for other in texts:
@@ -138,9 +141,9 @@ def test_splits_do_not_depend_on_the_order_and_never_cut_a_family(texts, random)
 @given(st.lists(st.integers(1, 14), max_size=120))
 def test_split_sizes(sizes):
     family = {f"{name}-{member}": str(name) for name, size in enumerate(sizes) for member in range(size)}
-    counts = Counter(curation.assign_splits(family).values())
+    counts = Counter(curate.assign_splits(family).values())
     assert counts.total() == len(family)
-    if len(family) < curation.MIN_SPLIT:
+    if len(family) < curate.MIN_SPLIT:
         assert counts["train"] == counts["validation"] == 0
     else:
         assert counts["test"] <= min(200, 0.3 * len(family))
@@ -178,14 +181,14 @@ def test_no_transcript_is_committed():
 
 def test_readme_tables_are_those_of_the_splits():
     readme = files.data_file("README.md").read_text("utf-8")
-    assert f"<!-- tables -->\n{corpora.tables()}\n<!-- end of tables -->" in readme
+    assert f"<!-- tables -->\n{curate.tables()}\n<!-- end of tables -->" in readme
 
 
 @pytest.mark.weights
 @pytest.mark.parametrize(("name", "language"), PACKAGED)
 def test_committed_splits_are_what_the_rules_give(name, language):
     corpora.fetch(name, language)
-    assert corpora.curate(name, language) == list(files.read_jsonl(files.data_file(f"splits/{name}-{language}.jsonl")))
+    assert curate.curate(name, language) == list(files.read_jsonl(files.data_file(f"splits/{name}-{language}.jsonl")))
 
 
 @pytest.mark.weights
@@ -201,7 +204,7 @@ def test_no_normalised_text_is_in_two_splits(name, language):
 @pytest.mark.weights
 def test_load_telephone():
     table = corpora.load("telephone", "it", "test")
-    assert table.column_names == list(corpora.COLUMNS)
+    assert table.column_names == list(COLUMNS)
     assert (
         set(table["language"]) == {"it"}
         and set(table["split"]) == {"test"}
@@ -261,8 +264,8 @@ def prompts(tmp_path, monkeypatch):
     notes.write_bytes(gzip.compress(lines.encode("utf-8-sig")))
     monkeypatch.setenv("ASRLIB_DATA", str(tmp_path / "tree"))
     monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
-    rows = corpora.curate("telephone", "it")
-    monkeypatch.setattr(corpora, "_manifest", lambda name, language: rows)
+    rows = curate.curate("telephone", "it")
+    monkeypatch.setattr(catalogue, "manifest", lambda name, language: rows)
     return share
 
 
@@ -284,11 +287,11 @@ def test_data_folder_is_read_repaired_and_cleaned(prompts):
 def test_damaged_transcripts_are_not_believed(prompts):
     notes = prompts / "doc/asterisk-core-sounds-it/core-sounds-it.txt.gz"
     notes.write_bytes(notes.read_bytes()[:-20])
-    assert corpora._verified("telephone", "it", prompts.parent.parent) is None
+    assert packaged.verified("telephone", "it", prompts.parent.parent) is None
 
 
 def test_a_changed_clip_is_left_out_with_a_warning(prompts, monkeypatch):
-    monkeypatch.setattr(corpora, "ENOUGH", 0.5)
+    monkeypatch.setattr(packaged, "ENOUGH", 0.5)
     tone(prompts / "asterisk/sounds/it_IT_m_Carlo/goodbye.wav", 2, 8000)
     with pytest.warns(UserWarning, match="1 of 3 clips"):
         assert len(corpora.load("telephone", "it")) == 2
@@ -339,7 +342,7 @@ def test_librispeech_parquet(tmp_path, hub_cache, name):
     write_parquet(tmp_path / "set" / name, columns)
     write_parquet(tmp_path / "set" / name.replace("test", "train.100"), columns | {"id": ["other"]})
     table = corpora.load("librispeech", split="test-clean", root=tmp_path / "set")
-    assert table.column_names == list(corpora.COLUMNS)
+    assert table.column_names == list(COLUMNS)
     row = table[0]
     assert (row["id"], row["text"], row["speaker"], row["seconds"], row["split"]) == (
         "6930-75918-0000",
@@ -376,37 +379,35 @@ def test_parquet_of_another_set_is_named(tmp_path, hub_cache):
 
 
 @pytest.fixture
-def hub(tmp_path, hub_cache, hub_at):
+def served_hub(tmp_path, hub_cache, hub_at):
     """Serve the parquet branch of FLEURS, with one Romanian and one French clip, from this machine; yield its files."""
     served = {}
     for part, text in {"ro_ro/test": "unu", "fr_fr/test": "un"}.items():
         columns = {"id": [1], "num_samples": [16_000], "audio": [{"bytes": encoded(1), "path": "a.wav"}]}
         write_parquet(tmp_path / "written", columns | {"transcription": [text]})
         served[f"{part}/0000.parquet"] = (tmp_path / "written").read_bytes()
-    fleurs = Repository("google/fleurs", "c" * 40, served, "dataset", corpora.PARQUET_BRANCH)
+    fleurs = Repository("google/fleurs", "c" * 40, served, "dataset", hub.PARQUET_BRANCH)
     with Hub([fleurs]).playing() as server:
         hub_at(server)
         yield served
 
 
-def test_the_hub_gives_one_configuration_and_then_is_not_asked(hub, tmp_path):
+def test_the_hub_gives_one_configuration_and_then_is_not_asked(served_hub, tmp_path):
     assert corpora.load("fleurs", "ro", "test")["text"] == ["unu"]
     with pytest.raises(AsrlibError, match="has no parquet files ro_ro/train of google/fleurs"):
         corpora.load("fleurs", "ro", "train")
     snapshot = tmp_path / "hub"  # names there are links
     assert corpora.load("fleurs", "ro", "test", root=snapshot)["text"] == ["unu"]
-    hub.clear()
+    served_hub.clear()
     assert corpora.load("fleurs", "ro", "test")["text"] == ["unu"]
 
 
 def test_unreachable_hub_is_asked_once_and_is_one_sentence(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
-    from asrlib.io import hub
-
     asked = []
-    ask = hub.listing
-    monkeypatch.setattr(hub, "listing", lambda *of: asked.append(of) or ask(*of))
+    ask = hub.hub.listing
+    monkeypatch.setattr(hub.hub, "listing", lambda *of: asked.append(of) or ask(*of))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
     with pytest.raises(AsrlibError, match=r"fleurs \(ro_ro/test\) is not on this machine and the Hub cannot") as caught:
