@@ -125,7 +125,7 @@ def _by_libsndfile(stream: BinaryIO, name: str) -> list[Any] | Exception | None:
     try:
         for piece in pieces:
             piece.seek(0)
-            files.append(soundfile.SoundFile(piece))
+            files.append(soundfile.SoundFile(_View(piece)))
     except (soundfile.LibsndfileError, OSError) as error:
         return error
     return None if files[0].subtype.startswith("MPEG") else files
@@ -133,6 +133,32 @@ def _by_libsndfile(stream: BinaryIO, name: str) -> list[Any] | Exception | None:
 
 def _truncated(name: str) -> AsrlibError:
     return AsrlibError(f"{name} is truncated: its end is missing, so fetch or record it again.")
+
+
+class _View:
+    """A stream as the libraries are to see it: a damaged header leads to no place before its start.
+
+    Args:
+        stream: can seek.
+        place: of four bytes that are read as "not known", the largest number.
+    """
+
+    def __init__(self, stream: BinaryIO, place: int | None = None) -> None:
+        self.stream, self.place, self.tell = stream, place, stream.tell
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = (0, self.tell(), self.stream.seek(0, os.SEEK_END) if whence == os.SEEK_END else 0)[whence]
+        return self.stream.seek(max(0, start + offset))
+
+    def read(self, count: int = -1) -> bytes:
+        start = self.tell()
+        data = self.stream.read(count)
+        if self.place is None or not start - 4 < self.place < start + len(data):
+            return data
+        changed = bytearray(data)
+        for byte in range(max(start, self.place), min(start + len(data), self.place + 4)):
+            changed[byte - start] = 0xFF
+        return bytes(changed)
 
 
 def _at(stream: BinaryIO, place: int, count: int) -> bytes:
@@ -272,26 +298,6 @@ def _ogg_links(stream: BinaryIO, name: str, size: int) -> list[tuple[int, int]]:
 # --- FFmpeg -----------------------------------------------------------------------------------------------------------
 
 
-class _Endless:
-    """A WAV file whose data size is read as "not known"."""
-
-    def __init__(self, stream: BinaryIO, place: int) -> None:
-        self.stream, self.place = stream, place
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self.stream.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self.stream.tell()
-
-    def read(self, count: int = -1) -> bytes:
-        start = self.stream.tell()
-        data = bytearray(self.stream.read(count))
-        for byte in range(max(start, self.place), min(start + len(data), self.place + 4)):
-            data[byte - start] = 0xFF
-        return bytes(data)
-
-
 def _by_ffmpeg(stream: BinaryIO, name: str, reason: Exception | None) -> Iterator[Block]:
     import av
 
@@ -299,17 +305,16 @@ def _by_ffmpeg(stream: BinaryIO, name: str, reason: Exception | None) -> Iterato
     head = _at(stream, 0, 64)
     place = _wave_data(stream, head, size) if head[:4] in (b"RIFF", b"RIFX") else None
     stream.seek(0)
-    source = stream if place is None else _Endless(stream, place)
     try:
         # A playlist must not name other files or addresses: no protocol is allowed.
-        container = av.open(source, metadata_errors="ignore", options={"protocol_whitelist": "none"})
+        container = av.open(_View(stream, place), metadata_errors="ignore", options={"protocol_whitelist": "none"})
     except (av.FFmpegError, OSError, ValueError) as error:
         raise _unreadable(name, stream, reason or error) from None
     with container:
         track = container.streams.best("audio")
         if track is None:
             raise AsrlibError(f"{name} holds no sound: name a recording.")
-        heard, problem = 0.0, reason
+        heard, problem, convert = 0.0, reason, _Converter()
         packets = container.demux(track)
         while True:
             try:
@@ -319,26 +324,35 @@ def _by_ffmpeg(stream: BinaryIO, name: str, reason: Exception | None) -> Iterato
             if packet is None:
                 break
             try:
-                frames = packet.decode()
+                frames = [(frame.sample_rate, convert(frame)) for frame in packet.decode() if frame.samples]
             except (av.FFmpegError, ValueError) as error:  # what stands between the frames is no sound
                 problem = error
                 continue
-            for frame in frames:
-                if frame.samples and frame.sample_rate:
-                    heard += frame.samples / frame.sample_rate
-                    yield frame.sample_rate, _samples(frame)
+            for rate, block in frames:
+                heard += len(block) / rate
+                yield rate, block
         if not heard and problem:
             raise _unreadable(name, stream, problem)
         if container.format.name in EXACT and heard < float((track.duration or 0) * track.time_base) - 0.1:
             raise _truncated(name)
 
 
-def _samples(frame: Any) -> np.ndarray:
-    """Return a frame's samples as float32 of shape (samples, channels), values within about [-1, 1]."""
-    values, channels = frame.to_ndarray(), frame.layout.nb_channels
-    values = values.T if frame.format.is_planar else values.reshape(-1, channels)
-    if values.dtype == np.uint8:
-        return (values.astype(np.float32) - 128) / 128
-    if np.issubdtype(values.dtype, np.integer):
-        return values.astype(np.float32) / -float(np.iinfo(values.dtype).min)
-    return values.astype(np.float32, copy=False)
+class _Converter:
+    """Frames of any form to float32 of shape (samples, channels).
+
+    FFmpeg itself interleaves the channels: PyAV reads beyond a frame that keeps more than eight apart.
+    """
+
+    def __init__(self) -> None:
+        self.form, self.resampler = None, None
+
+    def __call__(self, frame: Any) -> np.ndarray:
+        import av
+
+        form = frame.sample_rate, frame.layout.name, frame.format.name
+        if form != self.form:
+            self.form, self.resampler = form, av.AudioResampler(format="flt")
+        frame.pts = None
+        channels = frame.layout.nb_channels
+        made = [part.to_ndarray().reshape(-1, channels) for part in self.resampler.resample(frame)]
+        return np.concatenate([np.empty((0, channels), np.float32), *made])
