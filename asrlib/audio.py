@@ -86,7 +86,7 @@ def _decoded(stream: Any, name: str, max_seconds: float, channel: int | None = N
     seconds = sound.header_seconds(stream, name)
     if seconds is not None and seconds > max_seconds:
         raise _too_long(name, f"{seconds:,.0f} s, more", max_seconds)
-    room = int((seconds or 30) * SAMPLING_RATE) + 2
+    room = int((seconds or 0) * SAMPLING_RATE) + 2
     heard, taken, powers, power = _Resampler(), 0.0, np.zeros(1), 0.0
     for rate, block in sound.blocks(stream, name):
         taken += len(block) / rate

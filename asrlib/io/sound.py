@@ -81,7 +81,7 @@ def blocks(stream: BinaryIO, name: str) -> Iterator[Block]:
 
     files = _by_libsndfile(stream, name)
     if not isinstance(files, list):
-        yield from _by_ffmpeg(stream, name, files)
+        yield from _gathered(_by_ffmpeg(stream, name, files))
         return
     for file in files:
         with file:
@@ -314,7 +314,7 @@ def _by_ffmpeg(stream: BinaryIO, name: str, reason: Exception | None) -> Iterato
         track = container.streams.best("audio")
         if track is None:
             raise AsrlibError(f"{name} holds no sound: name a recording.")
-        heard, problem, convert = 0.0, reason, _Converter()
+        heard, problem = 0.0, reason
         packets = container.demux(track)
         while True:
             try:
@@ -324,7 +324,7 @@ def _by_ffmpeg(stream: BinaryIO, name: str, reason: Exception | None) -> Iterato
             if packet is None:
                 break
             try:
-                frames = [(frame.sample_rate, convert(frame)) for frame in packet.decode() if frame.samples]
+                frames = [(frame.sample_rate, _samples(frame)) for frame in packet.decode() if frame.samples]
             except (av.FFmpegError, ValueError) as error:  # what stands between the frames is no sound
                 problem = error
                 continue
@@ -337,22 +337,32 @@ def _by_ffmpeg(stream: BinaryIO, name: str, reason: Exception | None) -> Iterato
             raise _truncated(name)
 
 
-class _Converter:
-    """Frames of any form to float32 of shape (samples, channels).
+def _gathered(blocks: Iterator[Block]) -> Iterator[Block]:
+    """Join the short blocks of a decoder, as long as their rate and channels stay."""
+    held: list[np.ndarray] = []
+    form, count = (0, 0), 0
+    for rate, block in blocks:
+        if held and ((rate, block.shape[1]) != form or count > BLOCK // 16):
+            yield form[0], np.concatenate(held)
+            held, count = [], 0
+        held.append(block)
+        form, count = (rate, block.shape[1]), count + block.size
+    if held:
+        yield form[0], np.concatenate(held)
 
-    FFmpeg itself interleaves the channels: PyAV reads beyond a frame that keeps more than eight apart.
-    """
 
-    def __init__(self) -> None:
-        self.form, self.resampler = None, None
+def _samples(frame: Any) -> np.ndarray:
+    """Return a frame as float32 of shape (samples, channels), values within about [-1, 1]."""
+    import av
 
-    def __call__(self, frame: Any) -> np.ndarray:
-        import av
-
-        form = frame.sample_rate, frame.layout.name, frame.format.name
-        if form != self.form:
-            self.form, self.resampler = form, av.AudioResampler(format="flt")
+    channels = frame.layout.nb_channels
+    if frame.format.is_planar and channels > 7:  # PyAV reads beyond such a frame: FFmpeg itself interleaves it
         frame.pts = None
-        channels = frame.layout.nb_channels
-        made = [part.to_ndarray().reshape(-1, channels) for part in self.resampler.resample(frame)]
-        return np.concatenate([np.empty((0, channels), np.float32), *made])
+        (frame,) = av.AudioResampler(format="flt").resample(frame)
+    values = frame.to_ndarray()
+    values = values.T if frame.format.is_planar else values.reshape(-1, channels)
+    if values.dtype == np.uint8:
+        return (values.astype(np.float32) - 128) / 128
+    if np.issubdtype(values.dtype, np.integer):
+        return values.astype(np.float32) / -float(np.iinfo(values.dtype).min)
+    return values.astype(np.float32, copy=False)

@@ -27,11 +27,11 @@ def encoded(container, rate=16_000):
 
 
 @functools.cache
-def muxed(form, codec, rate=16_000, picture=False, **options):
+def muxed(form, codec, rate=16_000, picture=False, layout="mono", **options):
     """Return a second of sound in a container of FFmpeg's."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=form, options=options) as container:
-        track = container.add_stream(codec, rate=rate, layout="mono") if codec else None
+        track = container.add_stream(codec, rate=rate, layout=layout) if codec else None
         if picture:
             film = container.add_stream("mpeg4", rate=10, width=64, height=64, pix_fmt="yuv420p")
             frames = [av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8)) for _ in range(10)]
@@ -47,7 +47,7 @@ SIZED = {
     "mp4": ("mp4", "aac"), "m4a": ("ipod", "aac"), "mov": ("mov", "alac"), "3gp": ("3gp", "aac"), "webm": ("webm", "libopus", 48_000),
     "mka": ("matroska", "aac"), "avi": ("avi", "mp2"), "film": ("mp4", "aac", 16_000, True), "mp3": ("mp3", "libmp3lame"),
     "opus": ("ogg", "libopus", 48_000), "caf": ("caf", "pcm_s16le"), "w64": ("w64", "pcm_s16le"), "au": ("au", "pcm_s16be"),
-    "tta": ("tta", "tta"), "wma": ("asf", "mp2"),
+    "tta": ("tta", "tta"), "wma": ("asf", "mp2"), "7.1": ("mp4", "aac", 16_000, False, "7.1"),
 }  # fmt: skip
 UNSIZED = {
     "aac": ("adts", "aac"), "mp2": ("mp2", "mp2"), "ts": ("mpegts", "aac"), "flv": ("flv", "aac"),
