@@ -263,9 +263,17 @@ def _wave_data(stream: BinaryIO, head: bytes, size: int) -> int | None:
         count = int.from_bytes(chunk[4:], order)
         after = at + 8 + count + count % 2
         if chunk[:4] == b"data":
-            behind = _at(stream, after, 8)
-            closed = after >= size - 8 or (behind[:4].isascii() and behind[:4].decode("latin-1").isprintable())
-            return None if closed and (count < STREAMED or after <= size + 1) else at + 4
+            behind = _at(stream, at + 8 + count, 5)
+            more = size - after
+            if (
+                count and abs(8 + int.from_bytes(head[4:8], order) - after) <= 1
+            ):  # whatever follows, the header is closed
+                lies = more >= 1 << 32
+            elif count >= STREAMED:
+                lies = more < -1
+            else:  # samples may follow, or another chunk; not every program pads an odd size
+                lies = more > 8 and not any(name.decode("latin-1").isprintable() for name in (behind[:4], behind[1:]))
+            return at + 4 if lies else None
         at = after
     return None
 
