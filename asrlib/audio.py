@@ -1,11 +1,8 @@
-"""Audio in: decode, check, resample; and long-form recordings stitched from short clips with known times."""
+"""Audio in: find, decode, check, resample; and long-form recordings stitched from short clips with known times."""
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,146 +11,133 @@ from typing import Any
 import numpy as np
 
 from asrlib import AsrlibError
+from asrlib.io import sound
 
-__all__ = ["SAMPLING_RATE", "Recording", "duration", "load", "play", "stitch"]
+__all__ = ["SAMPLING_RATE", "Recording", "duration", "find", "load", "play", "stitch"]
 
 SAMPLING_RATE = 16_000  # Hz, what every Whisper model was trained on
 MAX_SECONDS = 6 * 3600.0  # 1.4 GB as float32; a longer file is a mistake or an attack
 SILENCE = 1e-4  # peak below -80 dB of full scale: no microphone is that quiet
-BLOCK = 1 << 20  # samples decoded at a time, all channels together: 4 MB
+CANCELLED = 1e-3  # the channels' average has less than this share of their power: they are each other's opposite
 
 
-def _source(source: Any) -> tuple[Any, str]:
-    """Return what soundfile can open, and a name for messages."""
-    if isinstance(source, Mapping):
-        path, data = source.get("path"), source.get("bytes")
-        if data is not None:
-            return io.BytesIO(data), path or "audio bytes"
-        source = path
-    if isinstance(source, bytes):
-        return io.BytesIO(source), "audio bytes"
-    if source is None or sys.platform == "win32":
-        return source, str(source)
-    return os.fsencode(source), str(source)  # a name may hold bytes that are no UTF-8
-
-
-def _check_complete(opened: Any, name: str) -> None:
-    """Raise where a WAV or Ogg container says itself that its tail is missing; libsndfile would read the rest silently."""
-    truncated = False
-    with contextlib.nullcontext(opened) if isinstance(opened, io.BytesIO) else open(opened, "rb") as stream:
-        head, size = stream.read(12), stream.seek(0, os.SEEK_END)
-        if head[:4] == b"RIFF":
-            declared = int.from_bytes(head[4:8], "little")
-            truncated = 0 < declared < 0xFFFF0000 and declared + 8 > size + 1  # streamed WAVs declare 0 or -1
-        elif head[:4] == b"OggS":
-            stream.seek(max(0, size - 65_536))  # an Ogg page is never longer
-            tail = stream.read()
-            page = tail.rfind(b"OggS")
-            header = tail[page : page + 27 + 255]
-            segments = header[26] if page >= 0 and len(header) > 26 else -1
-            truncated = segments < 0 or page + 27 + segments + sum(header[27 : 27 + segments]) > len(tail)
-        stream.seek(0)
-    if truncated:
-        raise AsrlibError(f"{name} is truncated: its end is missing, so fetch or record it again.")
+def find(folder: Path) -> tuple[list[Path], dict[Path, str]]:
+    """Return the recordings below a folder by their names, in order, and each file that is not taken with the reason."""
+    files, skipped = [], {}
+    for path in sorted(place for place in folder.rglob("*") if place.is_file()):
+        suffix = path.suffix.lower()
+        if path.name.startswith("."):
+            skipped[path] = "a hidden file"
+        elif suffix in sound.SUFFIXES:
+            files.append(path)
+        else:
+            kind = f"{suffix} is no ending of a sound or video file" if suffix else "its name has no ending"
+            skipped[path] = f"{kind}: name the file itself to have it read"
+    return files, skipped
 
 
 def duration(source: Any) -> float:
-    """Return the length of an audio file in seconds, from its header.
+    """Return the length of a recording in seconds: from its header where that knows it, else by decoding.
 
     Args:
-        source: as for `load`.
+        source: as for `load`, but no array.
 
     Raises:
-        AsrlibError: no such file, or no audio that libsndfile reads.
+        AsrlibError: no such file, no audio that can be read, or a missing end.
     """
-    import soundfile
-
-    opened, name = _source(source)
-    try:
-        return float(soundfile.info(opened).duration)
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:
-        raise _unreadable(name, error) from None
+    with sound.opened(source) as (stream, name):
+        seconds = sound.header_seconds(stream, name)
+        return sum(len(block) / rate for rate, block in sound.blocks(stream, name)) if seconds is None else seconds
 
 
-def _unreadable(name: str, error: Exception) -> AsrlibError:
-    if isinstance(error, FileNotFoundError) or (name != "audio bytes" and not Path(name).exists()):
-        return AsrlibError(f"{name} does not exist: check the path.")
-    if Path(name).is_dir():
-        return AsrlibError(f"{name} is a folder, not an audio file.")
-    if name != "audio bytes" and Path(name).stat().st_size == 0:
-        return AsrlibError(f"{name} is empty (0 bytes): fetch or record it again.")
-    reason = str(getattr(error, "error_string", error)).rstrip(". ")
-    return AsrlibError(f"{name} is not audio that can be read ({reason}): convert it to WAV, FLAC, Ogg or MP3.")
+class _Resampler:
+    """Blocks of any rate to one array at 16 kHz; only a block is in memory besides it.
 
-
-def _decoded(file: Any) -> tuple[np.ndarray, float]:
-    """Return all channels averaged, at 16 kHz, and the peak before resampling; not a number where a sample is none.
-
-    Only a block is in memory besides the result, whatever the rate and the number of channels. The samples are those of
-    ``soxr.resample``, which goes through the whole in the same way.
+    The samples are those of ``soxr.resample``, which goes through the whole in the same way.
     """
-    import soxr
 
-    rate, peak, done = file.samplerate, 0.0, 0
-    samples = np.empty(-(-file.frames * SAMPLING_RATE // rate) + 1, np.float32)
-    resampler = soxr.ResampleStream(rate, SAMPLING_RATE, 1) if rate != SAMPLING_RATE else None
-    reading = True
-    while reading:
-        block = file.read(max(1, BLOCK // file.channels), dtype="float32", always_2d=True).mean(
-            axis=1, dtype=np.float32
-        )
-        reading, peak = len(block) > 0, np.maximum(peak, _peak(block))
-        block = resampler.resample_chunk(block, last=not reading) if resampler else block
-        samples[done : done + len(block)] = block
-        done += len(block)
-    return samples[:done], float(peak)
+    def __init__(self) -> None:
+        self.samples, self.done, self.rate, self.stream = np.empty(0, np.float32), 0, SAMPLING_RATE, None
+
+    def add(self, rate: int, block: np.ndarray, room: int) -> None:
+        import soxr
+
+        if rate != self.rate:
+            self.finish()
+            self.rate = rate
+            self.stream = soxr.ResampleStream(rate, SAMPLING_RATE, 1) if rate != SAMPLING_RATE else None
+        self._keep(self.stream.resample_chunk(block) if self.stream else block, room)
+
+    def finish(self) -> np.ndarray:
+        if self.stream:
+            self._keep(self.stream.resample_chunk(np.empty(0, np.float32), last=True), 0)
+            self.stream = None
+        return self.samples[: self.done]
+
+    def _keep(self, block: np.ndarray, room: int) -> None:
+        if (end := self.done + len(block)) > len(self.samples):
+            self.samples.resize(max(end, room, len(self.samples) * 3 // 2), refcheck=False)
+        self.samples[self.done : end] = block
+        self.done = end
 
 
-def _peak(samples: np.ndarray) -> float:
-    """Return the largest absolute value without a copy of the samples; not a number where one of them is none."""
-    return np.maximum(samples.max(), -samples.min()) if len(samples) else 0.0
+def _decoded(stream: Any, name: str, max_seconds: float, channel: int | None = None) -> np.ndarray:
+    """Return the average of the channels, or one of them, at 16 kHz."""
+    seconds = sound.header_seconds(stream, name)
+    if seconds is not None and seconds > max_seconds:
+        raise _too_long(name, f"{seconds:,.0f} s, more", max_seconds)
+    room = int((seconds or 0) * SAMPLING_RATE) + 2
+    heard, taken, powers, power = _Resampler(), 0.0, np.zeros(1), 0.0
+    for rate, block in sound.blocks(stream, name):
+        taken += len(block) / rate
+        if taken > max_seconds:
+            raise _too_long(name, "more", max_seconds)
+        if channel is None:
+            mono = block.mean(axis=1, dtype=np.float32)
+            if block.shape[1] > 1:
+                powers = np.zeros(block.shape[1]) if len(powers) != block.shape[1] else powers
+                powers += np.einsum("sc,sc->c", block, block)
+                power += float(mono @ mono)
+        else:
+            mono = np.ascontiguousarray(block[:, min(channel, block.shape[1] - 1)])
+        heard.add(rate, mono, room)
+    if power < CANCELLED * powers.mean():
+        return _decoded(stream, name, max_seconds, int(powers.argmax()))
+    return heard.finish()
+
+
+def _too_long(name: str, lasts: str, allowed: float) -> AsrlibError:
+    return AsrlibError(f"{name} lasts {lasts} than the {allowed:,.0f} s allowed: cut it into parts.")
 
 
 def load(source: Any, *, max_seconds: float = MAX_SECONDS) -> np.ndarray:
-    """Decode any audio that libsndfile reads to mono, 16 kHz, float32.
+    """Decode sound, or the sound of a video, to mono, 16 kHz, float32.
 
     Args:
-        source: path, encoded bytes, or an undecoded row of ``datasets`` (a dict with ``path`` and ``bytes``). A 1-D numpy
-            array is taken as 16 kHz audio and only checked.
-        max_seconds: longer audio is refused before it is decoded.
+        source: path (a pipe such as ``/dev/stdin`` too), encoded bytes, or an undecoded row of ``datasets`` (a dict with ``path``
+            and ``bytes``). A 1-D numpy array is taken as 16 kHz audio and only checked.
+        max_seconds: longer audio is refused.
 
     Returns:
-        Array of shape (samples,), values within about [-1, 1]; channels are averaged, the rate is changed by soxr (HQ). It
-        takes 64 kB a second, and little more is needed to make it.
+        Array of shape (samples,), values within about [-1, 1]; channels are averaged (of channels that cancel each other, the
+        loudest is taken), the rate is changed by soxr (HQ). It takes 64 kB a second, and little more is needed to make it.
 
     Raises:
         AsrlibError: missing, unreadable, truncated, empty, silent (peak below -80 dB of full scale) or too long audio, or
             samples that are not numbers; the message names the file.
     """
-    import soundfile
-
     if isinstance(source, np.ndarray):
         samples, name = source.astype(np.float32, copy=False), "the audio array"
         if samples.ndim != 1:
             raise AsrlibError(
                 f"The audio array has shape {samples.shape}: give one channel, shape (samples,), at 16 kHz."
             )
-        peak = _peak(samples)
     else:
-        opened, name = _source(source)
-        try:
-            _check_complete(opened, name)
-            with soundfile.SoundFile(opened) as file:
-                seconds = file.frames / file.samplerate
-                if seconds > max_seconds:
-                    raise AsrlibError(
-                        f"{name} lasts {seconds:,.0f} s, more than the {max_seconds:,.0f} s allowed: cut it into parts."
-                    )
-                samples, peak = _decoded(file)
-        except (soundfile.LibsndfileError, OSError, TypeError) as error:
-            raise _unreadable(name, error) from None
+        with sound.opened(source) as (stream, name):
+            samples = _decoded(stream, name, max_seconds)
     if not len(samples):  # a handful of samples at a high rate is less than one at 16 kHz
         raise AsrlibError(f"{name} holds no sample: fetch or record it again.")
+    peak = np.maximum(samples.max(), -samples.min())  # without a copy; not a number where a sample is none
     if not np.isfinite(peak):
         raise AsrlibError(f"{name} holds samples that are not numbers (NaN or infinite): export it again.")
     if peak < SILENCE:

@@ -12,6 +12,7 @@ from hub_server import Repository
 from rehearsal import SHAPES
 
 from asrlib import audio, corpora
+from asrlib.corpora.hub import PARQUET_BRANCH
 from asrlib.io import files
 from asrlib.models import architectures, checkpoints
 
@@ -129,7 +130,7 @@ def librispeech() -> Repository:
     content = {"clean/test/0000.parquet": _parquet(rows), "other/test/0000.parquet": _parquet(rows[::-1])}
     content |= dict.fromkeys(NOT_OF_THE_SPEECH, b"not wanted")
     name = "openslr/librispeech_asr"
-    return Repository(name, _commit(name), content, "dataset", corpora.PARQUET_BRANCH)
+    return Repository(name, _commit(name), content, "dataset", PARQUET_BRANCH)
 
 
 def _parquet(rows: list[dict]) -> bytes:

@@ -8,7 +8,8 @@ import pytest
 import soundfile
 from programs import SHARE
 
-from asrlib import corpora
+from asrlib.corpora import catalogue
+from tools import curate
 
 # The command apt-get, as far as the fetch uses it; FAKE_APT says how it fares and counts its downloads.
 FAKE_APT = """#!/bin/sh
@@ -36,10 +37,10 @@ def world(tmp_path, monkeypatch):
     (tree / SHARE / "transcription").write_text("".join(lines))
     monkeypatch.setenv("ASRLIB_CACHE", str(place / "cache"))
     monkeypatch.setenv("ASRLIB_DATA", str(tree))
-    rows = corpora.curate("audiobook", "en")
+    rows = curate.curate("audiobook", "en")
     monkeypatch.delenv("ASRLIB_DATA")
-    monkeypatch.setattr(corpora, "_manifest", lambda name, language: rows)
-    monkeypatch.setitem(corpora._table()["audiobook"], "upstream", "http://127.0.0.1:9/pocketsphinx-5prealpha.tar.gz")
+    monkeypatch.setattr(catalogue, "manifest", lambda name, language: rows)
+    monkeypatch.setitem(catalogue.table()["audiobook"], "upstream", "http://127.0.0.1:9/pocketsphinx-5prealpha.tar.gz")
     (place / "rows.json").write_text(json.dumps(rows))
 
     apt = place / "apt"

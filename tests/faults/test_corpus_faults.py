@@ -18,6 +18,7 @@ import soundfile
 from programs import FETCH, SHARE, build_package, needs_dpkg
 
 from asrlib import AsrlibError, corpora
+from asrlib.corpora import catalogue
 from asrlib.io import files
 
 
@@ -65,7 +66,7 @@ def test_truncated_package(world):
 @needs_dpkg
 def test_package_with_a_wrong_checksum(world, monkeypatch):
     package = build_package(world)
-    monkeypatch.setitem(corpora._table()["debian"], package.name, "0" * 64)
+    monkeypatch.setitem(catalogue.table()["debian"], package.name, "0" * 64)
     with pytest.raises(AsrlibError, match="does not have the checksum"):
         corpora.fetch("audiobook")
     assert nothing_is_left(world)
@@ -148,7 +149,7 @@ def upstream(world, monkeypatch):
 
     def publish(*extra: tuple[tarfile.TarInfo, bytes]) -> None:
         archive = upstream_archive(world, *extra)
-        facts = corpora._table()["audiobook"]
+        facts = catalogue.table()["audiobook"]
         monkeypatch.setitem(facts, "upstream", f"http://127.0.0.1:{server.server_port}/{archive.name}")
         monkeypatch.setitem(facts, "upstream_sha256", files.sha256(archive))
 
@@ -177,7 +178,7 @@ def test_upstream_serves_where_apt_is_offline(world, upstream, monkeypatch):
 
 def test_wrong_upstream_checksum(upstream, monkeypatch):
     upstream()
-    monkeypatch.setitem(corpora._table()["audiobook"], "upstream_sha256", "0" * 64)
+    monkeypatch.setitem(catalogue.table()["audiobook"], "upstream_sha256", "0" * 64)
     with pytest.raises(AsrlibError, match="sha256"):
         corpora.fetch("audiobook")
 

@@ -14,11 +14,12 @@ import soundfile
 from hub_server import Handler, Hub, Repository
 
 from asrlib import AsrlibError, cli, corpora
+from asrlib.corpora.hub import PARQUET_BRANCH
 from asrlib.io import files, hub
 from asrlib.models import checkpoints
 
 MODEL, SET, COMMIT = "me/whisper-mine", "google/fleurs", "c" * 40
-BRANCH = corpora.PARQUET_BRANCH
+BRANCH = PARQUET_BRANCH
 LOGIN = b"<html><body>Please log in to this network</body></html>"
 
 

@@ -16,7 +16,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from asrlib import AsrlibError, cli, corpora
+from asrlib import AsrlibError, cli
+from asrlib.corpora import packaged
+from asrlib.corpora import sources as corpus_sources
 from asrlib.course import claims, parameters, registry
 from asrlib.decoding import transcription
 from asrlib.io import downloads, files
@@ -164,8 +166,8 @@ def test_a_list_of_transcripts_that_is_a_bomb_fills_no_memory(tmp_path):
             stream.write(piece)
     tracemalloc.start()
     try:
-        corpora._telephone_lines(package, tmp_path, "core-sounds-en.txt")
-        assert tracemalloc.get_traced_memory()[1] < 8 * corpora.MAX_LIST_BYTES
+        packaged._telephone_lines(package, tmp_path, "core-sounds-en.txt")
+        assert tracemalloc.get_traced_memory()[1] < 8 * packaged.MAX_LIST_BYTES
     finally:
         tracemalloc.stop()
 
@@ -307,7 +309,7 @@ def harmless(course_folder, monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "diagnose", lambda root: iter([]))
     monkeypatch.setattr(hub, "listing", lambda *_: None)
     for module, name in (
-        (checkpoints, "fetch"), (corpora, "_fetch"), (transcription, "load"), (engines, "load"), (preparation, "prepare"),
+        (checkpoints, "fetch"), (corpus_sources, "rows_of"), (transcription, "load"), (engines, "load"), (preparation, "prepare"),
         (demo, "serve"), (distillation, "distil"), (registry, "publish"),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, stop)

@@ -1,6 +1,8 @@
 import gzip
 import io
+import struct
 import tarfile
+import tempfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -8,13 +10,16 @@ import numpy as np
 import pytest
 import soundfile
 from hub_server import Hub, Repository
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asrlib import AsrlibError, audio, corpora
-from asrlib.corpora import curation
+from asrlib.corpora import catalogue, hub, packaged, untranscribed
+from asrlib.corpora.clips import clean
+from asrlib.corpora.rows import COLUMNS
 from asrlib.io import files
 from asrlib.text import normalizer
+from tools import curate
 
 PACKAGED = [(name, language) for name, languages in corpora.names().items() for language in languages]
 
@@ -49,7 +54,7 @@ def encoded(seconds: float) -> bytes:
     ],
 )
 def test_clean_keeps_what_is_spoken(published, spoken):
-    assert curation.clean(published) == (spoken, None)
+    assert clean(published) == (spoken, None)
 
 
 @pytest.mark.parametrize(
@@ -68,24 +73,24 @@ def test_clean_keeps_what_is_spoken(published, spoken):
     ],
 )
 def test_clean_refuses_what_is_not_certain(published, reason):
-    assert curation.clean(published)[1] == reason
+    assert clean(published)[1] == reason
 
 
 @given(st.text())
 def test_clean_is_stable(text):
-    once, reason = curation.clean(text)
+    once, reason = clean(text)
     if reason is None:
-        assert curation.clean(once) == (once, None)
+        assert clean(once) == (once, None)
 
 
 def test_excluded_by_length():
-    assert curation.excluded_by_length("yes", 0.2) == "shorter than 0.3 s"
-    assert curation.excluded_by_length("yes", 30.1) == "longer than 30 s"
+    assert curate.excluded_by_length("yes", 0.2) == "shorter than 0.3 s"
+    assert curate.excluded_by_length("yes", 30.1) == "longer than 30 s"
     assert (
-        curation.excluded_by_length("Pluto, der indtil for nylig blev anset som en planet", 0.6)
+        curate.excluded_by_length("Pluto, der indtil for nylig blev anset som en planet", 0.6)
         == "more text than is spoken"
     )
-    assert curation.excluded_by_length("Thank you for calling", 1.2) is None
+    assert curate.excluded_by_length("Thank you for calling", 1.2) is None
 
 
 def test_families_join_templates_and_repeats_only():
@@ -100,7 +105,7 @@ def test_families_join_templates_and_repeats_only():
         "two": "Wrong code; to begin again, enter your agent number followed by star, or hang up and call later",
     }
     groups = defaultdict(set)
-    for clip, family in curation.families(texts).items():
+    for clip, family in curate.families(texts).items():
         groups[family].add(clip)
     assert sorted(map(sorted, groups.values())) == [["a", "b", "c"], ["cat"], ["dog", "dog2"], ["one", "two"]]
 
@@ -111,7 +116,7 @@ TEXTS = st.dictionaries(st.text("abcdef", min_size=1), st.lists(WORDS, min_size=
 
 @given(TEXTS)
 def test_related_texts_are_always_in_one_family(texts):
-    family = curation.families(texts)
+    family = curate.families(texts)
     words = {
         clip: {word for word in text.split() if len(word) > 2} or set(text.split()) for clip, text in texts.items()
     }
@@ -123,11 +128,11 @@ def test_related_texts_are_always_in_one_family(texts):
 
 @given(TEXTS, st.randoms())
 def test_splits_do_not_depend_on_the_order_and_never_cut_a_family(texts, random):
-    family = curation.families(texts)
-    splits = curation.assign_splits(family)
+    family = curate.families(texts)
+    splits = curate.assign_splits(family)
     shuffled = list(texts.items())
     random.shuffle(shuffled)
-    assert curation.assign_splits(curation.families(dict(shuffled))) == splits
+    assert curate.assign_splits(curate.families(dict(shuffled))) == splits
     assert splits.keys() == texts.keys()
     for one in texts:
         for other in texts:
@@ -138,9 +143,9 @@ def test_splits_do_not_depend_on_the_order_and_never_cut_a_family(texts, random)
 @given(st.lists(st.integers(1, 14), max_size=120))
 def test_split_sizes(sizes):
     family = {f"{name}-{member}": str(name) for name, size in enumerate(sizes) for member in range(size)}
-    counts = Counter(curation.assign_splits(family).values())
+    counts = Counter(curate.assign_splits(family).values())
     assert counts.total() == len(family)
-    if len(family) < curation.MIN_SPLIT:
+    if len(family) < curate.MIN_SPLIT:
         assert counts["train"] == counts["validation"] == 0
     else:
         assert counts["test"] <= min(200, 0.3 * len(family))
@@ -152,25 +157,25 @@ def test_split_sizes(sizes):
 
 @pytest.mark.parametrize(("name", "language"), PACKAGED)
 def test_committed_splits(name, language):
-    rows = list(files.read_jsonl(files.data_file(f"splits/{name}-{language}.jsonl")))
+    rows = catalogue.manifest(name, language)
     ids = [row["id"] for row in rows]
-    assert ids == sorted(set(ids)) and all(clip.startswith(f"{name}/{language}/") for clip in ids)
+    assert len(ids) == len(set(ids)) and all(clip.startswith(f"{name}/{language}/") for clip in ids)
     assert all(("split" in row) != ("excluded" in row) for row in rows)
     splits_of = defaultdict(set)
     for row in rows:
         if "split" in row:
-            splits_of[row["family"]].add(row["split"])
+            splits_of[row.get("family")].add(row["split"])
     assert max(map(len, splits_of.values())) == 1, "a text family is in two splits"
     counts = Counter(row["split"] for row in rows if "split" in row)
-    if name == "audiobook":
-        assert counts == {"test": 5}
+    if name in ("audiobook", "untranscribed"):
+        assert counts == {"audiobook": {"test": 5}, "untranscribed": {"train": 6740}}[name]
     else:  # families are small enough to fill what test and validation may take, but for a few clips
         assert min(200, 0.3 * counts.total()) - 2 < counts["test"] <= min(200, 0.3 * counts.total())
         assert min(80, 0.1 * counts.total()) - 2 < counts["validation"] <= min(80, 0.1 * counts.total())
 
 
 def test_no_transcript_is_committed():
-    allowed = {"id", "split", "family", "seconds", "sha256", "text_sha256", "excluded"}
+    allowed = {"id", "split", "family", "seconds", "sha256", "text_sha256", "excluded", "clips"}
     for name, language in PACKAGED:
         for row in files.read_jsonl(files.data_file(f"splits/{name}-{language}.jsonl")):
             assert row.keys() <= allowed
@@ -178,14 +183,14 @@ def test_no_transcript_is_committed():
 
 def test_readme_tables_are_those_of_the_splits():
     readme = files.data_file("README.md").read_text("utf-8")
-    assert f"<!-- tables -->\n{corpora.tables()}\n<!-- end of tables -->" in readme
+    assert f"<!-- tables -->\n{curate.tables()}\n<!-- end of tables -->" in readme
 
 
 @pytest.mark.weights
 @pytest.mark.parametrize(("name", "language"), PACKAGED)
 def test_committed_splits_are_what_the_rules_give(name, language):
     corpora.fetch(name, language)
-    assert corpora.curate(name, language) == list(files.read_jsonl(files.data_file(f"splits/{name}-{language}.jsonl")))
+    assert curate.curate(name, language) == list(files.read_jsonl(files.data_file(f"splits/{name}-{language}.jsonl")))
 
 
 @pytest.mark.weights
@@ -196,12 +201,13 @@ def test_no_normalised_text_is_in_two_splits(name, language):
     for text, split in zip(table["text"], table["split"], strict=True):
         splits_of[normalise(text)].add(split)
     assert max(map(len, splits_of.values())) == 1
+    assert all(table["text"]) == (name != "untranscribed")
 
 
 @pytest.mark.weights
 def test_load_telephone():
     table = corpora.load("telephone", "it", "test")
-    assert table.column_names == list(corpora.COLUMNS)
+    assert table.column_names == list(COLUMNS)
     assert (
         set(table["language"]) == {"it"}
         and set(table["split"]) == {"test"}
@@ -261,8 +267,8 @@ def prompts(tmp_path, monkeypatch):
     notes.write_bytes(gzip.compress(lines.encode("utf-8-sig")))
     monkeypatch.setenv("ASRLIB_DATA", str(tmp_path / "tree"))
     monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
-    rows = corpora.curate("telephone", "it")
-    monkeypatch.setattr(corpora, "_manifest", lambda name, language: rows)
+    rows = curate.curate("telephone", "it")
+    monkeypatch.setattr(catalogue, "manifest", lambda name, language: rows)
     return share
 
 
@@ -284,14 +290,140 @@ def test_data_folder_is_read_repaired_and_cleaned(prompts):
 def test_damaged_transcripts_are_not_believed(prompts):
     notes = prompts / "doc/asterisk-core-sounds-it/core-sounds-it.txt.gz"
     notes.write_bytes(notes.read_bytes()[:-20])
-    assert corpora._verified("telephone", "it", prompts.parent.parent) is None
+    assert packaged.verified("telephone", "it", prompts.parent.parent) is None
 
 
 def test_a_changed_clip_is_left_out_with_a_warning(prompts, monkeypatch):
-    monkeypatch.setattr(corpora, "ENOUGH", 0.5)
+    monkeypatch.setattr(packaged, "ENOUGH", 0.5)
     tone(prompts / "asterisk/sounds/it_IT_m_Carlo/goodbye.wav", 2, 8000)
     with pytest.warns(UserWarning, match="1 of 3 clips"):
         assert len(corpora.load("telephone", "it")) == 2
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """Return the only place where packaged corpora are looked for."""
+    monkeypatch.setenv("ASRLIB_DATA", str(tmp_path))
+    monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "usr" / "share"
+
+
+LINES = {
+    "wreck": [
+        ("w-m-ship", "small", "A ship!", "Hele, loď!"),
+        ("w-v-name", "big", 'Its name is \\"Eva\\".', 'Jmenuje se\\n\\"Eva\\" \\197\\161.'),
+        ("rand-1", "crab", "Yes.", "Ano."),
+        ("same", "big", "Good idea.", "Dobrý nápad."),
+        ("empty", "", "", ""),
+    ],
+    "ufo": [("rand-1", "small", "Look at that.", "Podívej se na to."), ("same", "small", "Good idea!", "Dobrý nápad!")],
+}
+
+
+@pytest.fixture
+def game(tree, monkeypatch):
+    """Return a game of two levels whose clips are listed as the whole corpus."""
+    root = tree / "games" / "fillets-ng"
+    for level, lines in LINES.items():
+        script = root / "script" / level / "dialogs_cs.lua"
+        script.parent.mkdir(parents=True)
+        calls = [
+            f'dialogId("{key}", "font_{who}", "{english}")\n  dialogStr("{text}")\n'
+            for key, who, english, text in lines
+        ]
+        script.write_text("-- dialogs\n" + "\n".join(calls), "utf-8")
+        for number, (key, *_) in enumerate(lines):
+            tone(root / "sound" / level / "cs" / f"{key}.ogg", 1 + number / 10, 22_050)
+    tone(root / "sound" / "ufo" / "cs" / "no-line.ogg")
+    tone(root / "sound" / "ufo" / "nl" / "other.ogg")
+    rows = curate.curate("dialogue", "cs")
+    monkeypatch.setattr(catalogue, "manifest", lambda name, language: rows)
+    return root
+
+
+def test_dialogue_has_its_english_text_and_its_speakers(game):
+    table = corpora.load("dialogue", "cs")
+    assert table.column_names == [*COLUMNS, "translation"]
+    found = {row["id"].removeprefix("dialogue/cs/"): row for row in table}
+    assert {clip: (row["text"], row["translation"], row["speaker"]) for clip, row in found.items()} == {
+        "ufo/rand-1": ("Podívej se na to.", "Look at that.", "dialogue-cs-small"),
+        "wreck/w-m-ship": ("Hele, loď!", "A ship!", "dialogue-cs-small"),
+        "wreck/w-v-name": ("Jmenuje se Eva Å¡.", 'Its name is "Eva".', "dialogue-cs-big"),
+    }
+    assert corpora.card("dialogue", "cs").excluded == {
+        "a line of several levels": 2,
+        "no transcript": 2,
+        "a single word": 1,
+    }
+
+
+def test_a_translation_that_was_changed_is_not_believed(game):
+    script = game / "script" / "ufo" / "dialogs_cs.lua"
+    script.write_text(script.read_text("utf-8").replace("Look at that.", "Look at this."), "utf-8")
+    assert packaged.verified("dialogue", "cs", game.parents[2]) is None
+
+
+def bundle(entries: list[tuple[bytes, int, int]], body: bytes) -> bytes:
+    table = b"".join(struct.pack(">12sBII", name, 1, offset, size) for name, offset, size in entries)
+    return b"QTBLCEM10\0\0\0\1" + struct.pack(">H", len(entries)) + table + body
+
+
+@pytest.fixture
+def queen(tree, monkeypatch):
+    """Return a bundle of five clips and a picture, whose clips are listed as the whole corpus."""
+    path = tree / "scummvm" / "flight-of-the-amazon-queen" / "queen.1c"
+    path.parent.mkdir(parents=True)
+    sounds = [tone(tree / "clip.mp3", seconds, 11_025).read_bytes() for seconds in (4, 3, 2, 1, 0.05)]
+    at, entries = 15 + 21 * 6, [(b"MAP.PCX", 15 + 21 * 6, 9)]
+    for number, sound in enumerate(sounds):
+        entries.append((b"%d.SB" % number, at, len(sound)))
+        at += len(sound)
+    path.write_bytes(bundle(entries, b"".join(sounds)) + bytes(9))
+    (line, *_) = rows = curate.curate("untranscribed", "en")
+    assert [row["id"] for row in rows[1:]] == ["untranscribed/en/4"]  # a click
+    monkeypatch.setattr(files, "read_jsonl", lambda path: iter([dict(line)]))
+    return path
+
+
+def test_untranscribed_clips_are_packed_in_order_and_nothing_is_lost(queen):
+    rows = corpora.load("untranscribed")
+    assert rows["id"] == [f"untranscribed/en/{number}" for number in range(4)]
+    assert set(rows["text"]) == {""} and corpora.available("untranscribed")
+    packed = list(corpora.pack(rows, seconds=7.5))
+    assert [row["ids"] for row in packed] == [rows["id"][:2], rows["id"][2:]]
+    clips = [audio.load(row["audio"]) for row in rows]
+    pause = np.zeros(round(0.3 * 16_000), np.float32)
+    assert np.array_equal(packed[0]["audio"], np.concatenate([clips[0], pause, clips[1]]))
+    assert all(row["seconds"] == len(row["audio"]) / 16_000 <= 7.5 for row in packed)
+    assert [len(row["ids"]) for row in corpora.pack(rows, seconds=1.5)] == [1] * 4
+    assert list(corpora.pack([])) == []
+
+
+def test_a_truncated_bundle_is_passed_over_in_one_sentence(queen):
+    queen.write_bytes(queen.read_bytes()[:-20])
+    with pytest.warns(UserWarning, match="looked for elsewhere: .*queen.1c names bytes that it does not hold"):
+        assert packaged.verified("untranscribed", "en", queen.parents[4]) is None
+
+
+@given(
+    st.lists(st.tuples(st.binary(max_size=12), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1)), max_size=4),
+    st.binary(),
+)
+@example([(b"A.SB", 15 + 42, 40), (b"B.SB", 15 + 42, 40)], bytes(60))  # the same bytes twice
+def test_every_table_is_read_within_its_file_or_refused(entries, body):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "scummvm" / "flight-of-the-amazon-queen" / "queen.1c"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(bundle(entries, body))
+        try:
+            clips = untranscribed.read(Path(folder), "en", "")
+        except AsrlibError as error:
+            assert "\n" not in str(error)
+            return
+    first, size = 15 + 21 * len(entries), len(bundle(entries, body))
+    spans = [clip.span for clip in clips.values()]
+    assert all(first <= start <= start + length <= size for start, length in spans)
+    assert sum(length for _, length in spans) <= size
 
 
 # --- Sets that the reader brings --------------------------------------------------------------------------------------
@@ -339,7 +471,7 @@ def test_librispeech_parquet(tmp_path, hub_cache, name):
     write_parquet(tmp_path / "set" / name, columns)
     write_parquet(tmp_path / "set" / name.replace("test", "train.100"), columns | {"id": ["other"]})
     table = corpora.load("librispeech", split="test-clean", root=tmp_path / "set")
-    assert table.column_names == list(corpora.COLUMNS)
+    assert table.column_names == list(COLUMNS)
     row = table[0]
     assert (row["id"], row["text"], row["speaker"], row["seconds"], row["split"]) == (
         "6930-75918-0000",
@@ -376,37 +508,35 @@ def test_parquet_of_another_set_is_named(tmp_path, hub_cache):
 
 
 @pytest.fixture
-def hub(tmp_path, hub_cache, hub_at):
+def served_hub(tmp_path, hub_cache, hub_at):
     """Serve the parquet branch of FLEURS, with one Romanian and one French clip, from this machine; yield its files."""
     served = {}
     for part, text in {"ro_ro/test": "unu", "fr_fr/test": "un"}.items():
         columns = {"id": [1], "num_samples": [16_000], "audio": [{"bytes": encoded(1), "path": "a.wav"}]}
         write_parquet(tmp_path / "written", columns | {"transcription": [text]})
         served[f"{part}/0000.parquet"] = (tmp_path / "written").read_bytes()
-    fleurs = Repository("google/fleurs", "c" * 40, served, "dataset", corpora.PARQUET_BRANCH)
+    fleurs = Repository("google/fleurs", "c" * 40, served, "dataset", hub.PARQUET_BRANCH)
     with Hub([fleurs]).playing() as server:
         hub_at(server)
         yield served
 
 
-def test_the_hub_gives_one_configuration_and_then_is_not_asked(hub, tmp_path):
+def test_the_hub_gives_one_configuration_and_then_is_not_asked(served_hub, tmp_path):
     assert corpora.load("fleurs", "ro", "test")["text"] == ["unu"]
     with pytest.raises(AsrlibError, match="has no parquet files ro_ro/train of google/fleurs"):
         corpora.load("fleurs", "ro", "train")
     snapshot = tmp_path / "hub"  # names there are links
     assert corpora.load("fleurs", "ro", "test", root=snapshot)["text"] == ["unu"]
-    hub.clear()
+    served_hub.clear()
     assert corpora.load("fleurs", "ro", "test")["text"] == ["unu"]
 
 
 def test_unreachable_hub_is_asked_once_and_is_one_sentence(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
-    from asrlib.io import hub
-
     asked = []
-    ask = hub.listing
-    monkeypatch.setattr(hub, "listing", lambda *of: asked.append(of) or ask(*of))
+    ask = hub.hub.listing
+    monkeypatch.setattr(hub.hub, "listing", lambda *of: asked.append(of) or ask(*of))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
     with pytest.raises(AsrlibError, match=r"fleurs \(ro_ro/test\) is not on this machine and the Hub cannot") as caught:
@@ -488,6 +618,13 @@ def test_folder(tmp_path):
         ("file_name,words\na.wav,Yes\n", "must have the columns file_name"),
         ("file_name,text\nmissing.wav,Yes\n", "missing.wav does not exist"),
         ("file_name,text\na.wav\n", "line 2, lacks"),
+        ("file_name,text\na.wav,Yes\na.wav,he was, not ill\n", "line 3, has 3 fields and the first line 2"),
+        ('file_name,text\na.wav,"he was\nb.wav,he might\n', "line 2: a quotation mark is not closed"),
+        ('file_name,text\na.wav,"he was\nb.wav,"he might"\n', "line 2: a quotation mark is not closed"),
+        ('file_name,text\na.wav,"he was\nb.wav,he might"\n', "line 2, goes on in the next line"),
+        ("file_name;text\na.wav;Yes\n", "has semicolons between its columns"),
+        ("file_name\ttext\na.wav\tYes\n", "has tabs between its columns"),
+        ("sep=;\nfile_name;text\na.wav;Yes\n", "begins with 'sep=;': delete this line"),
         ("file_name,text\n", "names no recording"),
         ("file_name,text\na.wav,é\n".encode("latin-1"), "as a table of UTF-8 text"),
     ],
@@ -498,6 +635,58 @@ def test_folder_problems_are_named(tmp_path, table, problem):
         (tmp_path / "metadata.csv").write_bytes(table.encode() if isinstance(table, str) else table)
     with pytest.raises(AsrlibError, match=problem):
         corpora.load("folder", root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metadata.tsv", "file_name\ttext\na.wav\tYes, please.\n"),
+        ("metadata.jsonl", '{"file_name": "a.wav", "text": "Yes, please."}\n'),
+        ("metadata.csv", 'file_name,text\na.wav,"Yes, please."\n\n'),
+    ],
+)
+def test_tables_of_every_kind(tmp_path, name, content):
+    tone(tmp_path / "a.wav")
+    (tmp_path / name).write_text(content)
+    assert corpora.load("folder", root=tmp_path)["text"] == ["Yes, please."]
+
+
+def test_a_recording_that_cannot_be_read_is_counted_and_the_others_are_there(tmp_path):
+    tone(tmp_path / "a.wav")
+    (tmp_path / "b.wav").write_bytes(b"")
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.wav,Yes\nb.wav,No\nc.wav,Oh\n")
+    with pytest.warns(UserWarning, match=r"2 of 3 recordings cannot be read.*b\.wav is empty"):
+        assert corpora.load("folder", root=tmp_path)["seconds"] == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("kind", ["folder", "parquet"])
+def test_lengths_are_read_once_and_again_when_a_file_changes(tmp_path, hub_cache, monkeypatch, kind):
+    monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
+
+    def write(*seconds: float) -> None:
+        names = [f"{number}.flac" for number in range(len(seconds))]
+        if kind == "folder":
+            for name, length in zip(names, seconds, strict=True):
+                tone(tmp_path / name, length)
+            (tmp_path / "metadata.csv").write_text("file_name,text\n" + "".join(f"{name},x\n" for name in names))
+        else:
+            clips = [{"bytes": encoded(length), "path": name} for name, length in zip(names, seconds, strict=True)]
+            columns = {"audio": clips} | dict.fromkeys(("id", "text", "speaker_id"), names)
+            write_parquet(tmp_path / "clean" / "test" / "0.parquet", columns)
+
+    def load() -> list[float]:
+        split = "test-clean" if kind == "parquet" else None
+        return list(corpora.load("librispeech" if split else "folder", split=split, root=tmp_path)["seconds"])
+
+    read = []
+    measure = audio.duration
+    monkeypatch.setattr(audio, "duration", lambda source: read.append(1) or measure(source))
+    write(1, 2)
+    assert load() == load() == [1, 2] and len(read) == 2
+    write(1, 3)
+    assert load() == [1, 3] and len(read) > 2
+    next((tmp_path / "cache").rglob("*.json")).write_text("damaged")
+    assert load() == [1, 3]
 
 
 def test_data_folder_that_does_not_exist_is_named(tmp_path, monkeypatch):

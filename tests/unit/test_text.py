@@ -1,8 +1,9 @@
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from asrlib import AsrlibError, text
 from asrlib.io import files
@@ -28,24 +29,63 @@ def test_english_equals_openai_whisper(sentence):
 @settings(max_examples=150, deadline=None)
 @given(TEXTS)
 def test_equals_whisper_basic_where_there_are_no_marks(sentence):
-    lowered = unicodedata.normalize("NFKC", sentence.lower())
-    if any(
-        unicodedata.category(letter)[0] == "M" for letter in lowered + unicodedata.normalize("NFKC", lowered.lower())
-    ):
-        return
     from whisper.normalizers import BasicTextNormalizer
 
-    theirs = unicodedata.normalize("NFKC", BasicTextNormalizer()(sentence).replace("\u200c", "").replace("\u200d", ""))
+    lowered = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", sentence.lower()).lower())
+    kinds = {unicodedata.category(letter) for letter in sentence + lowered}
+    assume(not any(kind[0] == "M" or kind in ("Cf", "Lm") for kind in kinds))
+    theirs = unicodedata.normalize("NFKC", BasicTextNormalizer()(sentence))
     assert text.normalizer("ru")(sentence).split() == theirs.split()
 
 
 @settings(max_examples=150, deadline=None)
-@given(TEXTS)
-def test_normalising_twice_changes_nothing(sentence):
-    once = text.unicode_aware()(sentence)
-    assert not any(unicodedata.category(letter)[0] in "SP" for letter in once)
+@given(TEXTS, st.sampled_from(["", "tr", "ro"]))
+def test_normalising_twice_changes_nothing(sentence, language):
+    normalize = text.unicode_aware(language)
+    once = normalize(sentence)
+    assert not any(unicodedata.category(letter)[0] in "SP" or unicodedata.category(letter) == "Cf" for letter in once)
     assert once == " ".join(once.split())
-    assert text.unicode_aware()(once) == once
+    assert normalize(once) == once
+
+
+@pytest.mark.parametrize(
+    ("language", "one", "other"),
+    [
+        ("tr", "istanbul ışık", "İSTANBUL IŞIK"),
+        ("az", "işıq ılıq", "İŞIQ ILIQ"),
+        ("de", "istanbul", "\u0130stanbul"),
+        ("he", "שלום", "\u200fשלום"),
+        ("th", "สวัสดีครับ", "สวัสดี\u200bครับ"),
+        ("de", "Autobahn", "Auto\u00adbahn"),
+        ("de", "Hallo", "\ufeffHallo"),
+        ("en", "hello there", "\u202ahello\u202c\u2060 there\ufe0f"),
+        ("ja", "葛城", "葛\U000e0100城"),
+        ("uk", "п'ять", "пʼять"),
+        ("uk", "п'ять", "п’ять"),
+        ("haw", "Hawai'i", "Hawaiʻi"),
+        ("en", "I don't know", "I don’t know"),
+        ("en", "we'll", "we´ll"),
+        ("ro", "și ţară", "şi țară"),
+        ("ja", "今日はいい天気です", "今日は、いい天気です。"),
+        ("yue", "今天天气很好", "今天 天气 很好"),
+    ],
+)
+def test_two_ways_to_write_one_text_are_equal(language, one, other):
+    normalize = text.normalizer(language)
+    assert text.units(normalize(one), language) == text.units(normalize(other), language)
+
+
+def test_what_differs_in_one_language_is_kept_apart_in_others():
+    assert text.normalizer("tr")("ış") != text.normalizer("tr")("is")
+    assert text.normalizer("tr")("şey ţ") == "şey ţ"
+    assert text.normalizer("de")("ILIK") == "ilik"
+
+
+def test_units_are_words_or_characters():
+    assert {code for code in LANGUAGES if not text.spaced(code)} == {"zh", "yue", "ja", "th", "lo", "km", "my"}
+    assert not text.spaced("Cantonese") and text.spaced(None) and text.spaced("")
+    assert text.units("今天 真 好", "zh-CN") == ["今", "天", "真", "好"]
+    assert text.units("il est tard", "fr") == ["il", "est", "tard"]
 
 
 def test_hindi_keeps_its_vowels_where_whisper_basic_loses_them():
@@ -59,7 +99,8 @@ def test_decomposed_and_composed_letters_are_equal():
 
 
 def test_languages_by_code_and_name():
-    assert text.language_code(" Romanian ") == text.language_code("ro") == "ro"
+    assert text.language_code(" Romanian ") == text.language_code("ro") == text.language_code("ro-RO") == "ro"
+    assert [text.language_code(code) for code in ("zh-CN", "cmn_hans_cn", "en-US", "yue")] == ["zh", "zh", "en", "yue"]
     with pytest.raises(AsrlibError, match="no language 'klingon'"):
         text.normalizer("klingon")
 

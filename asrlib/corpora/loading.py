@@ -1,0 +1,65 @@
+"""Every corpus by its name."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from asrlib import AsrlibError
+from asrlib.corpora import catalogue, hub, local, sources
+from asrlib.corpora.rows import COLUMNS, dataset, only
+from asrlib.io import files
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["load"]
+
+LOADERS = {
+    "librispeech": hub.librispeech,
+    "fleurs": hub.fleurs,
+    "common_voice": local.common_voice,
+    "folder": local.folder,
+}
+
+
+def load(name: str, language: str | None = None, split: str | None = None, root: Path | str | None = None) -> Dataset:
+    """Return a corpus as a table, one row a clip, in a fixed order; what is missing of a packaged corpus is fetched.
+
+    Args:
+        name: ``telephone``, ``picture_words``, ``audiobook``, ``dialogue``, ``untranscribed`` (packaged); ``librispeech``, ``fleurs``
+            (from ``root``, a folder of ``ASRLIB_DATA``, or the Hub); ``common_voice`` (``root``: the downloaded archive or its
+            folder); ``folder`` (``root``: a folder with ``metadata.csv``, ``.tsv`` or ``.jsonl``).
+        language: ISO code such as ``ro``; may be left out where there is only one, and for ``folder``.
+        split: ``train``, ``validation``, ``test``, or the corpus's own names; None gives all of them.
+        root: where a set that is not packaged lies.
+
+    Returns:
+        A table with id, audio (not decoded: path and bytes, for `audio.load`), text (as spoken, not normalised; empty in
+        ``untranscribed``), language, seconds, speaker (as far as known) and split; ``dialogue`` has its English ``translation`` too. Texts
+        and paths are in memory, about 0.5 kB a clip; the audio is not, but for the 43 MB of ``untranscribed``.
+
+    Raises:
+        AsrlibError: unknown name, language or split, no source for the corpus, or files that do not have the expected form.
+    """
+    if name in catalogue.PACKAGED:
+        return _packaged(name, catalogue.known_language(name, language), split)
+    known = catalogue.facts(name).get("splits", [])
+    if known and split is not None and split not in known:
+        raise AsrlibError(f"The corpus {name!r} has no split {split!r}: choose one of {', '.join(known)}.")
+    table = LOADERS[name](language, [split] if split else known, files.user_path(root) if root else None)
+    return only(table, name, split) if name == "folder" and split is not None else table
+
+
+def _packaged(name: str, language: str, split: str | None) -> Dataset:
+    rows = sources.rows_of(name, language)[1]
+    listed = sum("split" in row for row in catalogue.manifest(name, language))
+    if len(rows) < listed:
+        warnings.warn(
+            f"{name}/{language}: {listed - len(rows)} of {listed} clips are missing or differ from data/splits and are left out.",
+            stacklevel=3,
+        )
+    columns = (*COLUMNS, "translation") if name == "dialogue" else COLUMNS
+    table = dataset(({"language": language} | row for row in rows), columns)
+    return only(table, name, split) if split else table
