@@ -318,6 +318,8 @@ def test_a_time_that_is_left_open_is_the_last_one_before_it():
     ("whisper.cpp", "_pywhispercpp", "peers"), ("faster-whisper", "faster_whisper", "peers"), ("openvino", "openvino", "toolkits"),
 ])  # fmt: skip
 def test_a_missing_package_is_named_by_its_extra(monkeypatch, unfetched, name, package, extra):
+    for module in [module for module in sys.modules if module.startswith("asrlib.engines.")]:
+        monkeypatch.delitem(sys.modules, module)  # an earlier test may have imported it
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(AsrlibError, match=rf"{name} is not installed: pip install 'asrlib\[{extra}\]'"):
         engines.load(name)
