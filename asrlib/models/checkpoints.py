@@ -169,7 +169,7 @@ def _completed(folder: Path) -> Path:
     if not folders.incomplete(folder):
         return folder
     base = folders.origin(folder, fetch)
-    parts = [path for place in (folder, base) if place for path in (*_weights(place), *sorted(place.glob("*.json")))]
+    parts = [path for place in (folder, base) if place for path in _contents(place)]
     target = files.cache_dir() / "checkpoints" / FOLDERS["transformers"] / f"local-{_digest(parts)[:16]}"
 
     def fill(new: Path) -> None:
@@ -182,7 +182,7 @@ def _completed(folder: Path) -> Path:
 def _place(model_id: str | Path, format: str, revision: str | None, folder: Path | None) -> Path:
     """Return where a checkpoint lies in the cache; a local one is known by the hash of what it holds."""
     if folder:
-        name = f"local-{_digest([*_weights(folder), *sorted(folder.glob('*.json'))])[:16]}"
+        name = f"local-{_digest(_contents(folder))[:16]}"
     else:
         name = str(model_id).replace("/", "--")
         if revision not in (None, _table().get(str(model_id), {}).get("revision")):
@@ -193,6 +193,11 @@ def _place(model_id: str | Path, format: str, revision: str | None, folder: Path
 def _weights(folder: Path) -> list[Path]:
     names = ("model.bin", *SINGLE.values())
     return sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".onnx") or path.name in names)
+
+
+def _contents(folder: Path) -> list[Path]:
+    """Return the files that tell a checkpoint from others."""
+    return [*_weights(folder), *sorted(path for path in folder.glob("*.json") if path.is_file())]
 
 
 def _digest(paths: list[Path]) -> str:

@@ -7,10 +7,11 @@ in the model that it was trained from, so it is completed; what has not is refus
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from asrlib.io import files, noise
 if TYPE_CHECKING:
     from transformers import WhisperConfig, WhisperTokenizer
 
-__all__ = ["check", "complete", "exported", "generation", "incomplete", "origin", "refuse_file"]
+__all__ = ["check", "complete", "exported", "generation", "incomplete", "one_sentence", "origin", "refuse_file"]
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 TOKENIZER = ("tokenizer.json", "vocab.json")
@@ -71,6 +72,18 @@ def refuse_file(path: Path) -> AsrlibError:
     return AsrlibError(
         f"{path} is {kind}: name a folder that save_pretrained has written, or an id such as openai/whisper-base."
     )
+
+
+@contextlib.contextmanager
+def one_sentence(what: str, remedy: str) -> Iterator[None]:
+    """Turn whatever transformers, tokenizers and PEFT raise of a file's content into an `AsrlibError`."""
+    try:
+        yield
+    except (AsrlibError, MemoryError):
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise AsrlibError(f"{what} ({reason}): {remedy}.") from None
 
 
 def exported(folder: str | Path) -> bool:
@@ -204,10 +217,11 @@ def complete(folder: Path, new: Path, base: Path | None) -> None:
     for path in (*own, *(base / name for name in PROCESSOR if base)):
         if path.is_file() and not (new / path.name).exists():
             files.link(path, new / path.name)
-    _drop_settings(new)
-    _rename(new)
-    if _has(new, TOKENIZER):
-        _fill(new)
+    with one_sentence(f"{folder} is not a complete Whisper checkpoint", "fetch or save it again"):
+        _drop_settings(new)
+        _rename(new)
+        if _has(new, TOKENIZER):
+            _fill(new)
 
 
 def _merge(folder: Path, base: Path, new: Path) -> None:
@@ -219,24 +233,15 @@ def _merge(folder: Path, base: Path, new: Path) -> None:
     from safetensors import safe_open
     from transformers import WhisperForConditionalGeneration
 
-    try:
-        with noise.no_bars(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of lacking weights, which are looked for below
-            model = WhisperForConditionalGeneration.from_pretrained(base, dtype="float32")
-            adapted = peft.PeftModel.from_pretrained(model, folder)
+    do = f"correct base_model_name_or_path in its {ADAPTER[0]}, or call merge_and_unload() where it was trained, and save the result"
+    with one_sentence(f"{folder} cannot be merged into {base}", do), noise.no_bars(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of lacking weights, which are looked for below
+        model = WhisperForConditionalGeneration.from_pretrained(base, dtype="float32")
+        adapted = peft.PeftModel.from_pretrained(model, folder)
         with safe_open(folder / ADAPTER[1], "np") as tensors:
             if lost := set(peft.get_peft_model_state_dict(adapted)) - set(tensors.keys()):
                 raise ValueError(f"it lacks {min(lost)}")  # PEFT would fill them with random numbers
-        with noise.no_bars():
-            adapted.merge_and_unload().save_pretrained(new)
-    except MemoryError:
-        raise
-    except Exception as error:  # PEFT raises what the file's content leads it to
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise AsrlibError(
-            f"{folder} cannot be merged into {base} ({reason}): correct base_model_name_or_path in its {ADAPTER[0]}, or call "
-            "merge_and_unload() where it was trained, and save the result."
-        ) from None
+        adapted.merge_and_unload().save_pretrained(new)
 
 
 def _drop_settings(folder: Path) -> None:

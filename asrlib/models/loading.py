@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import WhisperForConditionalGeneration, WhisperProcessor
+from transformers import GenerationConfig, WhisperForConditionalGeneration, WhisperProcessor
 
-from asrlib import AsrlibError, hardware
+from asrlib import AsrlibError, hardware, whisper
 from asrlib.io import noise
 from asrlib.models import checkpoints, folders, graphs
 
@@ -34,19 +34,14 @@ def load(
     """
     path = checkpoints.fetch(str(model))
     device = device or hardware.best_device()
-    try:
+    with folders.one_sentence(f"{model} is not a complete Whisper checkpoint", "fetch or save it again"):
         processor = WhisperProcessor.from_pretrained(path)
         if folders.exported(path):
             loaded: Any = graphs.load(path)
         else:
-            loaded = _weights(path, dtype or hardware.best_dtype(device)).to(device).eval()
+            loaded = _weights(path, dtype or hardware.best_dtype(device))
         _check(path, loaded, processor)
-    except (AsrlibError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # transformers and tokenizers raise what a file's content leads them to
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise AsrlibError(f"{model} is not a complete Whisper checkpoint ({reason}): fetch or save it again.") from None
-    return loaded, processor
+    return (loaded if folders.exported(path) else loaded.to(device).eval()), processor
 
 
 def _weights(path: Path, dtype: torch.dtype) -> WhisperForConditionalGeneration:
@@ -54,6 +49,8 @@ def _weights(path: Path, dtype: torch.dtype) -> WhisperForConditionalGeneration:
         loaded, report = WhisperForConditionalGeneration.from_pretrained(path, dtype=dtype, output_loading_info=True)
     if report["missing_keys"]:  # transformers would fill them with random numbers
         raise ValueError(f"it lacks {min(report['missing_keys'])}")
+    if report["mismatched_keys"]:
+        raise ValueError(f"{min(report['mismatched_keys'])[0]} has another shape than its config.json says")
     if report["unexpected_keys"]:
         raise ValueError(f"its config.json has no place for {min(report['unexpected_keys'])}")
     if hasattr(loaded.config, "quantization_config"):
@@ -79,11 +76,32 @@ def _check(path: Path, model: Any, processor: WhisperProcessor) -> None:
         )
     if bins != model.config.num_mel_bins:
         raise AsrlibError(f"{path} has a model of {model.config.num_mel_bins} mel bins, its processor {bins}: {save}.")
-    start = (getattr(settings, "decoder_start_token_id", None), getattr(settings, "no_timestamps_token_id", None))
-    if start != (known["<|startoftranscript|>"], known["<|notimestamps|>"]):
+    if wrong := _wrong_setting(settings, known, size):
         raise AsrlibError(
-            f"{path}/generation_config.json does not fit the tokenizer: delete it, and it will be derived from the tokenizer."
+            f"{path}/generation_config.json has a wrong {wrong}: delete the file, and it will be derived from the tokenizer."
         )
     beyond = [*range(max(known.values()) + 1, size)]  # rows that only fill up the embeddings
     for name, more in (("suppress_tokens", beyond), ("begin_suppress_tokens", [])):
         setattr(settings, name, [token for token in getattr(settings, name) or [] if token < size] + more)
+
+
+def _wrong_setting(settings: GenerationConfig, known: dict[str, int], size: int) -> str | None:
+    """Return the name of a setting that does not fit the tokenizer, None where all do."""
+    for key, token in (("decoder_start_token_id", "startoftranscript"), ("no_timestamps_token_id", "notimestamps")):
+        if getattr(settings, key, None) != known[f"<|{token}|>"]:
+            return key
+    if known["<|endoftext|>"] not in whisper.end_tokens(settings):
+        return "eos_token_id"
+    if settings.max_length is not None and settings.max_length < 1:
+        return "max_length"
+    if whisper.is_multilingual(settings):
+        languages, tasks = getattr(settings, "lang_to_id", None), getattr(settings, "task_to_id", None)
+        if not languages or not languages.items() <= known.items():
+            return "lang_to_id"
+        if (
+            not tasks
+            or "transcribe" not in tasks
+            or not {f"<|{task}|>": tasks[task] for task in tasks}.items() <= known.items()
+        ):
+            return "task_to_id"
+    return None
