@@ -25,6 +25,8 @@ __all__ = ["check", "complete", "exported", "generation", "incomplete", "one_sen
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 TOKENIZER = ("tokenizer.json", "vocab.json")
+SPECIAL = ("tokenizer.json", "added_tokens.json", "tokenizer_config.json")  # one of them lists the special tokens, ...
+STEERING = b"<|notimestamps|>"  # ... such as this one
 EXTRACTOR = ("preprocessor_config.json", "processor_config.json")
 PROCESSOR = (*TOKENIZER, *EXTRACTOR, "merges.txt", "normalizer.json", "added_tokens.json")
 PROCESSOR += ("tokenizer_config.json", "special_tokens_map.json")
@@ -159,6 +161,8 @@ def incomplete(folder: Path) -> bool:
         return True
     if not _has(folder, TOKENIZER):
         return _training_output(folder) is not None
+    if not any(STEERING in path.read_bytes() for name in SPECIAL if (path := folder / name).is_file()):
+        return False  # no tokenizer of Whisper, from which something could be derived
     return not _has(folder, EXTRACTOR) or _is_old(files.read_json(folder / "generation_config.json"))
 
 
