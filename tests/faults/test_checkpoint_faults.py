@@ -22,12 +22,6 @@ MODEL = "nobody/whisper-of-nobody"
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache für größte Modelle"))
-    return tmp_path / "cache für größte Modelle" / "checkpoints"
-
-
-@pytest.fixture
 def offline(monkeypatch):
     """Keep every request of huggingface_hub and of pip on this machine."""
     from huggingface_hub import close_session, constants
@@ -39,19 +33,6 @@ def offline(monkeypatch):
         close_session()
         yield
     close_session()
-
-
-@pytest.fixture
-def small(tmp_path):
-    """A local checkpoint of a few thousand random numbers."""
-    from transformers import WhisperConfig, WhisperForConditionalGeneration
-
-    sizes = {
-        f"{side}_{what}": 2 for side in ("encoder", "decoder") for what in ("layers", "attention_heads", "ffn_dim")
-    }
-    config = WhisperConfig(vocab_size=60, d_model=4, pad_token_id=1, bos_token_id=1, eos_token_id=1, **sizes)
-    WhisperForConditionalGeneration(config).save_pretrained(tmp_path / "small")
-    return tmp_path / "small"
 
 
 def leftovers(folder):

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_checkpoint_faults import cache, small  # noqa: F401 - fixtures
 from test_corpus_faults import FETCH, build_package, needs_dpkg, world  # noqa: F401 - a fixture among them
 from test_run_faults import RUN
 
@@ -97,7 +96,7 @@ def test_a_fetch_killed_15_times_is_whole_or_absent(world, kills):  # noqa: F811
 CONVERT = "import sys; from asrlib.models import checkpoints; checkpoints.fetch(sys.argv[1], 'openai')"
 
 
-def test_a_conversion_killed_8_times_is_whole_or_absent(small, cache, kills, monkeypatch):  # noqa: F811
+def test_a_conversion_killed_8_times_is_whole_or_absent(small, cache, kills, monkeypatch):
     whole = checkpoints.fetch(small, "openai").read_bytes()
     for _ in kills([sys.executable, "-c", CONVERT, str(small)], 8, "checkpoints", lambda: remove(cache)):
         if checkpoints.available(small, "openai"):

@@ -15,7 +15,6 @@ import nbformat
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from test_checkpoint_faults import cache, small  # noqa: F401 - fixtures
 
 from asrlib import AsrlibError, cli, corpora
 from asrlib.course import claims, parameters, registry
@@ -64,7 +63,7 @@ def test_nothing_that_would_run_what_a_stranger_wrote(forbidden):
 
 @pytest.mark.parametrize("key", ["_attn_implementation_internal", "_attn_implementation", "attn_implementation"])
 @pytest.mark.parametrize("value", ["evil/kernel", "evil/kernel@v1:attend", {"": "evil/kernel"}])
-def test_a_configuration_that_names_code_on_the_hub_is_refused(small, cache, key, value):  # noqa: F811
+def test_a_configuration_that_names_code_on_the_hub_is_refused(small, cache, key, value):
     """CVE-2026-4372: transformers from 4.56 to 5.2 runs it, whatever trust_remote_code says."""
     config = json.loads((small / "config.json").read_text())
     (small / "config.json").write_text(json.dumps(config | {key: value}))
@@ -108,7 +107,7 @@ TENSOR = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
     ],
     ids=lambda content: content[:24].hex(),
 )
-def test_forged_safetensors_are_refused(small, cache, content):  # noqa: F811
+def test_forged_safetensors_are_refused(small, cache, content):
     (small / "model.safetensors").write_bytes(content)
     for work in (checkpoints.fetch, transcription.load, lambda path: checkpoints.fetch(path, "openai")):
         with pytest.raises(AsrlibError, match=r"model\.safetensors is damaged or truncated") as caught:
@@ -118,7 +117,7 @@ def test_forged_safetensors_are_refused(small, cache, content):  # noqa: F811
 
 @settings(max_examples=200, deadline=None, suppress_health_check=fixed)
 @given(changes=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), min_size=1, max_size=6))
-def test_changed_bytes_of_safetensors_are_refused_or_only_other_numbers(small, cache, changes):  # noqa: F811
+def test_changed_bytes_of_safetensors_are_refused_or_only_other_numbers(small, cache, changes):
     path = small / "model.safetensors"
     whole = path.read_bytes()
     content = bytearray(whole)
@@ -133,7 +132,7 @@ def test_changed_bytes_of_safetensors_are_refused_or_only_other_numbers(small, c
         path.write_bytes(whole)
 
 
-def test_every_cut_of_safetensors_is_noticed(small):  # noqa: F811
+def test_every_cut_of_safetensors_is_noticed(small):
     path = small / "model.safetensors"
     whole = path.read_bytes()
     for size in range(0, len(whole), 97):
@@ -142,7 +141,7 @@ def test_every_cut_of_safetensors_is_noticed(small):  # noqa: F811
             checkpoints.fetch(small)
 
 
-def test_a_link_to_nowhere_is_refused_and_a_link_to_weights_is_followed(small, tmp_path):  # noqa: F811
+def test_a_link_to_nowhere_is_refused_and_a_link_to_weights_is_followed(small, tmp_path):
     weights = small / "model.safetensors"
     weights.rename(tmp_path / "elsewhere")
     weights.symlink_to(tmp_path / "elsewhere")
