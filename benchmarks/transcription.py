@@ -24,6 +24,7 @@ from transformers import WhisperConfig
 
 from asrlib import audio, corpora, engines, figures, hardware, scoring, text
 from asrlib.decoding import kernels, network, transcription
+from asrlib.engines.runtime import Runtime
 from asrlib.io import files
 
 MODEL = "openai/whisper-base"
@@ -50,7 +51,7 @@ def systems() -> dict[str, System]:
         f"asrlib {PRECISION}, full window": engines.load("asrlib", MODEL),
     }
 
-    def run(engine: engines.Runtime) -> System:
+    def run(engine: Runtime) -> System:
         return lambda sounds: [heard.text for heard in engine.transcribe(sounds, language="en")]
 
     model, processor = transcription.load(MODEL, device="cpu")

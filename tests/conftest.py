@@ -165,6 +165,99 @@ def without_heads():
     return cut
 
 
+@pytest.fixture(scope="session")
+def tiny_en():
+    """Return whisper-tiny.en in float32 and its processor, to be read only."""
+    import torch
+
+    from asrlib.models import loading
+
+    return loading.load("openai/whisper-tiny.en", device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def base():
+    """Return whisper-base in float32 and its processor, to be read only."""
+    import torch
+
+    from asrlib.models import loading
+
+    return loading.load("openai/whisper-base", device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def random_whisper():
+    """Return a function that saves a small Whisper with random weights and a tokenizer of single bytes; it needs no weights."""
+    import torch
+    from transformers import (
+        AddedToken,
+        WhisperConfig,
+        WhisperFeatureExtractor,
+        WhisperForConditionalGeneration,
+        WhisperProcessor,
+        WhisperTokenizer,
+    )
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    names = [
+        "startoftranscript",
+        "en",
+        "de",
+        "translate",
+        "transcribe",
+        "startoflm",
+        "startofprev",
+        "nospeech",
+        "notimestamps",
+    ]
+
+    def save(folder: Path, **changes) -> Path:
+        tokenizer = WhisperTokenizer(vocab={text: n for n, text in enumerate(bytes_to_unicode().values())}, merges=[])
+        special = [f"<|{name}|>" for name in names]
+        tokenizer.add_special_tokens({"extra_special_tokens": special, "pad_token": "<|endoftext|>"})
+        tokenizer.add_tokens([AddedToken(f"<|{step * 0.02:.2f}|>", special=False) for step in range(1501)])
+        sizes = {f"{side}_{what}": 2 for side in ("encoder", "decoder") for what in ("layers", "attention_heads")}
+        tokens = {f"{name}_token_id": 256 for name in ("pad", "bos", "eos")} | {"decoder_start_token_id": 257}
+        config = WhisperConfig(
+            vocab_size=len(tokenizer), d_model=32, encoder_ffn_dim=64, decoder_ffn_dim=64, init_std=0.5,
+            suppress_tokens=None, begin_suppress_tokens=None, **sizes, **tokens,
+        )  # fmt: skip
+        config.update(changes)
+        torch.manual_seed(0)
+        WhisperForConditionalGeneration(config).save_pretrained(folder)
+        WhisperProcessor(WhisperFeatureExtractor(config.num_mel_bins), tokenizer).save_pretrained(folder)
+        settings = {
+            "bos_token_id": 256, "eos_token_id": 256, "pad_token_id": 256, "decoder_start_token_id": 257,
+            "no_timestamps_token_id": 265, "prev_sot_token_id": 263, "is_multilingual": True, "max_length": 24,
+            "lang_to_id": {"<|en|>": 258, "<|de|>": 259}, "task_to_id": {"translate": 260, "transcribe": 261},
+            "suppress_tokens": [258, 259, 260, 261, 262, 263, 264], "begin_suppress_tokens": [256],
+        }  # fmt: skip
+        (folder / "generation_config.json").write_text(json.dumps(settings))
+        return folder
+
+    return save
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Return where checkpoints lie in a cache of this test's own."""
+    monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache für größte Modelle"))
+    return tmp_path / "cache für größte Modelle" / "checkpoints"
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A local checkpoint of a few thousand random numbers."""
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+    sizes = {
+        f"{side}_{what}": 2 for side in ("encoder", "decoder") for what in ("layers", "attention_heads", "ffn_dim")
+    }
+    config = WhisperConfig(vocab_size=60, d_model=4, pad_token_id=1, bos_token_id=1, eos_token_id=1, **sizes)
+    WhisperForConditionalGeneration(config).save_pretrained(tmp_path / "small")
+    return tmp_path / "small"
+
+
 @pytest.fixture
 def hub_at(tmp_path, monkeypatch):
     """Return a function that makes a played Hub the one of its client here, for empty caches of the client and of asrlib."""

@@ -30,7 +30,7 @@ from asrlib.io import files
 if TYPE_CHECKING:
     from asrlib.course.rules import Verdict
     from asrlib.decoding.batching import Hypothesis
-    from asrlib.engines import Runtime
+    from asrlib.engines.runtime import Runtime
     from asrlib.tasks.evaluation import Evaluation
 
 __all__ = ["main"]

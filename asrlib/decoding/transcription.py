@@ -13,57 +13,22 @@ Whisper always encodes 30 seconds. Three things make that fast here without chan
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-from asrlib import AsrlibError, audio, hardware, whisper
+from asrlib import AsrlibError, audio, whisper
 from asrlib.decoding import batching, longform, network
 from asrlib.decoding.batching import Clip, Hypothesis, Result
 from asrlib.decoding.features import log_mel, long_log_mel
 from asrlib.decoding.kernels import laid_out
 from asrlib.decoding.search import detect_language, greedy
-from asrlib.io import noise
-from asrlib.models import checkpoints, graphs
+from asrlib.models import graphs
+from asrlib.models.loading import load
 from asrlib.text import language_code
 from asrlib.whisper import POSITIONS, SAMPLES_PER_POSITION
 
 __all__ = ["TorchEngine", "load", "transcribe"]
-
-
-def load(model: str | Path, *, device: str | None = None, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
-    """Load a Whisper checkpoint and its processor.
-
-    Args:
-        model: Hub id such as ``"openai/whisper-base"``, or a local directory: of Transformers, or exported to ONNX by Optimum.
-        device: default `hardware.best_device()`; an exported model runs on the CPU.
-        dtype: default `hardware.best_dtype()` of the device; an exported model keeps the precision of its files.
-
-    Returns:
-        (model in eval mode, processor).
-
-    Raises:
-        AsrlibError: the checkpoint cannot be had, or is not a Whisper model.
-    """
-    path = checkpoints.fetch(str(model))
-    device = device or hardware.best_device()
-    try:
-        processor = WhisperProcessor.from_pretrained(path)
-        if checkpoints.exported(path):
-            return graphs.load(path), processor
-        with noise.no_bars():
-            loaded, told = WhisperForConditionalGeneration.from_pretrained(
-                path, dtype=dtype or hardware.best_dtype(device), output_loading_info=True
-            )
-        if told["missing_keys"]:  # transformers would fill them with random numbers
-            raise ValueError(f"it lacks {min(told['missing_keys'])}")
-    except (OSError, ValueError, KeyError, RuntimeError) as error:  # RuntimeError: a tensor of another shape
-        raise AsrlibError(
-            f"{model} is not a complete Whisper checkpoint ({str(error).splitlines()[0]}): fetch or save it again."
-        ) from None
-    return loaded.to(device).eval(), processor
 
 
 def transcribe(

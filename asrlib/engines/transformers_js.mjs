@@ -1,9 +1,9 @@
-// Whisper under Transformers.js, for asrlib.engines: one line of JSON in for each question, one out for each answer.
+// Whisper under Transformers.js, for asrlib.engines.transformers_js: one line of JSON in for each question, one out for each answer.
 //
 //   node transformers_js.mjs FOLDER             the folder in which npm has installed @huggingface/transformers
 //
 //   {"number": 1, "model": FOLDER, "threads": 2}          loads a model that Optimum has exported; the answer is {"number": 1}
-//   {"number": 2, "sound": FILE, "options": {...}}        hears raw samples: float32, little-endian, 16 kHz, mono; the options
+//   {"number": 2, "sound": FILE, "options": {...}}        transcribes raw samples: float32, little-endian, 16 kHz, mono; the options
 //                                                         are the pipeline's; the answer is {"number": 2, "text": ...,
 //                                                         "chunks": ...}
 //
@@ -30,7 +30,7 @@ async function load(model, threads) {
   });
 }
 
-async function hear(sound, options) {
+async function transcribe(sound, options) {
   const { buffer, byteOffset, byteLength } = fs.readFileSync(sound);
   return await pipe(new Float32Array(buffer, byteOffset, byteLength / 4), options);
 }
@@ -39,7 +39,7 @@ for await (const line of readline.createInterface({ input: process.stdin })) {
   const { number, model, threads, sound, options } = JSON.parse(line);
   let answer;
   try {
-    answer = model ? await load(model, threads) : await hear(sound, options);
+    answer = model ? await load(model, threads) : await transcribe(sound, options);
   } catch (error) {
     answer = { error: String(error.message ?? error).split("\n")[0] };
   }

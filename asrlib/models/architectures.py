@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from asrlib import AsrlibError
+from asrlib import AsrlibError, whisper
 from asrlib.io import files
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def config(model_id: str) -> WhisperConfig:
 
 def _special_tokens(vocabulary: int) -> dict[str, int]:
     """Return the ids of Whisper's special tokens, which follow from the size of its vocabulary (openai/whisper, tokenizer.py)."""
-    multilingual = vocabulary >= 51865
+    multilingual = whisper.speaks_languages(vocabulary)
     start = 50258 if multilingual else 50257
     languages = vocabulary - 51765 - multilingual
     names = ("translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps")
@@ -114,7 +114,7 @@ def generation(config: WhisperConfig) -> dict[str, Any]:
         "decoder_start_token_id": tokens["start"],
         "eos_token_id": tokens["end"],
         "pad_token_id": tokens["end"],
-        "is_multilingual": config.vocab_size >= 51865,
+        "is_multilingual": whisper.speaks_languages(config.vocab_size),
         "max_initial_timestamp_index": 50,
         "max_length": config.max_target_positions,
         "no_timestamps_token_id": tokens["notimestamps"],

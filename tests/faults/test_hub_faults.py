@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
+import torch
 from hub_server import Handler, Hub, Repository
 
 from asrlib import AsrlibError, cli, corpora
@@ -89,15 +90,9 @@ def played(tmp_path, monkeypatch, hub_at):
 
 
 @pytest.fixture
-def model(played, tmp_path):
-    """The played Hub with a checkpoint of a few thousand random numbers, a vocabulary, and a pickle."""
-    from transformers import WhisperConfig, WhisperForConditionalGeneration
-
-    sizes = dict.fromkeys(("d_model", "encoder_ffn_dim", "decoder_ffn_dim"), 8)
-    layers = {f"{side}_{what}": 1 for side in ("encoder", "decoder") for what in ("layers", "attention_heads")}
-    config = WhisperConfig(vocab_size=60, pad_token_id=1, bos_token_id=1, eos_token_id=1, **sizes, **layers)
-    WhisperForConditionalGeneration(config).save_pretrained(tmp_path / "mine")
-    played.files |= {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
+def model(played, small):
+    """The played Hub with a checkpoint of a few thousand random numbers, and a pickle."""
+    played.files |= {path.name: path.read_bytes() for path in small.iterdir()}
     played.files["pytorch_model.bin"] = b"a pickle"
     return played
 
@@ -248,6 +243,20 @@ def test_what_the_clients_cache_holds_serves_where_the_hub_does_not(model, tmp_p
 def test_other_checksums_are_known_or_no_checksums(model, checksum):
     model.checksum = lambda name, body: checksum(body)
     well(model)
+
+
+def test_an_adapter_on_the_hub_is_merged_into_its_base(played, random_whisper, tmp_path):
+    import peft
+    from transformers import WhisperForConditionalGeneration
+
+    base = random_whisper(tmp_path / "base")
+    settings = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    adapted = peft.get_peft_model(WhisperForConditionalGeneration.from_pretrained(base), settings)
+    adapted.save_pretrained(tmp_path / "adapter")
+    played.files |= {path.name: path.read_bytes() for path in (tmp_path / "adapter").iterdir()}
+    found = WhisperForConditionalGeneration.from_pretrained(checkpoints.fetch(MODEL)).state_dict()
+    assert all(torch.allclose(found[name], tensor) for name, tensor in adapted.merge_and_unload().state_dict().items())
+    assert checkpoints.provenance(checkpoints.fetch(MODEL))["revision"] == COMMIT
 
 
 def test_a_checkpoint_that_only_has_pickles_is_refused(model):

@@ -267,10 +267,8 @@ def trio(request, clips):
     import ctranslate2
     import torch
     import whisper
-    from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-    path = checkpoints.fetch(request.param)
-    ours, processor = WhisperForConditionalGeneration.from_pretrained(path), WhisperProcessor.from_pretrained(path)
+    ours, processor = request.getfixturevalue("base" if request.param == PACKAGED[0] else "tiny_en")
     folder = checkpoints.fetch(request.param, "ctranslate2")
     direct = ctranslate2.models.Whisper(str(folder), compute_type="float32")
     openai = whisper.load_model(str(checkpoints.fetch(request.param, "openai")), device="cpu")

@@ -287,8 +287,8 @@ def test_a_real_model_transcribes_from_the_command_line(tmp_path, monkeypatch, c
     assert heard["text"].split()[0] in shown.out
     took = r"asrlib: for \d s of this speech took asrlib [\d.]+ s, ctranslate2 [\d.]+ s. (asrlib|ctranslate2) hears it all."
     assert re.search(took, shown.err)
-    assert cli.main(["transcribe", str(path), *fastest, "--format", "vtt"]) == 0  # CTranslate2 has no times
-    assert re.search(r"took asrlib [\d.]+ s. asrlib hears it all.", capsys.readouterr().err)
+    assert cli.main(["transcribe", str(path), *fastest, "--format", "vtt"]) == 0
+    assert re.search(took, capsys.readouterr().err)
     assert cli.main(["transcribe", str(broken), *fastest]) == 1
     assert cli.main(["evaluate", str(tmp_path), "--model", model, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["wer_percent"] <= 100

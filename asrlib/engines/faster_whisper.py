@@ -1,0 +1,67 @@
+"""faster-whisper: CTranslate2, window after window or in batches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from faster_whisper import BatchedInferencePipeline, WhisperModel
+
+from asrlib.decoding.batching import Result
+from asrlib.engines.runtime import Runtime, segments
+from asrlib.models import checkpoints
+
+__all__ = ["FasterWhisper", "FasterWhisperBatched"]
+
+
+class FasterWhisper(Runtime):
+    """faster-whisper, window after window."""
+
+    precisions = ("int8", "float32")
+
+    def _load(self) -> None:
+        logging.getLogger("faster_whisper").setLevel(logging.ERROR)
+        self.files = checkpoints.fetch(self.checkpoint, format="ctranslate2")
+        options = {"device": "cpu", "compute_type": self.precision, "cpu_threads": self.threads}
+        self.model = WhisperModel(str(self.files), **options)
+
+    def _transcribe(self, samples: np.ndarray, times: bool) -> Result:
+        return self._joined(
+            self.model.transcribe(
+                samples,
+                language=self.known_language,
+                beam_size=self.beams,
+                temperature=0.0,
+                condition_on_previous_text=False,
+                no_speech_threshold=None,  # nothing is skipped as silence
+                without_timestamps=not times,
+            ),
+            times,
+        )
+
+    @staticmethod
+    def _joined(answer: tuple[Iterable[Any], Any], times: bool) -> Result:
+        parts, about = answer
+        found = [(part.start, part.end, part.text) for part in parts]
+        return "".join(text for *_, text in found).strip(), about.language, segments(found) if times else ()
+
+
+class FasterWhisperBatched(FasterWhisper):
+    """faster-whisper's batched pipeline: a recording is cut at pauses by a voice detector, eight pieces are decoded together.
+
+    A short clip is one piece, so the batch pays on long recordings only.
+    """
+
+    pieces = 8
+
+    def _load(self) -> None:
+        super()._load()
+        self.batched = BatchedInferencePipeline(self.model)
+
+    def _transcribe(self, samples: np.ndarray, times: bool) -> Result:
+        options = {"beam_size": self.beams, "temperature": 0.0, "without_timestamps": not times}
+        return self._joined(
+            self.batched.transcribe(samples, language=self.known_language, batch_size=self.pieces, **options), times
+        )

@@ -1,0 +1,34 @@
+"""openai-whisper, the original code."""
+
+from __future__ import annotations
+
+import numpy as np
+import whisper
+
+from asrlib.decoding.batching import Result
+from asrlib.engines.runtime import Runtime, segments
+from asrlib.models import checkpoints
+
+__all__ = ["OpenAiWhisper"]
+
+
+class OpenAiWhisper(Runtime):
+    """Its ``transcribe``, in float32 on the CPU."""
+
+    def _load(self) -> None:
+        self.files = checkpoints.fetch(self.checkpoint, format="openai")
+        self.model = whisper.load_model(str(self.files), device="cpu")
+
+    def _transcribe(self, samples: np.ndarray, times: bool) -> Result:
+        found = self.model.transcribe(
+            samples,
+            language=self.known_language,
+            fp16=False,
+            temperature=0.0,
+            beam_size=self.beams if self.beams > 1 else None,
+            condition_on_previous_text=False,
+            no_speech_threshold=None,  # nothing is skipped as silence
+            without_timestamps=not times,
+        )
+        parts = segments((part["start"], part["end"], part["text"]) for part in found["segments"])
+        return found["text"].strip(), found["language"], parts if times else ()

@@ -1,0 +1,88 @@
+"""OpenVINO's encoder before PyTorch's decoder, which decodes as `asrlib.engines.pytorch` does.
+
+In int8 only the encoder's weights are rounded.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+os.environ.setdefault("CI", "true")  # or OpenVINO and NNCF send usage statistics, without asking
+import openvino
+
+from asrlib import hardware, whisper
+from asrlib.decoding import transcription
+from asrlib.engines.pytorch import PyTorch
+from asrlib.engines.runtime import quiet
+
+__all__ = ["OpenVino"]
+
+
+class OpenVino(PyTorch):
+    """The encoder as OpenVINO's graph, compiled for the CPU."""
+
+    precisions = ("auto", "bfloat16", "float32", "int8")
+    batch_size = 8
+
+    def _load(self) -> None:
+        native = hardware.best_dtype("cpu") == torch.bfloat16
+        self.files = self.folder
+        self.model, self.processor = transcription.load(self.files, device="cpu", dtype=torch.float32)
+        encoder = self.model.model.encoder
+        graph = self._traced(encoder)
+        hint = "bf16" if self.precision == "bfloat16" or (self.precision != "float32" and native) else "f32"
+        options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": self.threads}
+        self.compiled = openvino.compile_model(graph, "CPU", options)
+        del graph
+        encoder.layers = torch.nn.ModuleList()  # not needed twice
+        if native and self.precision != "float32":
+            self.model.to(torch.bfloat16)
+
+    def _traced(self, encoder: torch.nn.Module) -> openvino.Model:
+        """Return the encoder as OpenVINO's graph, without the harmless warnings of the tracer."""
+        example = torch.zeros(1, self.model.config.num_mel_bins, 2 * whisper.POSITIONS)
+        with warnings.catch_warnings(), quiet():
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            graph = openvino.convert_model(
+                _States(encoder).eval(), example_input=example, input=[[-1, *example.shape[1:]]]
+            )
+        if self.precision != "int8":
+            return graph
+        import nncf
+        import rich
+
+        nncf.set_log_level(logging.ERROR)
+        rich.reconfigure(quiet=True, force_jupyter=False)  # its progress bars
+        return nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_SYM)
+
+    def _engine(self, model: Any, processor: Any, language: str | None, timestamps: bool) -> transcription.TorchEngine:
+        engine = _WithEncoder(model, processor, language, "transcribe", "full", timestamps)
+        engine.compiled = self.compiled
+        return engine
+
+
+class _WithEncoder(transcription.TorchEngine):
+    """The usual engine, with OpenVINO's encoder."""
+
+    compiled: Any
+
+    def encode(self, features: torch.Tensor, lengths: Sequence[int] | None = None) -> tuple[torch.Tensor, None]:
+        states = torch.from_numpy(self.compiled(features.float().numpy())[0])
+        return states.to(self.model.dtype), None
+
+
+class _States(torch.nn.Module):
+    """An encoder that returns its states alone."""
+
+    def __init__(self, encoder: torch.nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.encoder(features).last_hidden_state

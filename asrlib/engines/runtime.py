@@ -1,0 +1,118 @@
+"""What all runtimes have in common: the settings of a call, and the methods of `asrlib.decoding.batching.Engine`."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from transformers import GenerationConfig
+from transformers.utils import logging
+
+from asrlib import whisper
+from asrlib.decoding import batching
+from asrlib.decoding.batching import Clip, Hypothesis, Result
+from asrlib.models import checkpoints
+from asrlib.text import language_code
+
+__all__ = ["Runtime", "quiet", "segments"]
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".onnx", ".onnx_data")
+
+
+class Runtime:
+    """A loaded runtime, an `asrlib.decoding.batching.Engine`.
+
+    Attributes:
+        precisions: what it can compute in; the first is the default.
+        beam_search: whether it has one.
+        batch_size: clips that it decodes together; may be set.
+        files: what it reads from disk, a file or a folder.
+    """
+
+    precisions: ClassVar[tuple[str, ...]] = ("float32",)
+    beam_search: ClassVar[bool] = True
+    batch_size: int = 1
+    files: Path
+    language: str | None = None
+    timestamps: bool = False
+
+    def __init__(self, checkpoint: str, precision: str, beams: int) -> None:
+        self.checkpoint, self.precision, self.beams = checkpoint, precision, beams
+        self.threads = torch.get_num_threads()
+        self.folder = checkpoints.fetch(checkpoint)
+        self.generation = GenerationConfig.from_pretrained(self.folder)
+        self.multilingual = whisper.is_multilingual(self.generation)
+        self._load()
+
+    def _load(self) -> None:
+        raise NotImplementedError
+
+    @property
+    def bytes(self) -> int:
+        """Return the size of its weights on disk."""
+        found = [self.files] if self.files.is_file() else self.files.iterdir()
+        return sum(path.stat().st_size for path in found if path.suffix in WEIGHTS)
+
+    def transcribe(
+        self, clips: Iterable[Any], *, language: str | None = None, timestamps: bool = False, label: str = ""
+    ) -> Iterator[Hypothesis]:
+        """Transcribe clips in order, as `asrlib.decoding.transcription.transcribe` does.
+
+        Raises:
+            AsrlibError: unknown language, or another language than English for an English-only model.
+        """
+        call = copy.copy(self)  # shares the weights; the settings are those of this call
+        call.language, call.timestamps = language and language_code(language), timestamps
+        whisper.prompt(self.generation, call.language or "en")  # an English-only model refuses others
+        return batching.run(call, clips, batch_size=self.batch_size, label=label)
+
+    def fits(self, clip: Clip) -> bool:
+        """Say whether a clip is transcribed in one window."""
+        return len(clip.samples) <= whisper.POSITIONS * whisper.SAMPLES_PER_POSITION
+
+    def width(self, clip: Clip) -> int:
+        """Return the encoder positions that a clip takes: all of a window, whatever its length."""
+        return whisper.POSITIONS
+
+    def features(self, clips: Sequence[Clip]) -> Any:
+        """Return nothing: most runtimes compute log-mel features themselves."""
+        return None
+
+    def decode(self, clips: Sequence[Clip], features: Any) -> list[Result]:
+        """Return (text, language, segments) of each clip."""
+        return [self._transcribe(clip.samples, self.timestamps or not self.fits(clip)) for clip in clips]
+
+    def _transcribe(self, samples: np.ndarray, times: bool) -> Result:
+        raise NotImplementedError
+
+    @property
+    def known_language(self) -> str | None:
+        """Return the language where it need not be detected."""
+        return self.language if self.multilingual else "en"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Let transformers report errors only."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def segments(parts: Iterable[tuple[float | None, float | None, str]]) -> tuple[tuple[float, float, str], ...]:
+    """Return segments as plain numbers and texts; a time that a runtime left open is the last one before it."""
+    found, last = [], 0.0
+    for start, end, text in parts:
+        begin = last if start is None else float(start)
+        last = begin if end is None else float(end)
+        if text.strip():
+            found.append((begin, last, text.strip()))
+    return tuple(found)

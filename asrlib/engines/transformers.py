@@ -1,0 +1,47 @@
+"""The pipeline of transformers, clip by clip, as the original notebooks call it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from transformers import pipeline
+
+from asrlib import audio, whisper
+from asrlib.decoding import transcription
+from asrlib.decoding.batching import Result
+from asrlib.engines.runtime import Runtime, quiet, segments
+
+__all__ = ["Transformers"]
+
+
+class Transformers(Runtime):
+    """``pipeline("automatic-speech-recognition")`` on the CPU."""
+
+    precisions = ("float32", "bfloat16")
+
+    def _load(self) -> None:
+        self.files = self.folder
+        model, processor = transcription.load(self.files, device="cpu", dtype=getattr(torch, self.precision))
+        self.processor = processor
+        parts = {"tokenizer": processor.tokenizer, "feature_extractor": processor.feature_extractor}
+        with quiet():  # of the device that it was told
+            self.pipeline = pipeline("automatic-speech-recognition", model=model, dtype=model.dtype, **parts)
+
+    def _transcribe(self, samples: np.ndarray, times: bool) -> Result:
+        language = self.known_language or self._detected(samples)
+        options = {"language": language, "task": "transcribe"} if self.multilingual else {}
+        with quiet():  # of an argument that the pipeline itself passes to the feature extractor
+            found = self.pipeline(
+                {"raw": samples, "sampling_rate": audio.SAMPLING_RATE},
+                return_timestamps=times,
+                generate_kwargs=options | {"num_beams": self.beams},
+            )
+        parts = ((*part["timestamp"], part["text"]) for part in found.get("chunks", ()))
+        return found["text"].strip(), language, segments(parts)
+
+    def _detected(self, samples: np.ndarray) -> str:
+        first = samples[: whisper.POSITIONS * whisper.SAMPLES_PER_POSITION]
+        inputs = self.processor(first, sampling_rate=audio.SAMPLING_RATE, return_tensors="pt").input_features
+        model = self.pipeline.model
+        token = model.detect_language(input_features=inputs.to(model.dtype)).item()
+        return whisper.language_tokens(self.generation)[token]
