@@ -278,21 +278,21 @@ def test_a_transcript_ends_at_the_latest_where_generate_ends_it(random_model):
         ours = search.greedy(random_model, states, [[1, 63]] * 9)
         assert max(map(len, ours)) == (21 if longest == 21 else 118)
         assert longest == 20 or ours == generated(random_model, sound)
-    assert list(map(len, search.greedy(random_model, states[:3], [[1, 63]] * 3, max_new_tokens=[3, 1, 2]))) == [3, 1, 2]
+    assert list(map(len, search.greedy(random_model, states[[0, 0, 0]], [[1, 63]] * 3, max_new_tokens=[3, 1, 2]))) == [3, 1, 2]
 
 
+@torch.inference_mode()
 def test_scores_are_those_of_one_pass_over_what_was_written(random_model):
     states, _ = network.encode(random_model, torch.randn(9, 80, 200) * 3)
-    barred = [5, 6]
     for temperature in (0.0, 0.7):
         found = search.search(random_model, states, [[1, 63]] * 9, temperature=temperature, scores=True)
-        assert 2 < min(len(one.tokens) for one in found) < 118
+        assert 0 < min(len(one.tokens) for one in found) < 20
         for state, one in zip(states, found, strict=True):
             read = torch.tensor([[1, 63, *one.tokens]])
             hidden = random_model.model.decoder(input_ids=read, encoder_hidden_states=state[None]).last_hidden_state
             logits = random_model.proj_out(hidden[0]).detach()
             assert one.no_speech == pytest.approx(logits[0].softmax(dim=0)[62].item(), abs=1e-5)
-            logits[:, barred] = logits[1, [29, 7]] = -torch.inf
+            logits[:, [5, 6]] = logits[1, [29, 7]] = -torch.inf
             chosen = [*one.tokens, 29][: 118 if len(one.tokens) == 118 else None]
             logprobs = logits[1:].log_softmax(dim=1)[range(len(chosen)), chosen]
             assert one.logprob == pytest.approx(logprobs.sum().item() / (len(one.tokens) + 1), abs=1e-4)
@@ -306,6 +306,7 @@ def test_what_is_drawn_repeats_and_does_not_depend_on_the_batch(random_model):
     assert together != search.greedy(random_model, states, [[1, 63]] * 5)
 
 
+@torch.inference_mode()
 def test_what_is_drawn_follows_the_probabilities(random_model, monkeypatch):
     states, _ = network.encode(random_model, torch.randn(1, 80, 200))
     logits = network.Decoder(random_model, states, None, 2).step(torch.tensor([[1, 63]]))[0].detach()

@@ -1,0 +1,93 @@
+"""Words that nobody said: the tests and the fallback by themselves, and silence, noise and tones through real weights."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from asrlib import audio, corpora
+from asrlib.decoding import guards, transcription
+from asrlib.decoding.search import Found
+from asrlib.models import checkpoints
+
+RATE = audio.SAMPLING_RATE
+TINY, BASE = "openai/whisper-tiny.en", "openai/whisper-base"
+PROSE, LOOP = [*range(97, 110)], [97] * 100  # letters as tokens; the second compresses well
+
+# What a search finds at temperatures 0, 0.2 and 0.4, each (tokens, mean log-probability, probability of silence), and which is taken.
+TRIES = {
+    "good": ([(PROSE, -0.9, 0.7)], 0),
+    "good where the bound is": ([(PROSE, -1.0, 0.6)], 0),
+    "improbable once": ([(PROSE, -1.1, 0.5), (PROSE[:5], -0.8, 0.5)], 1),
+    "a loop": ([(LOOP, -0.1, 0.5), (LOOP, -0.2, 0.5), (PROSE, -0.9, 0.5)], 2),
+    "silence": ([(PROSE, -1.1, 0.61)], None),
+    "a loop in silence": ([(LOOP, -1.1, 0.61)], None),
+    "a loop, then silence": ([(LOOP, -0.1, 0.61), (PROSE, -1.1, 0.61)], None),
+    "never good": ([(PROSE, -1.3, 0.5), (PROSE[:5], -1.2, 0.5), (LOOP, -0.1, 0.5)], 1),
+    "nothing but loops": ([(LOOP, -0.3, 0.5), (LOOP[:90], -0.1, 0.5), (LOOP, -0.2, 0.5)], 1),
+}
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_each_clip_is_decoded_again_until_it_can_be_believed(monkeypatch, together):
+    asked = []
+
+    def search(model, states, prompts, bias, *, rules, temperature, scores, max_new_tokens):
+        asked.append((temperature, [prompt[0] for prompt in prompts]))
+        assert [state.item() for state in states] == [10 * prompt[0] for prompt in prompts] == max_new_tokens
+        step = round(5 * temperature)
+        return [Found(*list(TRIES.values())[prompt[0]][0][step], temperature) for prompt in prompts]
+
+    monkeypatch.setattr(guards, "search", search)
+    assert guards.TEMPERATURES == (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    monkeypatch.setattr(guards, "TEMPERATURES", guards.TEMPERATURES[:3])
+    model = SimpleNamespace(generation_config=SimpleNamespace(no_timestamps_token_id=500))
+    processor = SimpleNamespace(batch_decode=lambda rows, **_: ["".join(map(chr, row)) for row in rows])
+    rows = list(range(len(TRIES)))
+    found = []
+    for part in [rows] if together else [[row] for row in rows]:
+        states, limits = torch.tensor([10 * row for row in part]), [10 * row for row in part]
+        found += guards.guarded(model, processor, states, [[row] for row in part], max_new_tokens=limits)
+    for one, (tries, best) in zip(found, TRIES.values(), strict=True):
+        assert one.tokens == ([] if best is None else tries[best][0])
+        assert best is None or round(5 * one.temperature) == best
+    assert sum(len(part) for _, part in asked) == sum(len(tries) for tries, _ in TRIES.values())
+
+
+def noise(seconds, decibels, seed=0):
+    """Return white noise of a loudness below full scale."""
+    draw = np.random.default_rng(seed)
+    return (10 ** (decibels / 20) * draw.standard_normal(round(seconds * RATE))).astype(np.float32)
+
+
+def room(seconds, decibels, seed=0):
+    """Return pink noise, as the air in a room is heard."""
+    spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(round(seconds * RATE)))
+    made = np.fft.irfft(spectrum / np.sqrt(np.arange(1, len(spectrum) + 1)), round(seconds * RATE))
+    return (made / made.std() * 10 ** (decibels / 20)).astype(np.float32)
+
+
+def tone(seconds, *pitches):
+    """Return sines that sound together."""
+    at = np.arange(round(seconds * RATE))[:, None] / RATE
+    return (0.1 * np.sin(2 * np.pi * at * np.array(pitches)).mean(axis=1)).astype(np.float32)
+
+
+def silence(seconds):
+    """Return digital silence after a click, without which it would be refused."""
+    return np.concatenate([[0.01], np.zeros(round(seconds * RATE))]).astype(np.float32)
+
+
+EMPTY = {
+    "digital silence": silence(5),
+    "long digital silence": silence(65),
+    "noise": noise(5, -60),
+    "long noise": noise(45, -60),
+    "a tone": tone(5, 1000),
+    "a long tone": tone(40, 1000),
+    "a chord": tone(5, 220, 277, 330, 440),
+    "a long chord": tone(40, 220, 277, 330, 440),
+    "a room": room(5, -45),
+    "a room for long": room(40, -45),
+}
