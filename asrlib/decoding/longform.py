@@ -37,7 +37,9 @@ class Listener(Protocol):
     def languages(self, states: torch.Tensor) -> list[str]:
         """Return the language of each clip."""
 
-    def write(self, states: torch.Tensor, prompts: Sequence[Sequence[int]], *, rules: Rules) -> list[Found]:
+    def write(
+        self, states: torch.Tensor, prompts: Sequence[Sequence[int]], sounds: Sequence[torch.Tensor], *, rules: Rules
+    ) -> list[Found]:
         """Return what was found in each clip."""
 
 
@@ -61,7 +63,8 @@ def decode(
             for tape, language in zip(going, listener.languages(states), strict=True):
                 tape.language = language
         prompts = [tape.prompt(listener) for tape in going]
-        for tape, found in zip(going, _written(listener, states, prompts), strict=True):
+        sounds = [part[0, :, : tape.left] for tape, part in zip(going, parts, strict=True)]
+        for tape, found in zip(going, _written(listener, states, prompts, sounds), strict=True):
             tape.add(found, *cut(found.tokens, times, min(window, tape.left)))
     return [tape.result(listener) for tape in tapes]
 
@@ -71,13 +74,18 @@ def frame_count(clip: Clip) -> int:
     return max(1, len(clip.samples) // whisper.HOP)
 
 
-def _written(listener: Listener, states: torch.Tensor, prompts: Sequence[list[int]]) -> list[Found]:
+def _written(
+    listener: Listener, states: torch.Tensor, prompts: Sequence[list[int]], sounds: Sequence[torch.Tensor]
+) -> list[Found]:
     """Return what was found in windows; those whose prompts are of one length, as all are without text before them, at once."""
     found: dict[int, Found] = {}
     for length in {len(prompt) for prompt in prompts}:
         rows = [row for row, prompt in enumerate(prompts) if len(prompt) == length]
-        rules = TimeRules(listener.generation, length)
-        found |= zip(rows, listener.write(states[rows], [prompts[row] for row in rows], rules=rules), strict=True)
+        rules, part = (
+            TimeRules(listener.generation, length),
+            ([prompts[row] for row in rows], [sounds[row] for row in rows]),
+        )
+        found |= zip(rows, listener.write(states[rows], *part, rules=rules), strict=True)
     return [found[row] for row in range(len(prompts))]
 
 

@@ -194,8 +194,8 @@ class TorchEngine:
         states, bias = self.encode(features, lengths)
         languages = self.languages(states, bias)
         prompts = [whisper.prompt(self.generation, spoken, self.task) for spoken in languages]
-        most = [guards.most_tokens(clip.seconds) for clip in clips]
-        tokens = [one.tokens for one in self.write(states, prompts, bias, max_new_tokens=most)]
+        sounds = [sound[:, :last] for sound, last in zip(features, frames, strict=True)]
+        tokens = [one.tokens for one in self.write(states, prompts, sounds, bias)]
         texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
         return [
             (text.strip() if part else "", spoken, ())
@@ -206,16 +206,14 @@ class TorchEngine:
         self,
         states: torch.Tensor,
         prompts: Sequence[Sequence[int]],
+        sounds: Sequence[torch.Tensor],
         bias: torch.Tensor | None = None,
-        *,
         rules: Rules | None = None,
-        max_new_tokens: int | Sequence[int] | None = None,
     ) -> list[Found]:
-        """Return what is said in each clip; of windows at most half of a decoder's positions, as in openai-whisper."""
+        """Return what is said in each clip; arguments as for `asrlib.decoding.guards.guarded`."""
         if self.strict:
             return search(self.model, states, prompts, bias, rules=rules)
-        most = max_new_tokens or self.model.config.max_target_positions // 2
-        return guards.guarded(self.model, self.processor, states, prompts, bias, rules=rules, max_new_tokens=most)
+        return guards.guarded(self.model, self.processor, states, prompts, sounds, bias, rules=rules)
 
     def encode(self, features: torch.Tensor, lengths: Sequence[int] | None = None) -> tuple[torch.Tensor, Any]:
         """Return the encoder's states and the bias over them, as `asrlib.decoding.network.encode` does."""

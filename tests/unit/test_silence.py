@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from transformers import WhisperFeatureExtractor
 
-from asrlib import audio, corpora
-from asrlib.decoding import guards, transcription
+from asrlib import audio, corpora, text
+from asrlib.decoding import features, guards, transcription
 from asrlib.decoding.search import Found
-from asrlib.models import checkpoints
 
 RATE = audio.SAMPLING_RATE
 TINY, BASE = "openai/whisper-tiny.en", "openai/whisper-base"
@@ -35,20 +35,23 @@ def test_each_clip_is_decoded_again_until_it_can_be_believed(monkeypatch, togeth
 
     def search(model, states, prompts, bias, *, rules, temperature, scores, max_new_tokens):
         asked.append((temperature, [prompt[0] for prompt in prompts]))
-        assert [state.item() for state in states] == [10 * prompt[0] for prompt in prompts] == max_new_tokens
+        assert [state.item() for state in states] == [10 * prompt[0] for prompt in prompts]
+        assert max_new_tokens == [24 + 4 * prompt[0] for prompt in prompts]
         step = round(5 * temperature)
         return [Found(*list(TRIES.values())[prompt[0]][0][step], temperature) for prompt in prompts]
 
     monkeypatch.setattr(guards, "search", search)
     assert guards.TEMPERATURES == (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     monkeypatch.setattr(guards, "TEMPERATURES", guards.TEMPERATURES[:3])
-    model = SimpleNamespace(generation_config=SimpleNamespace(no_timestamps_token_id=500))
+    config = SimpleNamespace(max_target_positions=448)
+    model = SimpleNamespace(generation_config=SimpleNamespace(no_timestamps_token_id=500), config=config)
     processor = SimpleNamespace(batch_decode=lambda rows, **_: ["".join(map(chr, row)) for row in rows])
     rows = list(range(len(TRIES)))
     found = []
     for part in [rows] if together else [[row] for row in rows]:
-        states, limits = torch.tensor([10 * row for row in part]), [10 * row for row in part]
-        found += guards.guarded(model, processor, states, [[row] for row in part], max_new_tokens=limits)
+        sounds = [torch.arange(20.0 * (row + 1)).expand(80, -1) for row in part]
+        states = torch.tensor([10 * row for row in part])
+        found += guards.guarded(model, processor, states, [[row] for row in part], sounds)
     for one, (tries, best) in zip(found, TRIES.values(), strict=True):
         assert one.tokens == ([] if best is None else tries[best][0])
         assert best is None or round(5 * one.temperature) == best
@@ -91,3 +94,61 @@ EMPTY = {
     "a room": room(5, -45),
     "a room for long": room(40, -45),
 }
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_a_sound_without_syllables_is_told_from_speech(name):
+    extractor = WhisperFeatureExtractor()
+    heard = SimpleNamespace(feature_extractor=extractor)
+    assert guards.steady(features.log_mel(heard, [EMPTY[name][: 30 * RATE]])[0, :, : len(EMPTY[name]) // 160])
+    burst = np.concatenate([EMPTY[name], noise(0.2, 0)])
+    assert not guards.steady(features.log_mel(heard, [burst[-30 * RATE :]])[0, :, : len(burst) // 160])
+
+
+def test_where_silence_is_probable_a_sound_without_syllables_is_silent(monkeypatch):
+    found = Found(PROSE, -0.1, 0.61)
+    varied, flat = torch.arange(20.0).expand(80, -1), torch.zeros(80, 20)
+    assert [guards._silent(found, sound) for sound in (varied, flat)] == [False, True]
+    assert not guards._silent(Found(PROSE, -0.1, 0.6), flat)
+
+
+@pytest.fixture(scope="module", params=[TINY, BASE])
+def model(request):
+    return transcription.load(request.param, device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def said():
+    """Return some seconds of speech."""
+    return audio.stitch(corpora.load("telephone", "en", "test").select(range(30, 60)), seconds=8, seed=0).audio
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+def test_nothing_is_written_where_nobody_speaks(model, said):
+    loud = int(np.abs(said).argmax())
+    clips = EMPTY | {"10 ms": said[loud:][:160], "100 ms": said[loud:][:1600], "quiet": said[loud:][:3200] / 1000}
+    for times in (False, True):
+        heard = transcription.transcribe(*model, list(clips.values()), language="en", timestamps=times)
+        assert {name: one.text for name, one in zip(clips, heard, strict=True) if one.text or one.segments} == {}
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+def test_speech_is_kept_word_for_word_between_silences_and_nothing_is_written_in_them(model, said):
+    gaps = {
+        "near silence before": noise(45, -70),
+        "digital silence": silence(90),
+        "noise": noise(60, -60),
+        "a room": room(70, -45),
+    }
+    clips = [np.concatenate([said, gap, said]) for gap in gaps.values()] + [np.concatenate([gaps["noise"], said])]
+    (alone,) = transcription.transcribe(*model, [said], language="en", timestamps=True)
+    normalize = text.normalizer("en")
+    expected = normalize(alone.text).split()
+    length = len(said) / RATE
+    for clip, heard in zip(clips, transcription.transcribe(*model, clips, language="en"), strict=True):
+        words = normalize(heard.text).split()
+        assert words in (expected, expected * 2)
+        inside = [part for part in heard.segments if length + 1 < part[0] and part[1] < len(clip) / RATE - length - 1]
+        assert inside == []

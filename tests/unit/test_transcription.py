@@ -278,7 +278,11 @@ def test_a_transcript_ends_at_the_latest_where_generate_ends_it(random_model):
         ours = search.greedy(random_model, states, [[1, 63]] * 9)
         assert max(map(len, ours)) == (21 if longest == 21 else 118)
         assert longest == 20 or ours == generated(random_model, sound)
-    assert list(map(len, search.greedy(random_model, states[[0, 0, 0]], [[1, 63]] * 3, max_new_tokens=[3, 1, 2]))) == [3, 1, 2]
+    assert list(map(len, search.greedy(random_model, states[[0, 0, 0]], [[1, 63]] * 3, max_new_tokens=[3, 1, 2]))) == [
+        3,
+        1,
+        2,
+    ]
 
 
 @torch.inference_mode()
