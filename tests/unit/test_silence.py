@@ -58,6 +58,12 @@ def test_each_clip_is_decoded_again_until_it_can_be_believed(monkeypatch, togeth
     assert sum(len(part) for _, part in asked) == sum(len(tries) for tries, _ in TRIES.values())
 
 
+def test_a_loop_of_text_compresses_well():
+    assert guards.compression("thank you for watching " * 10) > guards.COMPRESSION
+    assert guards.compression("To leave a message, please enter a mailbox number.") < guards.COMPRESSION
+    assert guards.compression("") == 0
+
+
 def noise(seconds, decibels, seed=0):
     """Return white noise of a loudness below full scale."""
     draw = np.random.default_rng(seed)
