@@ -185,6 +185,15 @@ def by_8_bits(pair):
         pair[0] = made.to("cpu")
 
 
+class Negative(torch.Tensor):
+    """Stands for the weights of libraries that quantize: a linear layer of another product."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, given=(), options=None):
+        found = super().__torch_function__(function, types, given, options)
+        return -found.as_subclass(torch.Tensor) if function is torch.nn.functional.linear else found
+
+
 def weights(pair):
     return [part.weight for part in pair if type(part) is torch.nn.Linear and "weight" in part._parameters]
 
@@ -214,7 +223,11 @@ EDITS = {
     "pruned for good": lambda pair: [prune.remove(part, "weight") for part in pair if prune.is_pruned(part)],
     "weight norm": of_layers(torch.nn.utils.parametrizations.weight_norm),
     "a forward of its own": of_layers(lambda part: setattr(part, "forward", lambda x: -torch.nn.Linear.forward(part, x))),
+    "a hook before": of_layers(lambda part: part.register_forward_pre_hook(lambda part, given: (-given[0],))),
     "a hook": of_layers(lambda part: part.register_forward_hook(lambda *given: -given[2])),
+    "a class of its own": of_layers(
+        lambda part: setattr(part, "weight", torch.nn.Parameter(part.weight.detach().as_subclass(Negative)))
+    ),
     "an adapter": by_adapter,
     "the adapter off or on": by_switching_the_adapter,
     "the adapter merged": by_merging_the_adapter,
