@@ -156,6 +156,7 @@ def test_times_lie_within_the_clip_and_in_order(seed, samples, added, bold):
 
 def test_added_words_are_no_times():
     word = TIMES.stop
+    assert range(BEGIN, BEGIN + 1501) == TIMES  # 0 to 30 s in steps of 20 ms
     tokens = [BEGIN, 3, word, BEGIN + 10, BEGIN + 10, 4, word, BEGIN + 20]
     assert timestamps.cut(tokens, TIMES, 3000) == ([(0, 20, tokens[:4]), (20, 40, tokens[4:])], 3000)
     logits = torch.zeros(1, word + 1)

@@ -5,11 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from transformers import WhisperFeatureExtractor
+from transformers import WhisperFeatureExtractor, WhisperTokenizer
 
-from asrlib import audio, text
+from asrlib import audio, corpora, text
 from asrlib.decoding import features, guards, transcription
 from asrlib.decoding.search import Found
+from asrlib.models import checkpoints
 
 RATE = audio.SAMPLING_RATE
 TINY, BASE = "openai/whisper-tiny.en", "openai/whisper-base"
@@ -62,6 +63,19 @@ def test_a_loop_of_text_compresses_well():
     assert guards.compression("thank you for watching " * 10) > guards.COMPRESSION
     assert guards.compression("To leave a message, please enter a mailbox number.") < guards.COMPRESSION
     assert guards.compression("") == 0
+
+
+@pytest.mark.weights
+def test_no_packaged_clip_has_even_half_the_tokens_that_it_may_have():
+    tokenizer = WhisperTokenizer.from_pretrained(checkpoints.fetch(BASE))
+    packaged = {"telephone": "en ru", "picture_words": "be da el"}
+    for corpus, languages in packaged.items():
+        for language in languages.split():
+            rows = corpora.load(corpus, language, "test")
+            counts = map(len, tokenizer(list(rows["text"]), add_special_tokens=False).input_ids)
+            assert all(
+                2 * count <= guards.most_tokens(seconds) for count, seconds in zip(counts, rows["seconds"], strict=True)
+            )
 
 
 def noise(seconds, decibels, seed=0):
