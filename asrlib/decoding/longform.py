@@ -81,11 +81,9 @@ def _written(
     found: dict[int, Found] = {}
     for length in {len(prompt) for prompt in prompts}:
         rows = [row for row, prompt in enumerate(prompts) if len(prompt) == length]
-        rules, part = (
-            TimeRules(listener.generation, length),
-            ([prompts[row] for row in rows], [sounds[row] for row in rows]),
-        )
-        found |= zip(rows, listener.write(states[rows], *part, rules=rules), strict=True)
+        part = [prompts[row] for row in rows], [sounds[row] for row in rows]
+        written = listener.write(states[rows], *part, rules=TimeRules(listener.generation, length))
+        found |= zip(rows, written, strict=True)
     return [found[row] for row in range(len(prompts))]
 
 

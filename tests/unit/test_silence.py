@@ -20,24 +20,25 @@ PROSE, LOOP = [*range(97, 110)], [97] * 100  # letters as tokens; the second com
 TRIES = {
     "good": ([(PROSE, -0.9, 0.7)], 0),
     "good where the bound is": ([(PROSE, -1.0, 0.6)], 0),
-    "improbable once": ([(PROSE, -1.1, 0.5), (PROSE[:5], -0.8, 0.5)], 1),
+    "improbable once": ([(PROSE, -1.01, 0.5), (PROSE[:5], -0.8, 0.5)], 1),
     "a loop": ([(LOOP, -0.1, 0.5), (LOOP, -0.2, 0.5), (PROSE, -0.9, 0.5)], 2),
-    "silence": ([(PROSE, -1.1, 0.61)], None),
-    "a loop in silence": ([(LOOP, -1.1, 0.61)], None),
-    "a loop, then silence": ([(LOOP, -0.1, 0.61), (PROSE, -1.1, 0.61)], None),
+    "silence": ([(PROSE, -1.01, 0.61)], None),
+    "a loop in silence": ([(LOOP, -1.01, 0.61)], None),
+    "a loop, then silence": ([(LOOP, -0.1, 0.61), (PROSE, -1.01, 0.61)], None),
     "never good": ([(PROSE, -1.3, 0.5), (PROSE[:5], -1.2, 0.5), (LOOP, -0.1, 0.5)], 1),
     "nothing but loops": ([(LOOP, -0.3, 0.5), (LOOP[:90], -0.1, 0.5), (LOOP, -0.2, 0.5)], 1),
 }
 
 
-@pytest.mark.parametrize("together", [False, True])
-def test_each_clip_is_decoded_again_until_it_can_be_believed(monkeypatch, together):
+@pytest.mark.parametrize(("together", "times"), [(False, None), (True, object())])
+def test_each_clip_is_decoded_again_until_it_can_be_believed(monkeypatch, together, times):
     asked = []
 
     def search(model, states, prompts, bias, *, rules, temperature, scores, max_new_tokens):
         asked.append((temperature, [prompt[0] for prompt in prompts]))
         assert [state.item() for state in states] == [10 * prompt[0] for prompt in prompts]
-        assert max_new_tokens == [24 + 4 * prompt[0] for prompt in prompts]
+        assert rules is times
+        assert max_new_tokens == [224 if times else 24 + 4 * prompt[0] for prompt in prompts]
         step = round(5 * temperature)
         return [Found(*list(TRIES.values())[prompt[0]][0][step], temperature) for prompt in prompts]
 
@@ -52,7 +53,7 @@ def test_each_clip_is_decoded_again_until_it_can_be_believed(monkeypatch, togeth
     for part in [rows] if together else [[row] for row in rows]:
         sounds = [torch.arange(20.0 * (row + 1)).expand(80, -1) for row in part]
         states = torch.tensor([10 * row for row in part])
-        found += guards.guarded(model, processor, states, [[row] for row in part], sounds)
+        found += guards.guarded(model, processor, states, [[row] for row in part], sounds, rules=times)
     for one, (tries, best) in zip(found, TRIES.values(), strict=True):
         assert one.tokens == ([] if best is None else tries[best][0])
         assert best is None or round(5 * one.temperature) == best
