@@ -21,8 +21,10 @@ __all__ = [
     "is_multilingual",
     "language_tokens",
     "no_speech_token",
+    "previous_token",
     "prompt",
     "speaks_languages",
+    "time_tokens",
 ]
 
 WINDOW_SECONDS = 30  # of sound that a published model encodes at once
@@ -75,6 +77,17 @@ def prompt(
 def no_speech_token(generation: Any) -> int:
     """Return the token that stands for silence (section 3.8 of the paper); it lies before the one for no times."""
     return generation.no_timestamps_token_id - 1
+
+
+def previous_token(generation: Any) -> int:
+    """Return the token that comes before the text of the window before (section 2.3); it lies before the one for silence."""
+    return no_speech_token(generation) - 1
+
+
+def time_tokens(generation: Any) -> range:
+    """Return the tokens for the times 0, 0.02 s ... 30 s; a vocabulary that was added to has words after them."""
+    first = generation.no_timestamps_token_id + 1
+    return range(first, first + POSITIONS + 1)
 
 
 def end_tokens(generation: Any) -> set[int]:

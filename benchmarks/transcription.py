@@ -58,7 +58,8 @@ def systems() -> dict[str, System]:
 
     def merged(clips: list) -> list[str]:
         return [
-            heard.text for heard in transcription.transcribe(model, processor, clips, language="en", window="merged")
+            heard.text
+            for heard in transcription.transcribe(model, processor, clips, language="en", window="merged", strict=True)
         ]
 
     return {name: run(engine) for name, engine in loaded.items()} | {MERGED: merged}

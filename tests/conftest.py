@@ -281,3 +281,41 @@ def optimum():
 
     if not (python := environment.optimum_python()).exists():
         pytest.skip(f"there is no environment of optimum-onnx at {python}: run `make`")
+
+
+@pytest.fixture(scope="session")
+def exact():
+    """Return the smallest English model in float32, and its processor."""
+    import torch
+
+    from asrlib.decoding import transcription
+
+    return transcription.load("openai/whisper-tiny.en", device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def speech():
+    """Return clips of several lengths: real speech, an eighth of the telephone test set."""
+    from asrlib import corpora
+
+    return corpora.load("telephone", "en", "test").select(range(0, 96, 4))
+
+
+@pytest.fixture
+def random_model():
+    """Return a model of random weights, which end a transcript at random places: some clips early, others late."""
+    import torch
+    from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
+
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        vocab_size=64, d_model=32, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=64, decoder_ffn_dim=64, max_source_positions=100, max_target_positions=120, num_mel_bins=80,
+        pad_token_id=0, bos_token_id=1, eos_token_id=29, decoder_start_token_id=1, init_std=0.6,
+    )  # fmt: skip
+    model = WhisperForConditionalGeneration(config).eval()
+    model.generation_config = GenerationConfig(
+        decoder_start_token_id=1, eos_token_id=29, pad_token_id=29, bos_token_id=1, suppress_tokens=[5, 6],
+        begin_suppress_tokens=[29, 7], is_multilingual=False, no_timestamps_token_id=63, max_length=120, return_timestamps=False,
+    )  # fmt: skip
+    return model

@@ -14,14 +14,15 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from asrlib import audio
+from asrlib import AsrlibError, audio
 from asrlib.io.progress import Meter
 from asrlib.whisper import POSITIONS
 
 __all__ = ["Clip", "Engine", "Hypothesis", "Result", "rtfx", "run"]
 
-WINDOW_CLIPS = 256  # clips sorted by length together, and at most so many ...
+WINDOW_CLIPS = 256  # clips, fewer at first, are sorted by length together, and at most so many ...
 WINDOW_AUDIO = 1200.0  # ... seconds of audio, so that memory does not grow with the corpus
+PATIENCE = 2.0  # seconds that features under way may take once nobody wants them
 T = TypeVar("T")
 Result = tuple[str, str, tuple[tuple[float, float, str], ...]]  # text, language, (start seconds, end seconds, text) ...
 
@@ -80,8 +81,14 @@ class Engine(Protocol):
 
 
 def rtfx(hypotheses: Iterable[Hypothesis]) -> float:
-    """Return seconds of audio per second of computing (higher is faster) over features, encoding and decoding."""
+    """Return seconds of audio per second of computing (higher is faster) over features, encoding and decoding.
+
+    Raises:
+        AsrlibError: no hypotheses.
+    """
     pairs = [(hypothesis.seconds_audio, hypothesis.seconds_compute) for hypothesis in hypotheses]
+    if not pairs:
+        raise AsrlibError("Nothing was transcribed, so there is no speed: give rtfx at least one hypothesis.")
     return sum(length for length, _ in pairs) / sum(spent for _, spent in pairs)
 
 
@@ -92,7 +99,16 @@ def run(engine: Engine, clips: Iterable[Any], *, batch_size: int = 16, label: st
         engine: such as the runtimes of `asrlib.engines`.
         clips, batch_size, label: as in `asrlib.decoding.transcription.transcribe`. Clips of like length share a batch; those that are longer than the
             engine's window, or whose times are wanted, are not mixed with others.
+
+    Raises:
+        AsrlibError: one recording in the place of several.
     """
+    if isinstance(clips, str | bytes | Path | Mapping) or getattr(clips, "ndim", 2) == 1:
+        raise AsrlibError("This is one recording, and clips are several: put it into a list, [recording].")
+    return _run(engine, clips, batch_size, label)
+
+
+def _run(engine: Engine, clips: Iterable[Any], batch_size: int, label: str) -> Iterator[Hypothesis]:
     total = len(clips) if hasattr(clips, "__len__") else 0
     waiting: dict[int, Hypothesis] = {}
     following = 0
@@ -123,9 +139,10 @@ def _read(item: Any, index: int) -> Clip:
 def _batches(clips: Iterable[Any], engine: Engine, batch_size: int) -> Iterator[tuple[list[Clip], Any]]:
     """Yield (clips of like length, their features); no batch has both clips of one window and others."""
     numbered = (_read(item, index) for index, item in enumerate(clips))
-    while True:
+    # Whoever gives a stream gets the first words soon: the window grows from one batch.
+    for size in itertools.chain(range(batch_size, WINDOW_CLIPS, batch_size), itertools.repeat(WINDOW_CLIPS)):
         ahead, seconds = [], 0.0
-        for clip in itertools.islice(numbered, WINDOW_CLIPS):
+        for clip in itertools.islice(numbered, size):
             ahead.append(clip)
             seconds += clip.seconds
             if seconds >= WINDOW_AUDIO:
@@ -189,4 +206,4 @@ def _ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
                 raise value
     finally:
         stop.set()
-        thread.join()
+        thread.join(PATIENCE)  # a stream may never give its next item; the thread ends with the process then

@@ -54,7 +54,7 @@ def linear(layer: Any, x: torch.Tensor, activation: str = "none") -> torch.Tenso
     """Apply a linear layer, and GELU after it if wanted; the numbers are the layer's own, up to rounding.
 
     A layer is called as it is outside of `laid_out`, off the CPU, in a precision that this processor does not multiply, and if it is
-    more than a plain ``torch.nn.Linear`` (quantized, with an adapter, with hooks).
+    more than a plain ``torch.nn.Linear`` (quantized, pruned by a mask, with an adapter, with hooks).
 
     Args:
         layer: a module from (..., in) to (..., out).
@@ -78,7 +78,8 @@ def _usable(layer: Any, x: torch.Tensor) -> bool:
 
     return (
         type(layer) is torch.nn.Linear
-        and not (layer._forward_pre_hooks or layer._forward_hooks)
+        and not (layer._forward_pre_hooks or layer._forward_hooks or "forward" in vars(layer))
+        and type(layer.weight) is torch.nn.Parameter  # a quantized one is a class of its own
         and x.device.type == layer.weight.device.type == "cpu"
         and x.dtype == layer.weight.dtype in (torch.float32, torch.bfloat16)
         and not torch.is_grad_enabled()

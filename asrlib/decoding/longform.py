@@ -3,75 +3,144 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from transformers.generation import WhisperTimeStampLogitsProcessor
 
 from asrlib import whisper
 from asrlib.decoding.batching import Clip, Result
-from asrlib.decoding.search import greedy
+from asrlib.decoding.search import Found, Rules
+from asrlib.decoding.timestamps import Rules as TimeRules
+from asrlib.decoding.timestamps import Segment, cut
 
-__all__ = ["decode"]
+__all__ = ["Listener", "decode", "frame_count"]
 
-
-def decode(engine: Any, clips: Sequence[Clip], features: Sequence[torch.Tensor]) -> list[Result]:
-    """Decode clips window after window, side by side, as the library's ``generate`` does; a window begins where the whole
-    segments of the last one end.
-    """
-    generation = engine.generation
-    frames, window = [max(1, len(clip.samples) // whisper.HOP) for clip in clips], 2 * engine.positions
-    languages: list[str] = []
-    segments: list[list[tuple[float, float, list[int]]]] = [[] for _ in clips]
-    at, going = [0] * len(clips), list(range(len(clips)))
-    while going:
-        parts = [features[row][:, :, at[row] : at[row] + window] for row in going]
-        parts = [torch.nn.functional.pad(part, (0, window - part.shape[2])) for part in parts]
-        states, _ = engine.encode(torch.cat(parts))
-        languages = languages or engine.languages(states)
-        prompts = [whisper.prompt(generation, languages[row], engine.task, timestamps=True) for row in going]
-        rules = WhisperTimeStampLogitsProcessor(generation, begin_index=len(prompts[0]))
-        rules.eos_token_id = min(whisper.end_tokens(generation))  # the Trainer makes a list of it
-        for row, tokens in zip(going, greedy(engine.model, states, prompts, rules=rules), strict=True):
-            found, gone = _cut(tokens, rules.timestamp_begin, min(window, frames[row] - at[row]))
-            segments[row] += [((at[row] + start) / 100, (at[row] + end) / 100, part) for start, end, part in found]
-            at[row] += gone
-        going = [row for row in going if at[row] < frames[row]]
-    return [_written(engine.processor.tokenizer, *parts) for parts in zip(clips, languages, segments, strict=True)]
+Spans = Sequence[tuple[int, int]]  # (first frame, frame after the last) of what is to be heard
+SURE = 0.5  # temperature up to which a text tells the next window something
 
 
-def _written(tokenizer: Any, clip: Clip, language: str, segments: Sequence[tuple[float, float, list[int]]]) -> Result:
-    """Return the text of tokens, all together and in segments, without those that begin in the padding of the clip."""
-    decode = functools.partial(tokenizer.decode, skip_special_tokens=True)
-    kept = [segments[0], *(segment for segment in segments[1:] if segment[0] < clip.seconds)]
-    # Tokens bring their own spaces, where a language has them.
-    whole = decode([token for *_, tokens in kept for token in tokens]).strip()
-    return whole, language, tuple((start, end, decode(tokens).strip()) for start, end, tokens in kept)
+class Listener(Protocol):
+    """What goes from window to window: `asrlib.decoding.transcription.TorchEngine`."""
+
+    model: Any
+    generation: Any
+    processor: Any
+    positions: int
+    language: str | None
+    task: str
+    previous_text: bool
+
+    def encode(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the encoder's states, and nothing."""
+
+    def languages(self, states: torch.Tensor) -> list[str]:
+        """Return the language of each clip."""
+
+    def write(
+        self, states: torch.Tensor, prompts: Sequence[Sequence[int]], sounds: Sequence[torch.Tensor], *, rules: Rules
+    ) -> list[Found]:
+        """Return what was found in each clip."""
 
 
-def _cut(tokens: Sequence[int], begin: int, frames: int) -> tuple[list[tuple[int, int, list[int]]], int]:
-    """Cut what was written of a window into segments, at each pair of times: the end of one and the start of the next.
+def decode(
+    listener: Listener, clips: Sequence[Clip], features: Sequence[torch.Tensor], spans: Sequence[Spans]
+) -> list[Result]:
+    """Decode clips window after window, side by side; a window begins where the whole segments of the last one end.
 
     Args:
-        tokens: of one window, with times.
-        begin: token of the time 0; each further one is two frames later.
-        frames: of the window that are not padding.
-
-    Returns:
-        ((start, end, tokens) of each segment, in frames of the window; how many frames of the window are done with). A last
-        segment without an end is left to the next window, which begins where it does. Without any pair, all is one segment.
+        listener: the model and what it was asked for.
+        clips: the recordings.
+        features: of each, (1, mel bins, frames).
+        spans: of each, in order and apart; windows do not reach beyond them.
     """
-    timed = [token >= begin for token in tokens]
-    pairs = [place for place in range(1, len(tokens)) if timed[place - 1] and timed[place]]
-    ended = timed[-2:] == [False, True]  # nothing was heard after the last time
-    if not pairs:
-        last = next((2 * (token - begin) for token in reversed(tokens) if token > begin), frames)
-        return [(0, last, list(tokens))], frames
-    places = [0, *pairs, *([len(tokens)] if ended else [])]
-    segments = [
-        (2 * (tokens[first] - begin), 2 * (tokens[last - 1] - begin), list(tokens[first:last]))
-        for first, last in itertools.pairwise(places)
-    ]
-    return segments, frames if ended else segments[-1][1]
+    tapes = [_Tape(clip, sound, part) for clip, sound, part in zip(clips, features, spans, strict=True)]
+    times, window = whisper.time_tokens(listener.generation), 2 * listener.positions
+    while going := [tape for tape in tapes if tape.spans]:
+        parts = [tape.window(window) for tape in going]
+        states, _ = listener.encode(torch.cat(parts))
+        if going[0].language is None:  # the first window of each
+            for tape, language in zip(going, listener.languages(states), strict=True):
+                tape.language = language
+        prompts = [tape.prompt(listener) for tape in going]
+        sounds = [part[0, :, : tape.left] for tape, part in zip(going, parts, strict=True)]
+        for tape, found in zip(going, _written(listener, states, prompts, sounds), strict=True):
+            tape.add(found, *cut(found.tokens, times, min(window, tape.left)))
+    return [tape.result(listener) for tape in tapes]
+
+
+def frame_count(clip: Clip) -> int:
+    """Return the features' frames of a clip, each 10 ms."""
+    return max(1, len(clip.samples) // whisper.HOP)
+
+
+def _written(
+    listener: Listener, states: torch.Tensor, prompts: Sequence[list[int]], sounds: Sequence[torch.Tensor]
+) -> list[Found]:
+    """Return what was found in windows; those whose prompts are of one length, as all are without text before them, at once."""
+    found: dict[int, Found] = {}
+    for length in {len(prompt) for prompt in prompts}:
+        rows = [row for row, prompt in enumerate(prompts) if len(prompt) == length]
+        part = [prompts[row] for row in rows], [sounds[row] for row in rows]
+        written = listener.write(states[rows], *part, rules=TimeRules(listener.generation, length))
+        found |= zip(rows, written, strict=True)
+    return [found[row] for row in range(len(prompts))]
+
+
+class _Tape:
+    """One recording: what is left to hear of it, and what was heard."""
+
+    def __init__(self, clip: Clip, features: torch.Tensor, spans: Spans) -> None:
+        self.clip, self.features, self.spans = clip, features, list(spans)
+        self.language: str | None = None  # as long as nobody has spoken
+        self.segments: list[Segment] = []
+        self.before: list[int] = []  # tokens for the next prompt
+
+    @property
+    def left(self) -> int:
+        """Return the frames to the end of the span that is being heard."""
+        return self.spans[0][1] - self.spans[0][0]
+
+    def window(self, frames: int) -> torch.Tensor:
+        """Return the features of the next window, filled up with zeros; of a short clip, silence goes before them."""
+        begin, end = self.spans[0]
+        end = end if end < frame_count(self.clip) else self.features.shape[2]
+        part = self.features[:, :, begin : min(begin + frames, end)]
+        return torch.nn.functional.pad(part, (0, frames - part.shape[2]))
+
+    def prompt(self, listener: Listener) -> list[int]:
+        """Return the tokens before the next text; text before it takes at most half of the decoder's positions."""
+        start = whisper.prompt(listener.generation, self.language, listener.task, timestamps=True)
+        if not (listener.previous_text and self.before):
+            return start
+        most = listener.model.config.max_target_positions // 2 - 1
+        return [whisper.previous_token(listener.generation), *self.before[-most:], *start]
+
+    def add(self, found: Found, segments: Sequence[Segment], gone: int) -> None:
+        """Note what was found in a window, within the span, and go on."""
+        at, last = self.spans[0]
+        for start, end, tokens in segments:
+            begin, stop = at + start, min(at + end, last)
+            if begin >= stop and not self.segments:  # the first time is a guess; later text in the padding is none
+                begin = at
+            if begin < stop:
+                self.segments.append((begin, stop, tokens))
+                self.before += tokens
+        if found.temperature > SURE:
+            self.before = []
+        self.spans[:1] = [(at + gone, last)] if at + gone < last else []
+
+    def result(self, listener: Listener) -> Result:
+        """Return the text, all together and in segments that have words."""
+        decode = functools.partial(listener.processor.tokenizer.decode, skip_special_tokens=True)
+        times = whisper.time_tokens(listener.generation)
+        words = [[token for token in tokens if token not in times] for *_, tokens in self.segments]
+        texts = [decode(part).strip() for part in words]
+        segments = tuple(
+            (start / 100, min(end / 100, self.clip.seconds), text)
+            for (start, end, _), text in zip(self.segments, texts, strict=True)
+            if text
+        )
+        language = self.language or listener.language or "en"
+        # Tokens bring their own spaces, where a language has them.
+        return decode([token for part in words for token in part]).strip(), language, segments

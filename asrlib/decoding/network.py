@@ -150,8 +150,10 @@ class Decoder:
         self.model, self.bias, self.at = model, bias, 0
         self.cache = _Cache(model, states, room)
 
-    def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Read tokens (clips, new), the prompt first, then one at a time; return the last logits, (clips, vocabulary)."""
+    def step(self, tokens: torch.Tensor, places: int | list[int] = -1) -> torch.Tensor:
+        """Read tokens (clips, new), the prompt first, then one at a time; return the last logits, (clips, vocabulary), or
+        those at some places among the new tokens, (clips, places, vocabulary).
+        """
         decoder, cache, new = self.model.model.decoder, self.cache, tokens.shape[1]
         states = decoder.embed_tokens(tokens) + decoder.embed_positions.weight[self.at : self.at + new]
         # Only the prompt brings several tokens at once; none may see what follows it.
@@ -166,7 +168,7 @@ class Decoder:
             states = states + linear(attend.out_proj, _attend(query, *cache.cross[index], self.bias))
             states = states + linear(layer.fc2, linear(layer.fc1, layer.final_layer_norm(states), "gelu"))
         self.at += new
-        return linear(self.model.proj_out, decoder.layer_norm(states[:, -1]))
+        return linear(self.model.proj_out, decoder.layer_norm(states[:, places]))
 
     def keep(self, rows: torch.Tensor) -> None:
         """Drop the clips that are finished."""
@@ -175,7 +177,7 @@ class Decoder:
 
 
 def decoder(model: Any, states: torch.Tensor, bias: torch.Tensor | None, room: int) -> Decoder | graphs.GraphDecoder:
-    """Return what reads tokens and gives logits: ``step`` and ``keep`` of layers or of a graph; `greedy` cannot tell which."""
+    """Return what reads tokens and gives logits: ``step`` and ``keep`` of layers or of a graph."""
     if isinstance(model, graphs.ExportedWhisper):
         return model.decoder(states)
     return Decoder(model, states, bias, room)

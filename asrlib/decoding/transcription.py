@@ -1,4 +1,4 @@
-"""Batched greedy decoding of any number of clips, in order, at constant memory.
+"""Batched decoding of any number of clips, in order, at constant memory.
 
 Whisper always encodes 30 seconds. Three things make that fast here without changing the words:
 
@@ -18,15 +18,15 @@ from typing import Any
 import torch
 
 from asrlib import AsrlibError, audio, whisper
-from asrlib.decoding import batching, longform, network
+from asrlib.decoding import batching, guards, longform, network, vad
 from asrlib.decoding.batching import Clip, Hypothesis, Result
 from asrlib.decoding.features import log_mel, long_log_mel
 from asrlib.decoding.kernels import laid_out
-from asrlib.decoding.search import detect_language, greedy
+from asrlib.decoding.search import Found, Rules, detect_language, search
 from asrlib.models import graphs
 from asrlib.models.loading import load
 from asrlib.text import language_code
-from asrlib.whisper import POSITIONS, SAMPLES_PER_POSITION
+from asrlib.whisper import HOP, POSITIONS, SAMPLES_PER_POSITION
 
 __all__ = ["TorchEngine", "load", "transcribe"]
 
@@ -41,13 +41,17 @@ def transcribe(
     batch_size: int = 16,
     window: str = "full",
     timestamps: bool = False,
+    strict: bool = False,
+    vad: bool = False,
+    previous_text: bool = False,
     label: str = "",
 ) -> Iterator[Hypothesis]:
-    """Transcribe clips greedily and yield hypotheses in the clips' order.
+    """Transcribe clips and yield hypotheses in the clips' order.
 
-    Clips are read ahead in windows of at most `WINDOW_CLIPS`, so an endless iterator is welcome and memory stays flat. Audio
-    of more than 30 s is transcribed whole, window after window, as in the Whisper paper, section 3.8, without its
-    temperature fallback.
+    Clips are read a little ahead, so an endless iterator is welcome and memory stays flat. Audio of more than 30 s is
+    transcribed whole, window after window. What a window or a clip says is tested as in the Whisper paper, section 3.8
+    (`asrlib.decoding.guards`): where nobody speaks nothing is written; what is improbable or repeats itself is decoded again at
+    higher temperatures, from a fixed seed.
 
     Args:
         model: a ``WhisperForConditionalGeneration``, or a PEFT model around one, in eval mode; on any device, in any
@@ -60,18 +64,19 @@ def transcribe(
         batch_size: clips decoded together.
         window: ``"full"`` encodes all 1,500 positions; ``"merged"`` merges the padding (module docstring).
         timestamps: find segment times in short clips too; long ones always have them.
+        strict: plain greedy decoding without any of these tests, the tokens of ``model.generate``. For comparisons of
+            engines, precisions and models, where all must do the same; it invents text in silence and may go round in loops.
+        vad: hear only where Silero's detector finds a voice; it comes with faster-whisper.
+        previous_text: tell each window of a long recording what was written before it, which makes names and style agree and
+            lets an error spread. The paper does so; off here, for windows do then not depend on each other.
         label: shown in the progress line; none is shown without it.
 
     Raises:
-        AsrlibError: audio that `audio.load` refuses, an unknown language, task or window; the merged window of an exported
-            model; audio longer than the context of a model whose context was cut (`asrlib.training.context.cut_context`), which was
-            never trained to go from window to window.
+        AsrlibError: one recording where several are asked for; audio that `audio.load` refuses; an unknown language, task or
+            window; the merged window of an exported model; audio longer than the context of a model whose context was cut
+            (`asrlib.training.context.cut_context`), which was never trained to go from window to window.
     """
-    if window not in ("full", "merged"):
-        raise AsrlibError(f"There is no window {window!r}: choose 'full' or 'merged'.")
-    if task not in ("transcribe", "translate"):
-        raise AsrlibError(f"Whisper has no task {task!r}: choose 'transcribe' or 'translate'.")
-    engine = TorchEngine(model, processor, language and language_code(language), task, window, timestamps)
+    engine = TorchEngine(model, processor, language, task, window, timestamps, strict, vad, previous_text)
     return batching.run(engine, clips, batch_size=batch_size, label=label)
 
 
@@ -79,18 +84,25 @@ class TorchEngine:
     """One model, one language setting: features, encoding, decoding of a batch."""
 
     def __init__(
-        self, model: Any, processor: Any, language: str | None, task: str, window: str, timestamps: bool
-    ) -> None:
+        self, model: Any, processor: Any, language: str | None, task: str = "transcribe", window: str = "full",
+        timestamps: bool = False, strict: bool = False, vad: bool = False, previous_text: bool = False,
+    ) -> None:  # fmt: skip
+        """Take the arguments of `transcribe`."""
+        if window not in ("full", "merged"):
+            raise AsrlibError(f"There is no window {window!r}: choose 'full' or 'merged'.")
+        if task not in ("transcribe", "translate"):
+            raise AsrlibError(f"Whisper has no task {task!r}: choose 'transcribe' or 'translate'.")
         self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.processor, self.task, self.window, self.timestamps = processor, task, window, timestamps
+        self.strict, self.vad, self.previous_text = strict, vad, previous_text
         self.generation = self.model.generation_config
         self.multilingual = whisper.is_multilingual(self.generation)
         self.positions = self.model.config.max_source_positions
-        self.language = language
+        self.language = language and language_code(language)
         self.blocks: dict[Any, torch.Tensor] = {}  # nobody changes the weights while this engine is used
         if isinstance(self.model, graphs.ExportedWhisper) and window == "merged":
             raise AsrlibError("An exported model always encodes 30 seconds: choose the window 'full' for it.")
-        whisper.prompt(self.generation, language or "en", task)  # an English-only model refuses others
+        whisper.prompt(self.generation, self.language or "en", task)  # an English-only model refuses others
 
     def fits(self, clip: Clip) -> bool:
         """Say whether a clip is heard in one window; refuse it if it is not and the model cannot go on to a second one."""
@@ -131,17 +143,42 @@ class TorchEngine:
             return self._decode(clips, features)
 
     def _decode(self, clips: Sequence[Clip], features: torch.Tensor | list[torch.Tensor]) -> list[Result]:
+        frames = [longform.frame_count(clip) for clip in clips]
+        spans = [[(0, last)] for last in frames]
+        if self.vad:
+            found = [vad.speech(clip.samples) for clip in clips]
+            spans = [
+                [(start // HOP, min(end // HOP, last)) for start, end in part]
+                for part, last in zip(found, frames, strict=True)
+            ]
         if self._windowed(clips):
             features = [one.to(self.model.device, self.model.dtype) for one in features]
-            return longform.decode(self, clips, features)
+            return longform.decode(self, clips, features, spans)
         features = features.to(self.model.device, self.model.dtype)
         lengths = [len(clip.samples) for clip in clips] if self.window == "merged" else None
         states, bias = self.encode(features, lengths)
         languages = self.languages(states, bias)
         prompts = [whisper.prompt(self.generation, spoken, self.task) for spoken in languages]
-        tokens = greedy(self.model, states, prompts, bias)
+        sounds = [sound[:, :last] for sound, last in zip(features, frames, strict=True)]
+        tokens = [one.tokens for one in self.write(states, prompts, sounds, bias)]
         texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
-        return [(text.strip(), spoken, ()) for text, spoken in zip(texts, languages, strict=True)]
+        return [
+            (text.strip() if part else "", spoken, ())
+            for text, spoken, part in zip(texts, languages, spans, strict=True)
+        ]
+
+    def write(
+        self,
+        states: torch.Tensor,
+        prompts: Sequence[Sequence[int]],
+        sounds: Sequence[torch.Tensor],
+        bias: torch.Tensor | None = None,
+        rules: Rules | None = None,
+    ) -> list[Found]:
+        """Return what is said in each clip; arguments as for `asrlib.decoding.guards.guarded`."""
+        if self.strict:
+            return search(self.model, states, prompts, bias, rules=rules)
+        return guards.guarded(self.model, self.processor, states, prompts, sounds, bias, rules=rules)
 
     def encode(self, features: torch.Tensor, lengths: Sequence[int] | None = None) -> tuple[torch.Tensor, Any]:
         """Return the encoder's states and the bias over them, as `asrlib.decoding.network.encode` does."""

@@ -35,4 +35,4 @@ class PyTorch(Runtime):
         return batching.run(engine, clips, batch_size=self.batch_size, label=label)
 
     def _engine(self, model: Any, processor: Any, language: str | None, timestamps: bool) -> transcription.TorchEngine:
-        return transcription.TorchEngine(model, processor, language, "transcribe", "full", timestamps)
+        return transcription.TorchEngine(model, processor, language, timestamps=timestamps, strict=True)

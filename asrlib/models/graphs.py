@@ -115,8 +115,8 @@ class GraphDecoder:
         empty = {name: np.empty(shape, states.dtype) for name, shape in nothing.items()}
         self.feed = _values(empty | {"encoder_hidden_states": states, "use_cache_branch": np.array([False])})
 
-    def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Read tokens (clips, new), the prompt first, then one at a time; return the last logits, (clips, vocabulary)."""
+    def step(self, tokens: torch.Tensor, places: int | list[int] = -1) -> torch.Tensor:
+        """Read tokens (clips, new), the prompt first, then one at a time; return logits as `network.Decoder.step` does."""
         import numpy as np
         import torch
 
@@ -128,7 +128,7 @@ class GraphDecoder:
         self.feed |= dict(zip(grown, caches, strict=True))
         if first:
             self.feed |= _values({"use_cache_branch": np.array([True])})
-        return torch.from_numpy(logits.numpy()[:, -1])
+        return torch.from_numpy(logits.numpy()[:, places])
 
     def keep(self, rows: torch.Tensor) -> None:
         """Drop the clips that are finished."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from asrlib import AsrlibError, audio, scoring, text
-from asrlib.decoding import network, search, transcription, words
+from asrlib.decoding import guards, network, search, transcription, vad, words
 from asrlib.io import files
 from asrlib.io.progress import track
 
@@ -114,20 +113,10 @@ def cut(samples: np.ndarray, limits: Limits | None = None) -> list[tuple[int, in
     Raises:
         AsrlibError: faster-whisper, which carries the VAD, is not installed.
     """
-    try:
-        from faster_whisper.vad import VadOptions, get_speech_timestamps
-    except ImportError:
-        raise AsrlibError("Speech is found by the VAD in faster-whisper: pip install 'asrlib[peers]' first.") from None
     limits, rate = limits or Limits(), audio.SAMPLING_RATE
-    options = VadOptions(
-        min_silence_duration_ms=PAUSE,
-        speech_pad_ms=PAD,
-        max_speech_duration_s=limits.longest,
-        min_speech_duration_ms=PAD,
-    )
+    options = {"min_silence_duration_ms": PAUSE, "speech_pad_ms": PAD, "min_speech_duration_ms": PAD}
     pieces: list[tuple[int, int]] = []
-    for span in get_speech_timestamps(samples, options):
-        start, end = span["start"], span["end"]
+    for start, end in vad.speech(samples, max_speech_duration_s=limits.longest, **options):
         if pieces:
             first, last = pieces[-1]
             short = min(last - first, end - start) < limits.shortest * rate
@@ -153,7 +142,7 @@ def label(model: Any, processor: Any, pieces: Sequence[np.ndarray], language: st
         tokens = search.greedy(model, states, [start] * len(states))
         for said, (logprob, silent, told) in zip(tokens, _confidence(model, states, start, tokens), strict=True):
             written = processor.tokenizer.decode(said, skip_special_tokens=True).strip()
-            yield Label(written, language, logprob, _compression(written), silent, told)
+            yield Label(written, language, logprob, guards.compression(written), silent, told)
 
 
 def _encode(model: Any, processor: Any, pieces: Sequence[np.ndarray]) -> torch.Tensor:
@@ -191,11 +180,6 @@ def _share(first: torch.Tensor, start: list[int], generation: Any) -> float:
     if not getattr(generation, "is_multilingual", True):
         return 1.0
     return (first[start[1]] / first[list(generation.lang_to_id.values())].sum()).item()
-
-
-def _compression(written: str) -> float:
-    data = written.encode()
-    return len(data) / len(zlib.compress(data))
 
 
 def doubt(found: Label, limits: Limits) -> str:

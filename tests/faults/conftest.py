@@ -50,22 +50,3 @@ def world(tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_APT", str(apt))
     monkeypatch.setenv("PATH", f"{apt / 'bin'}{os.pathsep}{os.environ['PATH']}")
     return place
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache für größte Modelle"))
-    return tmp_path / "cache für größte Modelle" / "checkpoints"
-
-
-@pytest.fixture
-def small(tmp_path):
-    """A local checkpoint of a few thousand random numbers."""
-    from transformers import WhisperConfig, WhisperForConditionalGeneration
-
-    sizes = {
-        f"{side}_{what}": 2 for side in ("encoder", "decoder") for what in ("layers", "attention_heads", "ffn_dim")
-    }
-    config = WhisperConfig(vocab_size=60, d_model=4, pad_token_id=1, bos_token_id=1, eos_token_id=1, **sizes)
-    WhisperForConditionalGeneration(config).save_pretrained(tmp_path / "small")
-    return tmp_path / "small"

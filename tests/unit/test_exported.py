@@ -41,7 +41,7 @@ def clips():
 @pytest.mark.parametrize("language", [None, "ro"])
 def test_same_words_and_languages(both, clips, language):
     plain, folder = both
-    options = {"language": language, "batch_size": 2}
+    options = {"language": language, "batch_size": 2, "strict": True}
     expected = list(transcription.transcribe(*plain, clips, **options))
     heard = list(transcription.transcribe(*transcription.load(folder), clips, **options))
     assert [(item.text, item.language) for item in heard] == [(item.text, item.language) for item in expected]
@@ -51,7 +51,7 @@ def test_same_words_and_languages(both, clips, language):
 def test_long_recordings_and_segment_times_are_the_same(both, clips):
     plain, folder = both
     long = np.concatenate([clips[1]] * 11)  # 34 seconds: two windows
-    for options in ({}, {"timestamps": True}):
+    for options in ({"strict": True}, {"strict": True, "timestamps": True}):
         expected = list(transcription.transcribe(*plain, [long, clips[0]], **options))
         heard = list(transcription.transcribe(*transcription.load(folder), [long, clips[0]], **options))
         assert [(item.text, item.segments) for item in heard] == [(item.text, item.segments) for item in expected]

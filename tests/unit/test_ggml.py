@@ -453,7 +453,7 @@ def test_whisper_cpp_hears_the_same_words_and_quantized_nearly(model_id, clips, 
 
     model, processor = request.getfixturevalue("tiny_en" if model_id.endswith(".en") else "base")
     language = "en" if model.generation_config.is_multilingual else None
-    ours = [one.text for one in transcription.transcribe(model, processor, clips, language=language)]
+    ours = [one.text for one in transcription.transcribe(model, processor, clips, language=language, strict=True)]
     assert sum(len(words.split()) for words in ours) > 20
     assert heard(model_id, "ggml", clips) == ours
     quantized = heard(model_id, "ggml-q8_0", clips)

@@ -22,7 +22,10 @@ def clips():
 
 
 def heard(clips, model, processor):
-    return [item.text for item in transcription.transcribe(model, processor, clips, language="en", batch_size=8)]
+    return [
+        item.text
+        for item in transcription.transcribe(model, processor, clips, language="en", batch_size=8, strict=True)
+    ]
 
 
 @pytest.fixture(scope="module")

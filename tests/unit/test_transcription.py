@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,24 +11,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import WhisperFeatureExtractor
-from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 
 from asrlib import AsrlibError, audio, corpora, scoring, text, whisper
-from asrlib.decoding import batching, features, longform, network, search, transcription
+from asrlib.decoding import batching, features, network, search, transcription
 from asrlib.training import metering
 
 GREEDY = {"do_sample": False, "num_beams": 1}
-
-
-@pytest.fixture(scope="module")
-def speech():
-    """Clips of several lengths: real speech, an eighth of the telephone test set."""
-    return corpora.load("telephone", "en", "test").select(range(0, 96, 4))
-
-
-@pytest.fixture(scope="module")
-def exact():
-    return transcription.load("openai/whisper-tiny.en", device="cpu", dtype=torch.float32)
 
 
 def texts(hypotheses):
@@ -37,7 +26,7 @@ def texts(hypotheses):
 @pytest.mark.weights
 def test_same_words_as_the_library_clip_by_clip(exact, speech):
     model, processor = exact
-    ours = list(transcription.transcribe(model, processor, speech, batch_size=8))
+    ours = list(transcription.transcribe(model, processor, speech, batch_size=8, strict=True))
     assert [hypothesis.id for hypothesis in ours] == speech["id"]
     for row, hypothesis in zip(speech, ours, strict=True):
         inputs = processor(
@@ -57,7 +46,7 @@ def spelled(processor):
 
 def preference(model, processor, row, window, written):
     """Return the logits of a model's next token after what was written of a clip."""
-    engine = transcription.TorchEngine(model, processor, "en", "transcribe", window, False)
+    engine = transcription.TorchEngine(model, processor, "en", window=window)
     clip = batching._read(row, 0)
     states, bias = engine.encode(engine.features([clip]), [len(clip.samples)] if window == "merged" else None)
     tokens = torch.tensor([whisper.prompt(model.generation_config, "en") + written])
@@ -75,7 +64,9 @@ def test_batches_do_not_change_words(exact, speech, window, dtype, clips, tied):
     alone, together = (
         [
             list(map(int, text.split()))
-            for text in texts(transcription.transcribe(model, spelled(processor), rows, batch_size=size, window=window))
+            for text in texts(
+                transcription.transcribe(model, spelled(processor), rows, batch_size=size, window=window, strict=True)
+            )
         ]
         for size in (1, 1 + clips // 2)
     )
@@ -109,84 +100,51 @@ def test_multilingual_model_detects_and_obeys_language(speech):
     assert told[0].text == heard[1].text
 
 
-@pytest.mark.weights
-@pytest.mark.parametrize("seconds", [12, 75])
-def test_windows_are_cut_as_generate_cuts_them(exact, speech, seconds):
-    model, processor = exact
-    long = audio.stitch(speech, seconds=seconds, seed=0)
-    (heard,) = transcription.transcribe(model, processor, [long.audio], timestamps=True)
-    sound = features.long_log_mel(processor, long.audio)
-    sound = torch.nn.functional.pad(sound, (0, max(0, 3000 - sound.shape[2])), value=float(sound.min()))
-    out = model.generate(sound, return_timestamps=True, return_segments=True)
-    decode = processor.tokenizer.decode
-    theirs = [
-        (float(part["start"]), float(part["end"]), decode(part["tokens"], skip_special_tokens=True).strip())
-        for part in out["segments"][0]
-    ]
-    if seconds < 30:  # it goes on to listen to the padding
-        theirs = theirs[: len(heard.segments)]
-    assert [text for *_, text in heard.segments] == [text for *_, text in theirs]
-    assert np.array([times for *times, _ in heard.segments]) == pytest.approx(np.array([times for *times, _ in theirs]))
+class Counted:
+    """An engine that hears numbers."""
+
+    timestamps = False
+    fits = staticmethod(lambda clip: True)
+    width = staticmethod(lambda clip: 1)
+    features = staticmethod(lambda clips: None)
+    decode = staticmethod(lambda clips, features: [(clip.id, "en", ()) for clip in clips])
 
 
-@pytest.mark.weights
-def test_recordings_side_by_side_are_heard_as_each_alone(speech):
-    """In double precision, for products are rounded differently side by side: no two tokens are tied to its last digits."""
-    model, processor = transcription.load("openai/whisper-tiny.en", device="cpu", dtype=torch.float64)
-    long = [audio.stitch(speech, seconds=seconds, seed=0).audio for seconds in (40, 8)]
-    alone = list(transcription.transcribe(model, processor, long, batch_size=1, timestamps=True))
-    together = list(transcription.transcribe(model, processor, long, timestamps=True))
-    assert [(heard.text, heard.segments) for heard in alone] == [(heard.text, heard.segments) for heard in together]
-    assert [heard.segments[-1][1] > seconds for heard, seconds in zip(alone, (30, 5), strict=True)] == [True] * 2
-
-
-windows = st.lists(
-    st.tuples(st.integers(0, 30), st.integers(1, 3), st.integers(0, 60)), min_size=1, max_size=8
-)  # pause, tokens of text and length of a segment, in steps of 20 ms
-
-
-@given(windows, st.integers(0, 40), st.integers(1, 3000))
-def test_a_window_is_cut_as_the_library_cuts_it(window, cut_off, frames):
-    at, tokens, begin = 0, [], 100
-    for pause, words, length in window:
-        tokens += [begin + at + pause, *range(words), begin + at + pause + length]
-        at += pause + length
-    tokens = tokens[: max(1, len(tokens) - cut_off)]
-    seconds = {"time_precision": 0.02, "time_precision_features": 0.01}
-    theirs, gone = WhisperGenerationMixin._retrieve_segment(
-        torch.tensor(tokens), [None], [0.0], begin, [frames], **seconds, input_stride=2, prev_idx=0, idx=0,
-        return_token_timestamps=False, decoder_input_ids=torch.zeros(1, 3),
-    )  # fmt: skip
-    ours, done = longform._cut(tokens, begin, frames)
-    assert done == gone
-    for (start, end, written), part in zip(ours, theirs, strict=True):
-        assert (start / 100, end / 100) == pytest.approx((float(part["start"]), float(part["end"])), abs=0.0101)
-        assert [token for token in written if token < begin] == [token for token in part["tokens"] if token < begin]
-
-
-@pytest.mark.weights
-def test_long_recording_is_transcribed_whole(exact, speech):
-    model, processor = exact
-    long = audio.stitch(speech, seconds=75, seed=0)
-    (heard,) = transcription.transcribe(model, processor, [long.audio])
-    assert heard.seconds_audio == pytest.approx(long.seconds)
-    assert heard.segments[-1][1] == pytest.approx(long.seconds, abs=5)
-    assert all(start <= end for start, end, _ in heard.segments)
-    assert scoring.score([long.text], [heard.text], normalizer=text.normalizer("en")).wer < 0.3
-
-
-@pytest.mark.weights
-def test_an_iterator_is_read_ahead_only_a_little(exact, speech, monkeypatch):
-    monkeypatch.setattr(batching, "WINDOW_CLIPS", 4)
-    model, processor = exact
+def test_a_stream_gives_its_first_results_early_and_is_read_ahead_only_a_little(monkeypatch):
+    monkeypatch.setattr(batching, "WINDOW_CLIPS", 12)
     taken = itertools.count()
-    clip = audio.load(min(speech, key=lambda row: row["seconds"])["audio"])
-    endless = ((next(taken), clip)[1] for _ in itertools.repeat(None))
-    hypotheses = transcription.transcribe(model, processor, endless, batch_size=2, window="merged")
-    first = list(itertools.islice(hypotheses, 6))
+    endless = ((next(taken), np.ones(9, np.float32))[1] for _ in itertools.repeat(None))
+    hypotheses = batching.run(Counted(), endless, batch_size=4)
+    heard = [next(hypotheses)]
+    assert next(taken) <= 4 + 8 + 12  # the first window is one batch; two batches and one under way are ahead of it
+    heard += itertools.islice(hypotheses, 99)
     hypotheses.close()
-    assert len(first) == 6
-    assert next(taken) <= 24  # two windows decoded, at most a few more prepared
+    assert [one.text for one in heard] == [f"clip-{number}" for number in range(100)]
+
+
+def test_a_stream_that_never_goes_on_can_be_left(monkeypatch):
+    monkeypatch.setattr(batching, "PATIENCE", 0.01)
+    never = threading.Event()
+
+    def stream():
+        yield from [np.ones(9, np.float32)] * 2
+        never.wait()
+
+    hypotheses = batching.run(Counted(), stream(), batch_size=1)
+    assert next(hypotheses).text == "clip-0"
+    hypotheses.close()
+    never.set()
+
+
+@pytest.mark.parametrize("one", [np.ones(9), torch.ones(9), "a.wav", {"audio": "a.wav"}, b"RIFF"])
+def test_one_recording_in_the_place_of_several_is_one_sentence(one):
+    with pytest.raises(AsrlibError, match=r"one recording.*put it into a list"):
+        batching.run(Counted(), one)
+
+
+def test_nothing_has_no_speed():
+    with pytest.raises(AsrlibError, match="Nothing was transcribed"):
+        batching.rtfx([])
 
 
 @pytest.mark.weights
@@ -227,7 +185,7 @@ def test_wrong_options_are_one_sentence(exact, options, said):
 @pytest.mark.weights
 def test_features_are_the_extractors(exact, speech):
     model, processor = exact
-    engine = transcription.TorchEngine(model, processor, None, "transcribe", "full", False)
+    engine = transcription.TorchEngine(model, processor, None)
     samples = [audio.load(row["audio"]) for row in speech.select(range(4))] + [
         np.tile(audio.load(speech[0]["audio"]), 40)[:480_000]
     ]
@@ -294,25 +252,6 @@ def test_a_batch_is_full_or_its_next_clip_would_cost_more_than_a_window(lengths,
         assert len(group) == batch_size or filling([*group, following[0]]) > 1500
 
 
-@pytest.fixture
-def random_model():
-    """Random weights, which end a transcript at random places: some clips early, others late."""
-    from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
-
-    torch.manual_seed(0)
-    config = WhisperConfig(
-        vocab_size=64, d_model=32, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
-        encoder_ffn_dim=64, decoder_ffn_dim=64, max_source_positions=100, max_target_positions=120, num_mel_bins=80,
-        pad_token_id=0, bos_token_id=1, eos_token_id=29, decoder_start_token_id=1, init_std=0.6,
-    )  # fmt: skip
-    model = WhisperForConditionalGeneration(config).eval()
-    model.generation_config = GenerationConfig(
-        decoder_start_token_id=1, eos_token_id=29, pad_token_id=29, bos_token_id=1, suppress_tokens=[5, 6],
-        begin_suppress_tokens=[29, 7], is_multilingual=False, no_timestamps_token_id=63, max_length=120, return_timestamps=False,
-    )  # fmt: skip
-    return model
-
-
 def generated(model, sound):
     """What the library's ``generate`` writes, each clip up to its end token."""
     rows = model.generate(sound, attention_mask=torch.ones(len(sound), sound.shape[2]), **GREEDY).tolist()
@@ -331,13 +270,59 @@ def test_decoding_an_ended_batch_matches_generate_on_random_weights(random_model
 
 
 def test_a_transcript_ends_at_the_latest_where_generate_ends_it(random_model):
-    """Since transformers 5 Whisper's ``max_length`` does not count the prompt."""
-    random_model.generation_config.max_length = 20
+    """Since transformers 5 Whisper's ``max_length`` does not count the prompt; 20 was written where nobody had set one."""
     sound = torch.randn(9, 80, 200) * 3
     states, _ = network.encode(random_model, sound)
-    ours = search.greedy(random_model, states, [[1, 63]] * 9)
-    assert ours == generated(random_model, sound)
-    assert max(map(len, ours)) == 20
+    for longest in (21, 20):
+        random_model.generation_config.max_length = longest
+        ours = search.greedy(random_model, states, [[1, 63]] * 9)
+        assert max(map(len, ours)) == (21 if longest == 21 else 118)
+        assert longest == 20 or ours == generated(random_model, sound)
+    assert list(map(len, search.greedy(random_model, states[[0, 0, 0]], [[1, 63]] * 3, max_new_tokens=[3, 1, 2]))) == [
+        3,
+        1,
+        2,
+    ]
+
+
+@torch.inference_mode()
+def test_scores_are_those_of_one_pass_over_what_was_written(random_model):
+    states, _ = network.encode(random_model, torch.randn(9, 80, 200) * 3)
+    for temperature in (0.0, 0.7):
+        found = search.search(random_model, states, [[1, 63]] * 9, temperature=temperature, scores=True)
+        assert 0 < min(len(one.tokens) for one in found) < 20
+        for state, one in zip(states, found, strict=True):
+            read = torch.tensor([[1, 63, *one.tokens]])
+            hidden = random_model.model.decoder(input_ids=read, encoder_hidden_states=state[None]).last_hidden_state
+            logits = random_model.proj_out(hidden[0]).detach()
+            assert one.no_speech == pytest.approx(logits[0].softmax(dim=0)[62].item(), abs=1e-5)
+            logits[:, [5, 6]] = logits[1, [29, 7]] = -torch.inf
+            chosen = [*one.tokens, 29][: 118 if len(one.tokens) == 118 else None]
+            logprobs = logits[1:].log_softmax(dim=1)[range(len(chosen)), chosen]
+            assert one.logprob == pytest.approx(logprobs.sum().item() / (len(one.tokens) + 1), abs=1e-4)
+
+
+def test_what_is_drawn_repeats_and_does_not_depend_on_the_batch(random_model):
+    states, _ = network.encode(random_model, torch.randn(5, 80, 200) * 3)
+    draw = lambda part: search.search(random_model, part, [[1, 63]] * len(part), temperature=1.0)  # noqa: E731
+    together = [one.tokens for one in draw(states)]
+    assert together == [one.tokens for one in draw(states)] == [draw(state[None])[0].tokens for state in states]
+    assert together != search.greedy(random_model, states, [[1, 63]] * 5)
+
+
+@torch.inference_mode()
+def test_what_is_drawn_follows_the_probabilities(random_model, monkeypatch):
+    states, _ = network.encode(random_model, torch.randn(1, 80, 200))
+    logits = network.Decoder(random_model, states, None, 2).step(torch.tensor([[1, 63]]))[0].detach()
+    logits[[5, 6, 29, 7]] = -torch.inf
+    drawn = []
+    for seed in range(400):
+        monkeypatch.setattr(search, "SEED", seed)
+        options = {"temperature": 2.0, "max_new_tokens": 1}
+        drawn += [one.tokens[0] for one in search.search(random_model, states, [[1, 63]], **options)]
+    expected = (logits / 2.0).softmax(dim=0) * 400
+    counts = torch.bincount(torch.tensor(drawn), minlength=64)
+    assert float(((counts - expected) ** 2 / expected.clamp_min(1)).sum()) < 120  # chi-square of 60 degrees of freedom
 
 
 @pytest.mark.slow
@@ -371,10 +356,12 @@ def by_fused_adamw(model):
 def test_a_model_that_has_changed_between_two_calls_is_heard_as_it_is(random_model, change):
     clips = [np.random.default_rng(seed).standard_normal(32_000, np.float32) for seed in range(3)]
     processor = spelled(SimpleNamespace(feature_extractor=WhisperFeatureExtractor()))
-    before = texts(transcription.transcribe(random_model, processor, clips))
+    before = texts(transcription.transcribe(random_model, processor, clips, strict=True))
     change(random_model)
-    after = texts(transcription.transcribe(random_model, processor, clips))
-    assert after == texts(transcription.transcribe(copy.deepcopy(random_model), processor, clips)) != before
+    after = texts(transcription.transcribe(random_model, processor, clips, strict=True))
+    assert (
+        after == texts(transcription.transcribe(copy.deepcopy(random_model), processor, clips, strict=True)) != before
+    )
     sound = features.log_mel(processor, clips, 100)
     states, _ = network.encode(random_model, sound)
     with torch.no_grad():
@@ -386,9 +373,7 @@ def test_several_end_tokens_end_a_transcript(speech):
     model, _ = exact = transcription.load("openai/whisper-tiny.en", device="cpu", dtype=torch.float32)
     single = list(transcription.transcribe(*exact, speech.select([0])))
     model.generation_config.eos_token_id = [model.generation_config.eos_token_id]  # as the library's Trainer leaves it
-    sound = transcription.TorchEngine(*exact, "en", "transcribe", "full", False).features(
-        [batching._read(speech[0], 0)]
-    )
+    sound = transcription.TorchEngine(*exact, "en").features([batching._read(speech[0], 0)])
     states, _ = network.encode(model, sound)
     prompt = [model.generation_config.decoder_start_token_id, model.generation_config.no_timestamps_token_id]
     assert len(search.greedy(model, states, [prompt])[0]) < 40

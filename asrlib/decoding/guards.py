@@ -1,0 +1,119 @@
+"""What keeps a decoder from writing what nobody said: the tests and the fallback of the Whisper paper, section 3.8.
+
+Thresholds as published, and as in openai-whisper, with two differences. Small models are sure of their *you* in digital silence and
+noise, so a sound without syllables counts as silence where the model takes it for silence, however probable the text. And where
+all temperatures fail, the most probable text that does not repeat itself is taken, as faster-whisper does, not the last.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from asrlib import whisper
+from asrlib.decoding.search import Found, Rules, search
+
+__all__ = ["compression", "guarded", "most_tokens", "steady"]
+
+NO_SPEECH = 0.6  # probability of silence above which a text must be probable, of a sound that varies, to be believed
+LOGPROB = -1.0  # mean log-probability below which a text is not believed
+COMPRESSION = 2.4  # above it a text repeats itself
+TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+TOKENS_PER_SECOND = 20  # no speech holds more ...
+SPARE_TOKENS = 20  # ... but for these
+SYLLABLE = 10  # frames, 0.1 s: a sound that is nowhere louder for so long ...
+LOUDER = 10.0  # ... by so many decibels than its quietest tenth holds no speech
+
+
+@dataclass(frozen=True)
+class _Try:
+    found: Found
+    repeats: bool
+    silent: bool
+
+    @property
+    def failed(self) -> bool:
+        return (self.repeats or self.found.logprob < LOGPROB) and not self.silent
+
+
+def compression(text: str) -> float:
+    """Return how many times shorter zlib makes a text."""
+    data = text.encode()
+    return len(data) / len(zlib.compress(data))
+
+
+def most_tokens(seconds: float) -> int:
+    """Return how many tokens a sound of such length can hold."""
+    return SPARE_TOKENS + round(TOKENS_PER_SECOND * seconds)
+
+
+def steady(sound: torch.Tensor) -> bool:
+    """Say whether a sound has no syllables: silence, noise, a tone.
+
+    Args:
+        sound: its log-mel features, (mel bins, frames), without padding.
+    """
+    levels = (
+        10 * torch.logsumexp(sound.float() * 4 * math.log(10), dim=0) / math.log(10)
+    )  # decibels; features are decades / 4
+    loud = levels.sort(descending=True).values[SYLLABLE - 1 : SYLLABLE]
+    return bool((loud < levels.quantile(0.1) + LOUDER).all())
+
+
+def guarded(
+    model: Any,
+    processor: Any,
+    states: torch.Tensor,
+    prompts: Sequence[Sequence[int]],
+    sounds: Sequence[torch.Tensor],
+    bias: torch.Tensor | None = None,
+    *,
+    rules: Rules | None = None,
+) -> list[Found]:
+    """Search greedily; decode again, by chance and at higher and higher temperatures, what cannot be believed.
+
+    Args:
+        model, states, prompts, bias, rules: as for `asrlib.decoding.search.search`.
+        processor: the model's ``WhisperProcessor``.
+        sounds: log-mel features of each clip, (mel bins, frames), without padding.
+
+    Returns:
+        What was found in each clip; no tokens where nobody speaks. Of a window with times, at most as many tokens as fill half
+        of the decoder's positions, as in openai-whisper: the next window goes on from there.
+    """
+    half, times = model.config.max_target_positions // 2, whisper.time_tokens(model.generation_config)
+    limits = [half if rules else most_tokens(sound.shape[1] / 100) for sound in sounds]
+    tries: list[list[_Try]] = [[] for _ in prompts]
+    rows = list(range(len(prompts)))
+    for temperature in TEMPERATURES:
+        part = (states, bias) if len(rows) == len(prompts) else (states[rows], bias if bias is None else bias[rows])
+        found = search(
+            model, part[0], [prompts[row] for row in rows], part[1], rules=rules, temperature=temperature, scores=True,
+            max_new_tokens=[limits[row] for row in rows],
+        )  # fmt: skip
+        words = [[token for token in one.tokens if token not in times] for one in found]
+        texts = processor.batch_decode(words, skip_special_tokens=True)
+        for row, one, text in zip(rows, found, texts, strict=True):
+            repeats = compression(text.strip()) > COMPRESSION
+            tries[row].append(_Try(one, repeats, _silent(one, sounds[row])))
+        rows = [row for row in rows if tries[row][-1].failed]
+        if not rows:
+            break
+    return [_best(made) for made in tries]
+
+
+def _silent(found: Found, sound: torch.Tensor) -> bool:
+    return found.no_speech > NO_SPEECH and (found.logprob < LOGPROB or steady(sound))
+
+
+def _best(tries: Sequence[_Try]) -> Found:
+    """Return the last try if it did not fail, else the most probable one, of those that do not repeat themselves if there are such."""
+    best = tries[-1]
+    if best.failed:
+        best = min(tries, key=lambda made: (made.repeats, -made.found.logprob))
+    return replace(best.found, tokens=[]) if best.silent else best.found
