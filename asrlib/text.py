@@ -1,4 +1,4 @@
-"""Text normalisation before scoring.
+"""Text normalisation before scoring, and the facts of languages that it needs.
 
 The Whisper paper (Radford et al. 2022, appendix C) scores English with a normaliser of its own and every other language
 with a basic one. The basic one replaces all combining marks by spaces, which deletes the vowels of Hindi, Tamil or Thai and
@@ -17,8 +17,35 @@ from dataclasses import dataclass
 from asrlib import AsrlibError
 from asrlib.io.files import data_file, read_toml
 
-__all__ = ["Normalizer", "basic", "english", "language_code", "normalizer", "training_hours", "unicode_aware"]
+__all__ = [
+    "Normalizer",
+    "basic",
+    "english",
+    "language_code",
+    "normalizer",
+    "spaced",
+    "training_hours",
+    "unicode_aware",
+    "units",
+]
 
+# Written without spaces between words: Unicode Standard Annex 14 (line breaking), classes ID and SA.
+UNSPACED = frozenset({"zh", "yue", "ja", "th", "lo", "km", "my"})
+# Names of other lists (ISO 639-3, FLEURS, Common Voice) for Whisper's languages.
+OTHER_CODES = {"cmn": "zh", "nb": "no", "jv": "jw", "fil": "tl"}
+# Letters that one language writes in two ways, or lower-cases otherwise; keys are of NFC text.
+LETTERS = {
+    # Unicode SpecialCasing: I is the capital of dotless i, and i has a dotted capital.
+    **dict.fromkeys(("tr", "az"), str.maketrans({"I": "ı", "İ": "i"})),
+    # Unicode Standard 7.1, "Latin Extended-B": Romanian has a comma below; older encodings had only the cedilla.
+    "ro": str.maketrans({"ş": "ș", "Ş": "Ș", "ţ": "ț", "Ţ": "Ț"}),
+}
+# Unicode Standard 6.2, "Apostrophes": typed, typographic, letter apostrophe, and what keyboards offer instead.
+_APOSTROPHES = str.maketrans(dict.fromkeys("\u2019\u2018\u201b\u02bc\u02bb\u02b9\uff07\u00b4\u0060", "'"))
+# Default_Ignorable_Code_Point that are marks or letters; the others are of category Cf (soft hyphen, joiners, directions).
+_IGNORABLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 _BRACKETED = re.compile(r"[<\[][^>\]]*[>\]]|\(([^)]+?)\)")
 
 
@@ -41,29 +68,42 @@ class Normalizer:
         return f"Normalizer({self.name!r})"
 
 
+def _seen(text: str) -> str:
+    """Return a text without characters that nobody sees, and with one apostrophe."""
+    text = _IGNORABLE.sub("", text.translate(_APOSTROPHES))
+    return text if text.isascii() else "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
+
+
 @functools.cache
 def english() -> Normalizer:
-    """Return Whisper's English normaliser: numbers, contractions, British spellings, fillers, punctuation."""
+    """Return Whisper's English normaliser: numbers, contractions, British spellings, fillers, punctuation.
+
+    Invisible characters and typographic apostrophes, which it takes for letters or spaces, are mended before.
+    """
     from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
     spelling = json.loads(data_file("english_spelling.json").read_text(encoding="utf-8"))
     function = EnglishTextNormalizer(spelling)
-    return Normalizer("whisper-english-1", lambda text: " ".join(function(text).split()))
+    return Normalizer("whisper-english-2", lambda text: " ".join(function(_seen(text)).split()))
 
 
-def _unicode_aware(text: str) -> str:
-    text = _BRACKETED.sub("", text.lower())
-    text = unicodedata.normalize("NFKC", text)
+def _unicode_aware(letters: dict[int, str], text: str) -> str:
+    text = unicodedata.normalize("NFC", _seen(text)).translate(letters)
+    text = unicodedata.normalize("NFKC", _BRACKETED.sub("", text.lower()))
     # Symbols and punctuation part words; marks (categories M*) belong to their letter and stay.
     text = "".join(" " if unicodedata.category(letter)[0] in "SP" else letter for letter in text).lower()
-    # Zero-width joiners change the look of a conjunct, not the word.
-    return unicodedata.normalize("NFKC", " ".join(text.replace("\u200c", "").replace("\u200d", "").split()))
+    # The dot of a capital I with a dot is no mark of its own on a small i.
+    return unicodedata.normalize("NFKC", " ".join(_seen(text).replace("i\u0307", "i").split()))
 
 
 @functools.cache
-def unicode_aware() -> Normalizer:
-    """Return the normaliser for every language but English: like Whisper's basic one, but combining marks stay."""
-    return Normalizer("asrlib-unicode-1", _unicode_aware)
+def unicode_aware(language: str = "") -> Normalizer:
+    """Return the normaliser for every language but English: like Whisper's basic one, but combining marks stay.
+
+    Args:
+        language: code; Turkish and Azerbaijani lower-case ``I`` otherwise, Romanian writes two letters in two ways.
+    """
+    return Normalizer("asrlib-unicode-2", functools.partial(_unicode_aware, LETTERS.get(language, {})))
 
 
 @functools.cache
@@ -76,10 +116,10 @@ def basic() -> Normalizer:
 
 
 def language_code(language: str) -> str:
-    """Return Whisper's code of a language given by code or English name.
+    """Return Whisper's code of a language given by code, with or without a region, or by English name.
 
-    >>> language_code("Romanian")
-    'ro'
+    >>> language_code("Romanian"), language_code("zh-CN")
+    ('ro', 'zh')
 
     Raises:
         AsrlibError: a language that Whisper does not know.
@@ -87,7 +127,8 @@ def language_code(language: str) -> str:
     from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
     wanted = language.strip().lower()
-    code = TO_LANGUAGE_CODE.get(wanted, wanted)
+    base = re.split("[-_]", wanted)[0]
+    code = TO_LANGUAGE_CODE.get(wanted) or OTHER_CODES.get(base, base)
     if code not in LANGUAGES:
         raise AsrlibError(
             f"Whisper knows no language {language!r}: give a code such as 'en' or a name such as 'romanian'."
@@ -104,7 +145,30 @@ def normalizer(language: str) -> Normalizer:
     Raises:
         AsrlibError: a language that Whisper does not know.
     """
-    return english() if language_code(language) == "en" else unicode_aware()
+    code = language_code(language)
+    return english() if code == "en" else unicode_aware(code)
+
+
+def spaced(language: str | None) -> bool:
+    """Say whether a language puts spaces between its words: if not, characters are counted instead of words.
+
+    Args:
+        language: code or English name; None or an empty one counts as spaced.
+
+    Raises:
+        AsrlibError: a language that Whisper does not know.
+    """
+    return not language or language_code(language) not in UNSPACED
+
+
+def units(text: str, language: str | None) -> list[str]:
+    """Return what errors are counted in: the words of a text, or its characters where there are no spaces between words.
+
+    >>> units("il est tard", "fr"), units("今天 天气", "zh")
+    (['il', 'est', 'tard'], ['今', '天', '天', '气'])
+    """
+    words = text.split()
+    return words if spaced(language) else list("".join(words))
 
 
 def training_hours() -> dict[str, float]:
