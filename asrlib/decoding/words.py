@@ -70,7 +70,9 @@ def attention(
     if not hasattr(model, "proj_out"):
         raise AsrlibError("An exported model does not show its attention: take word times from the checkpoint itself.")
     if len(samples) > WINDOW_SECONDS * audio.SAMPLING_RATE:
-        raise AsrlibError(f"A text is aligned with at most {WINDOW_SECONDS:g} s of sound: give `times` the whole transcript.")
+        raise AsrlibError(
+            f"A text is aligned with at most {WINDOW_SECONDS:g} s of sound: give `times` the whole transcript."
+        )
     start, tokens = _prompt(model, language), _encode(processor, text, language)
     if not 0 < len(tokens) <= MAX_TOKENS:
         raise AsrlibError(f"{len(tokens)} tokens of text cannot be aligned with one window: give 1 to {MAX_TOKENS}.")

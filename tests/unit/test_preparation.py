@@ -1,8 +1,7 @@
-"""A data set out of recordings: what is cut, what is doubted, what is written, and what a killed or wrong run leaves."""
+"""A data set out of recordings: what is cut, what is dropped, what is written, and what a killed or wrong run leaves."""
 
 import dataclasses
 import json
-import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -45,8 +44,8 @@ def found(monkeypatch):
 
 
 @pytest.fixture
-def hearing(monkeypatch):
-    """A model that says how long each piece is; a second hearing that says the same. Lists what was labelled."""
+def labelled(monkeypatch):
+    """A model that writes how long each piece is, and so its second transcript. Lists what was labelled."""
     seen = []
 
     class Model:
@@ -66,7 +65,7 @@ def hearing(monkeypatch):
 
     monkeypatch.setattr(preparation, "label", label)
     monkeypatch.setattr(transcription, "load", lambda model: (Model(), None))
-    monkeypatch.setattr(preparation._Hearing, "_again", again)
+    monkeypatch.setattr(preparation._Labeller, "_again", again)
     return seen
 
 
@@ -116,11 +115,11 @@ def test_no_speech_is_lost_and_no_piece_too_long_whatever_the_pauses(gaps):
         ({"compression": 5.0}, "repeated text"),
         ({"in_language": 0.02}, "another language"),
         ({"logprob": -1.5}, "improbable"),
-        ({"disagreement": 60.0}, "hearings differ"),
+        ({"disagreement": 60.0}, "transcripts differ"),
     ],
 )
-def test_each_doubt_has_its_name(change, reason):
-    assert preparation.doubt(dataclasses.replace(GOOD, **change), Limits()) == reason
+def test_each_rejection_has_its_reason(change, reason):
+    assert preparation.rejection(dataclasses.replace(GOOD, **change), Limits()) == reason
 
 
 def test_a_loop_of_text_compresses_well():
@@ -129,9 +128,17 @@ def test_a_loop_of_text_compresses_well():
     assert preparation._compression("") == 0
 
 
-@pytest.mark.parametrize(("first", "second", "percent"), [("a b c d", "a b x d e", 50), ("", "a", 0), ("a", "", 100)])
-def test_disagreement_is_a_word_error_rate(first, second, percent):
-    assert preparation._disagreement(first, second) == percent
+@pytest.mark.parametrize(
+    ("language", "first", "second", "percent"),
+    [
+        ("en", "A b, c d", "a b x d e", 50), ("en", "", "a", 0), ("en", "a", "", 100), ("ko", "今天天气", "今天天汽", 100),
+        ("zh", "今天天气", "今天 天汽。", 25), ("th", "ab cd", "abxd", 25),
+    ],
+)  # fmt: skip
+def test_disagreement_is_an_error_rate_of_words_or_of_characters_where_there_are_no_spaces(
+    language, first, second, percent
+):
+    assert preparation._disagreement(first, second, language) == percent
 
 
 @pytest.mark.parametrize("range_", [(5, 2), (-1, 10), (2, 31)])
@@ -140,7 +147,7 @@ def test_pieces_of_impossible_lengths_are_refused(range_):
         Limits(*range_)
 
 
-@pytest.mark.usefixtures("found", "hearing")
+@pytest.mark.usefixtures("found", "labelled")
 def test_a_folder_is_written_that_corpora_reads(recordings, tmp_path):
     output = tmp_path / "set"
     made = preparation.prepare(recordings, output)
@@ -154,9 +161,9 @@ def test_a_folder_is_written_that_corpora_reads(recordings, tmp_path):
 
 
 @pytest.mark.usefixtures("found")
-def test_what_is_doubted_is_listed_and_not_written(recordings, tmp_path, hearing, monkeypatch):
+def test_what_is_dropped_is_listed_and_not_written(recordings, tmp_path, labelled, monkeypatch):
     monkeypatch.setattr(
-        preparation, "doubt", lambda label, limits: "improbable" if label.text.count("word") == 4 else ""
+        preparation, "rejection", lambda label, limits: "improbable" if label.text.count("word") == 4 else ""
     )
     made = preparation.prepare(recordings, tmp_path / "set")
     assert (made.kept, made.dropped) == (2, {"improbable": 1})
@@ -168,21 +175,29 @@ def test_what_is_doubted_is_listed_and_not_written(recordings, tmp_path, hearing
     assert len(list((tmp_path / "set/clips").iterdir())) == 2
 
 
-@pytest.mark.usefixtures("found")
-def test_a_second_call_hears_only_what_is_new(recordings, tmp_path, hearing):
-    preparation.prepare(recordings[:1], tmp_path / "set")
-    assert len(hearing) == 2
-    preparation.prepare(recordings, tmp_path / "set")
-    assert len(hearing) == 3
-    preparation.prepare(recordings, tmp_path / "set")
-    assert len(hearing) == 3
-    assert len(corpora.load("folder", root=tmp_path / "set")) == 3
-    preparation.prepare(recordings[1:], tmp_path / "set")  # the folder is of what the last call was given
-    assert len(corpora.load("folder", root=tmp_path / "set")) == 1
+def recordings_of(folder):
+    return {name.rsplit("-", 1)[0]: name for name in corpora.load("folder", root=folder)["speaker"]}
 
 
 @pytest.mark.usefixtures("found")
-def test_a_killed_run_is_not_believed_and_goes_on(recordings, tmp_path, hearing, monkeypatch):
+def test_a_later_call_adds_what_is_new_and_replaces_what_has_changed(recordings, tmp_path, labelled):
+    folder = tmp_path / "set"
+    preparation.prepare(recordings[:1], folder)
+    assert len(labelled) == 2
+    assert preparation.prepare(recordings[1:], folder).kept == 3
+    assert len(labelled) == 3
+    before = recordings_of(folder)
+    assert preparation.prepare(recordings, folder).kept == 3
+    assert len(labelled) == 3
+    soundfile.write(recordings[0], spoken((1, 5), seconds=6), RATE)
+    assert preparation.prepare(recordings[:1], folder).kept == 2
+    assert len(labelled) == 4
+    after = recordings_of(folder)
+    assert after["two"] == before["two"] and after["one"] != before["one"]
+
+
+@pytest.mark.usefixtures("found")
+def test_a_killed_run_is_not_believed_and_goes_on(recordings, tmp_path, labelled, monkeypatch):
     written = preparation.files.write_atomic
 
     def die(path, content):
@@ -196,22 +211,22 @@ def test_a_killed_run_is_not_believed_and_goes_on(recordings, tmp_path, hearing,
     with pytest.raises(AsrlibError, match=r"metadata\.csv does not exist"):
         corpora.load("folder", root=tmp_path / "set")
     monkeypatch.setattr(preparation.files, "write_atomic", written)
-    hearing.clear()
+    labelled.clear()
     assert preparation.prepare(recordings, tmp_path / "set").kept == 3
-    assert len(hearing) == 1  # the first recording was finished
+    assert len(labelled) == 1  # the first recording was finished
 
 
 @pytest.mark.usefixtures("found")
-def test_a_recording_whose_clip_is_gone_is_made_again(recordings, tmp_path, hearing):
+def test_a_recording_whose_clip_is_gone_is_made_again(recordings, tmp_path, labelled):
     preparation.prepare(recordings, tmp_path / "set")
     next((tmp_path / "set/clips").glob("one-*.flac")).unlink()
-    hearing.clear()
+    labelled.clear()
     assert preparation.prepare(recordings, tmp_path / "set").kept == 3
-    assert len(hearing) == 2
+    assert len(labelled) == 2
     assert len(corpora.load("folder", root=tmp_path / "set")) == 3
 
 
-@pytest.mark.usefixtures("found", "hearing")
+@pytest.mark.usefixtures("found", "labelled")
 def test_a_folder_with_other_content_is_left_alone(recordings, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
@@ -222,7 +237,7 @@ def test_a_folder_with_other_content_is_left_alone(recordings, tmp_path):
         preparation.prepare(recordings, tmp_path / "mine/thesis.txt")
 
 
-@pytest.mark.usefixtures("found", "hearing")
+@pytest.mark.usefixtures("found", "labelled")
 def test_labels_of_two_settings_do_not_mix(recordings, tmp_path):
     preparation.prepare(recordings, tmp_path / "set")
     with pytest.raises(AsrlibError, match="begun with another limits"):
@@ -231,7 +246,7 @@ def test_labels_of_two_settings_do_not_mix(recordings, tmp_path):
         preparation.prepare(recordings, tmp_path / "set", model="openai/whisper-small")
 
 
-@pytest.mark.usefixtures("found", "hearing")
+@pytest.mark.usefixtures("found", "labelled")
 def test_recordings_of_one_name_do_not_meet(recordings, tmp_path):
     (tmp_path / "other").mkdir()
     soundfile.write(tmp_path / "other/one.wav", spoken((0.5, 6.5), seconds=7), RATE)
@@ -239,34 +254,33 @@ def test_recordings_of_one_name_do_not_meet(recordings, tmp_path):
     assert len(corpora.load("folder", root=tmp_path / "set")) == 3
 
 
-def half(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-@pytest.mark.usefixtures("found", "hearing")
+@pytest.mark.usefixtures("found", "labelled")
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "reason"),
     [
-        (half, r"one\.wav is truncated"),
-        (lambda path: path.write_bytes(b"no audio"), r"one\.wav is not audio"),
-        (lambda path: path.unlink(), r"one\.wav does not exist"),
-        (lambda path: soundfile.write(path, np.zeros(RATE), RATE), r"one\.wav is silent"),
+        (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), "one.wav is truncated"),
+        (lambda path: path.write_bytes(b"no audio"), "one.wav is not audio"),
+        (lambda path: soundfile.write(path, np.zeros(RATE), RATE), "one.wav is silent"),
     ],
 )
-def test_a_bad_recording_is_one_sentence_and_what_was_finished_stays(recordings, tmp_path, capsys, spoil, said):
+def test_a_bad_recording_is_named_each_time_until_it_is_mended_and_the_others_are_prepared(
+    recordings, tmp_path, capsys, spoil, reason
+):
+    good = recordings[0].read_bytes()
     spoil(recordings[0])
-    one, two = map(str, recordings)
-    if recordings[0].exists():
-        preparation.prepare([two], tmp_path / "set")
-    assert cli.main(["prepare", two, one, "--output", str(tmp_path / "set")]) == 1
-    shown = capsys.readouterr()
-    assert len(shown.err.splitlines()) == 1
-    assert re.search(said, shown.err)
-    if recordings[0].exists() or (tmp_path / "set").exists():
-        assert len(corpora.load("folder", root=tmp_path / "set")) == 1
+    command = ["prepare", *map(str, recordings), "--output", str(tmp_path / "set")]
+    for _ in range(2):
+        assert cli.main(command) == 1
+        out, err = capsys.readouterr()
+        assert out.startswith("1 of 1 pieces kept")
+        assert reason in err and err.count("\n") == 1
+        assert recordings_of(tmp_path / "set").keys() == {"two"}
+    recordings[0].write_bytes(good)
+    assert cli.main(command) == 0
+    assert recordings_of(tmp_path / "set").keys() == {"one", "two"}
 
 
-@pytest.mark.usefixtures("hearing")
+@pytest.mark.usefixtures("labelled")
 def test_sound_without_speech_is_one_sentence(tmp_path, capsys):
     hum = 0.1 * np.sin(np.arange(10 * RATE) * 2 * np.pi * 50 / RATE)
     soundfile.write(tmp_path / "hum.wav", hum, RATE)
@@ -275,7 +289,7 @@ def test_sound_without_speech_is_one_sentence(tmp_path, capsys):
     assert not (tmp_path / "set/metadata.csv").exists()
 
 
-@pytest.mark.usefixtures("found", "hearing")
+@pytest.mark.usefixtures("found", "labelled")
 def test_the_command_says_what_was_kept_and_where(recordings, tmp_path, capsys):
     arguments = ["prepare", *map(str, recordings), "--output", str(tmp_path / "set"), "--language", "en"]
     assert cli.main(arguments) == 0
@@ -283,8 +297,8 @@ def test_the_command_says_what_was_kept_and_where(recordings, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("found")
-def test_an_exported_model_or_another_language_is_refused(recordings, tmp_path, monkeypatch, hearing):
-    with pytest.raises(AsrlibError, match="English-only model reads English"):
+def test_an_exported_model_or_another_language_is_refused(recordings, tmp_path, monkeypatch, labelled):
+    with pytest.raises(AsrlibError, match="English-only model transcribes English"):
         preparation.prepare(recordings, tmp_path / "set", language="fr")
     monkeypatch.setattr(transcription, "load", lambda model: (object(), None))
     with pytest.raises(AsrlibError, match="exported to ONNX"):
@@ -335,10 +349,10 @@ def test_real_speech_becomes_a_data_set(tmp_path):
 def test_the_language_is_found_and_a_wrong_one_shows():
     rows = corpora.load("telephone", "it", "test")
     piece = audio.load(rows[int(np.argmax(rows["seconds"]))]["audio"])[: 8 * RATE]
-    hearing = preparation._Hearing("openai/whisper-base", None, None)
-    (found,) = hearing.hear([piece], "x")
+    labeller = preparation._Labeller("openai/whisper-base", None, None)
+    (found,) = labeller.label([piece], "x")
     assert found.language == "it"
     assert found.in_language > 0.5
-    assert preparation.doubt(found, Limits(logprob=-9, disagreement=1e9)) == ""
-    (told,) = preparation.label(*hearing.first, [piece], "en")
-    assert preparation.doubt(told, Limits()) == "another language"
+    assert preparation.rejection(found, Limits(logprob=-9, disagreement=1e9)) == ""
+    (told,) = preparation.label(*labeller.first, [piece], "en")
+    assert preparation.rejection(told, Limits()) == "another language"
