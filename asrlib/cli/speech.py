@@ -10,20 +10,20 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from asrlib import AsrlibError, __version__, audio, corpora, engines, whisper
-from asrlib.decoding import subtitles, transcription, words
+from asrlib.decoding import outcomes, subtitles, transcription, words
 from asrlib.decoding.batching import Hypothesis
+from asrlib.decoding.outcomes import Failed, Outcomes
 from asrlib.io import files
 from asrlib.io.progress import track
 from asrlib.models import checkpoints
 from asrlib.tasks import demo as page
-from asrlib.tasks import evaluation, outcomes, preparation, sharding, transcripts
+from asrlib.tasks import evaluation, preparation, sharding, transcripts
 from asrlib.tasks.evaluation import Evaluation
-from asrlib.tasks.outcomes import Failed, Outcomes
 from asrlib.training import distillation
 
 WORST = 5  # clips that `asrlib evaluate` shows
@@ -218,8 +218,8 @@ def distil(options: argparse.Namespace) -> int:
     """Distil a model; 1 where a clip could not be read."""
     if options.corpus.count("/") != 2:
         options.usage(f"{options.corpus}: write it as CORPUS/LANGUAGE/SPLIT, such as telephone/en/train")
-    names = ("root", "model", "clips", "layers", "threshold", "steps", "batch_size", "learning_rate", "seed")
-    done = distillation.distil(options.corpus, options.output, **{name: getattr(options, name) for name in names})
+    chosen = {field.name: getattr(options, field.name) for field in fields(distillation.Settings)}
+    done = distillation.distil(distillation.Settings(**chosen), options.output)
     if not done:
         return 0
     print(

@@ -11,9 +11,9 @@ from typing import Any
 
 from asrlib import AsrlibError, scoring, text
 from asrlib.decoding.batching import Hypothesis
+from asrlib.decoding.outcomes import Failed
 from asrlib.io import files
 from asrlib.tasks import sharding
-from asrlib.tasks.outcomes import Failed
 from asrlib.tasks.sharding import Row
 
 __all__ = ["Evaluation", "evaluate", "worst"]

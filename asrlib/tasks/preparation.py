@@ -23,9 +23,9 @@ import numpy as np
 
 from asrlib import AsrlibError, audio, scoring, text, whisper
 from asrlib.decoding import network, search, transcription
+from asrlib.decoding.outcomes import Outcomes
 from asrlib.io import files
 from asrlib.io.progress import track
-from asrlib.tasks.outcomes import Outcomes
 from asrlib.whisper import WINDOW_SECONDS
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from asrlib import AsrlibError
+from asrlib.decoding import outcomes
 from asrlib.decoding.batching import WINDOW_AUDIO, WINDOW_CLIPS
 from asrlib.io import files
 from asrlib.io.progress import Meter
-from asrlib.tasks import outcomes
 
 __all__ = ["cut", "fill", "first_process", "merged"]
 

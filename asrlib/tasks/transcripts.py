@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from asrlib import AsrlibError
-from asrlib.tasks.outcomes import Outcomes, whole
+from asrlib.decoding.outcomes import Outcomes, whole
 
 __all__ = ["audio_files", "names"]
 

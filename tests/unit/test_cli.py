@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from asrlib import AsrlibError, cli
 from asrlib.decoding import subtitles, words
+from asrlib.decoding.outcomes import Outcomes, whole
 from asrlib.io import files
 from asrlib.models import checkpoints
 from asrlib.tasks import transcripts
-from asrlib.tasks.outcomes import Outcomes, whole
 
 
 @pytest.fixture

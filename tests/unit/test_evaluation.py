@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asrlib import AsrlibError, scoring, text
-from asrlib.decoding import batching
+from asrlib.decoding import batching, outcomes
+from asrlib.decoding.outcomes import Failed
 from asrlib.io import files
-from asrlib.tasks import evaluation, outcomes, sharding
-from asrlib.tasks.outcomes import Failed
+from asrlib.tasks import evaluation, sharding
 
 REPOSITORY = Path(__file__).parents[2]
 SAID = ["red green blue", "north south", "rain", "over there", "salt pepper sugar"]

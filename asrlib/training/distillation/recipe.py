@@ -1,0 +1,207 @@
+"""The whole recipe of a distillation, in one process or in many."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import WhisperForConditionalGeneration
+
+from asrlib import AsrlibError, corpora, hardware, whisper
+from asrlib.decoding import transcription
+from asrlib.io import files, noise
+from asrlib.models import checkpoints
+from asrlib.text import language_code
+from asrlib.training.distillation import labels, training
+from asrlib.training.distillation.losses import TrainingSet
+from asrlib.training.distillation.states import EncoderStates
+from asrlib.training.distillation.student import initialise
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+__all__ = ["Settings", "distil"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a distillation is made of.
+
+    Attributes:
+        corpus: ``CORPUS/LANGUAGE/SPLIT``, as `corpora.load` takes them; its transcripts decide which labels are kept.
+        model: the teacher, a Hub id or a folder.
+        root: where a corpus lies that is not packaged.
+        clips: how many, chosen by the seed among those of at most 30 s; None takes all of these.
+        layers: of the student's decoder.
+        threshold: labels with a larger WER (%) are left out; CER in a language without spaces between words.
+        steps: of the optimizer, each on ``batch_size`` clips, which the processes share.
+        learning_rate: its highest value.
+        seed: of the choice of clips and the order of batches.
+    """
+
+    corpus: str
+    model: str = "openai/whisper-base"
+    root: Path | str | None = None
+    clips: int | None = None
+    layers: int = 2
+    threshold: float = 10.0
+    steps: int = 240
+    batch_size: int = 12
+    learning_rate: float = 1e-4
+    seed: int = 0
+
+    @property
+    def language(self) -> str:
+        """Return the code of the corpus's language."""
+        return language_code(self.corpus.split("/")[1])
+
+
+def distil(settings: Settings, output: Path | str) -> dict[str, Any] | None:
+    """Distil a Whisper model by the recipe of notebook 06; to be called alike in each process of a run.
+
+    The folder gets ``shards/`` (encoder states and pseudo-labels, each file complete or absent), ``labels.jsonl`` (id, text,
+    error of each clip in the corpus's order), ``checkpoint.pt`` while the student is trained, ``losses.jsonl`` and
+    ``student/``, an ordinary model. A killed run goes on, and ends with the same weights.
+
+    Args:
+        settings: of the run.
+        output: a folder for this teacher and these clips; processes on several machines must all see it.
+
+    Returns:
+        ``clips``, ``kept`` (labels), ``failed`` (id -> why a clip could not be read) and the last ``cross_entropy`` and ``kl``
+        (nats per token); None in all processes but the first.
+
+    Raises:
+        AsrlibError: what `corpora.load` and `transcription.load` refuse, more processes than clips in a batch, more layers than
+            the teacher's, a folder of another run, or no label within the threshold. All processes end together.
+    """
+    processes, output = _processes(), Path(output)
+    first = processes.is_main_process
+    with _together(processes):
+        rows = _begin(settings, output, processes)
+        teacher, processor, student = _models(settings, str(processes.device))
+        prompt = whisper.prompt(teacher.generation_config, settings.language)
+    with _together(processes):
+        share = processes.process_index, processes.num_processes
+        shown = {"share": share, "label": "encoder states" * first}
+        states = EncoderStates(output / "shards", teacher, processor, rows, **shown)
+        labels.write(states, teacher, prompt, "pseudo-labels" * first)
+    with _together(processes):
+        states.complete()
+        tokens, kept = _filtered(settings, output, states, rows, processor.tokenizer, first)
+    data = TrainingSet(teacher, processor.tokenizer, prompt, states, tokens)
+    chosen = {name: getattr(settings, name) for name in ("batch_size", "learning_rate", "steps", "seed")}
+    run = training.fingerprint({**chosen, "layers": settings.layers, "labels": [(name, tokens[name]) for name in kept]})
+    checkpoint = output / "checkpoint.pt"
+    losses = training.train(student, data, kept, **chosen, checkpoint=checkpoint, run=run, processes=processes)
+    with _together(processes):
+        if not first:
+            return None
+        files.write_jsonl(output / "losses.jsonl", ({"step": step, **pair} for step, pair in enumerate(losses, 1)))
+        _save(student, processor, settings.model, output / "student")
+        checkpoint.unlink(missing_ok=True)
+    return {"clips": len(tokens), "kept": len(kept), "failed": states.failed, **losses[-1]}
+
+
+@functools.cache
+def _processes() -> PartialState:
+    """Join the processes that torchrun or accelerate has started; without them this is the only one."""
+    try:
+        from accelerate import PartialState
+    except ImportError:
+        raise AsrlibError("Distillation needs accelerate: pip install 'asrlib[methods]' first.") from None
+    patience = timedelta(days=7)  # in which the last process must have labelled its share, once the first has
+    processes = PartialState(cpu=hardware.best_device() == "cpu", timeout=patience)
+    atexit.register(processes.destroy_process_group)
+    return processes
+
+
+@contextlib.contextmanager
+def _together(processes: PartialState) -> Iterator[None]:
+    """Leave a block when all processes have; an error that a person can mend, in any of them, ends all.
+
+    The first process raises it, for the command line to say it once. The others exit after that: torchrun stops all processes
+    when one has failed.
+    """
+    from accelerate.utils import gather_object
+
+    error = None
+    try:
+        yield
+    except (AsrlibError, OSError) as raised:
+        error = raised
+    errors = [error for error in gather_object([error]) if error]
+    if errors:
+        atexit.register(processes.wait_for_everyone)
+        if processes.is_main_process:
+            raise errors[0]
+        sys.exit(1)
+
+
+def _begin(settings: Settings, output: Path, processes: PartialState) -> Any:
+    """Reserve the folder and return the clips, of at most 30 s, in the corpus's order."""
+    if processes.num_processes > settings.batch_size:
+        raise AsrlibError(
+            f"{processes.num_processes} processes cannot share a batch of {settings.batch_size}: start fewer, or raise the "
+            "batch size."
+        )
+    rows = corpora.load(*settings.corpus.split("/"), root=settings.root)
+    if processes.is_main_process:
+        run = {"corpus": settings.corpus, "root": str(settings.root or ""), "teacher": str(settings.model)}
+        files.reserve(output, run, "teacher or corpus")
+    seconds = list(rows["seconds"])
+    order = np.random.default_rng(settings.seed).permutation(len(rows)).tolist()
+    fitting = [place for place in order if seconds[place] <= whisper.WINDOW_SECONDS]
+    return rows.select(sorted(fitting[: settings.clips]))
+
+
+def _models(settings: Settings, device: str) -> tuple[Any, Any, Any]:
+    """Return the teacher in the precision that pays here, its processor, and a student in float32."""
+    path = checkpoints.fetch(settings.model)
+    if checkpoints.exported(path):
+        raise AsrlibError(f"{settings.model} was exported to ONNX: distil the checkpoint that it came from.")
+    teacher, processor = transcription.load(path, device=device)
+    if settings.layers > teacher.config.decoder_layers:
+        raise AsrlibError(
+            f"{settings.model} has {teacher.config.decoder_layers} decoder layers: a student has as many or fewer."
+        )
+    with noise.no_bars():
+        original = WhisperForConditionalGeneration.from_pretrained(path, dtype=torch.float32)
+    return teacher, processor, initialise(original, settings.layers).to(device)
+
+
+def _filtered(
+    settings: Settings, output: Path, states: EncoderStates, rows: Any, tokenizer: Any, first: bool
+) -> tuple[dict[str, list[int]], list[str]]:
+    """Return the tokens of all labels, and the clips whose labels are near enough to their transcripts, shortest first."""
+    read = [(name, text) for name, text in zip(rows["id"], rows["text"], strict=True) if name not in states.failed]
+    if not read:
+        raise AsrlibError(f"None of the {len(rows)} clips could be read.")
+    ids, transcripts = zip(*read, strict=True)
+    tokens, rated = labels.rate(states, ids, transcripts, tokenizer, settings.language)
+    if first:
+        files.write_jsonl(output / "labels.jsonl", rated)
+    near = {row["id"] for row in rated if row["error_percent"] <= settings.threshold}
+    if not near:
+        raise AsrlibError(
+            f"Not one of {len(rated)} labels is within {settings.threshold:g} % errors of its transcript: raise the threshold, "
+            "or take a better teacher."
+        )
+    return tokens, [name for name in states.ids if name in near]
+
+
+def _save(student: Any, processor: Any, teacher: str, target: Path) -> None:
+    with files.new_folder(target) as folder, noise.no_bars():
+        student.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        shutil.copy(checkpoints.fetch(teacher) / "generation_config.json", folder)
