@@ -34,8 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a stopped run ends its children and says so
     try:
-        module, name = parsed.command.split(".")  # imported only now, so that `asrlib --help` answers at once
-        code = getattr(importlib.import_module(f"asrlib.cli.{module}"), name)(parsed)
+        module = importlib.import_module(
+            f"asrlib.cli.{parsed.module}"
+        )  # only now, so that `asrlib --help` answers at once
+        code = getattr(module, parsed.command)(parsed)
         sys.stdout.flush()
         return code
     except AsrlibError as error:
@@ -61,13 +63,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"asrlib {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
 
-    def command(name: str, function: str, help: str) -> Callable[..., Any]:
+    def command(name: str, module: str, help: str) -> Callable[..., Any]:
         added = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
-        added.set_defaults(command=function, usage=added.error)
+        added.set_defaults(module=module, command=name, usage=added.error)
         return added.add_argument
 
     _course_commands(command)
     _speech_commands(command)
+    _data_commands(command)
     return parser
 
 
@@ -75,7 +78,7 @@ def _course_commands(command: Callable[..., Any]) -> None:
     profile = {"default": "reference", "help": "smoke, reference (default) or paper"}
     notebooks = {"nargs": "*", "metavar": "NN", "help": "numbers or names of notebooks; default: all"}
 
-    option = command("run", "course.run", "run notebooks through papermill into build/runs/PROFILE/")
+    option = command("run", "course", "run notebooks through papermill into build/runs/PROFILE/")
     option("notebooks", **notebooks)
     option("--profile", **profile)
     option("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE", help="override a parameter")
@@ -84,47 +87,42 @@ def _course_commands(command: Callable[..., Any]) -> None:
     option("--timeout", type=_positive, default=3600, metavar="S", help="seconds for each notebook; default: 3600")
     option("--output", type=Path, metavar="FOLDER", help="for PROFILE/NAME/, instead of build/runs/")
 
-    option = command("sweep", "course.sweep", "average the values of runs over their seeds, with intervals")
+    option = command("sweep", "course", "average the values of runs over their seeds, with intervals")
     option("runs", nargs="+", type=Path, metavar="RUN|FOLDER", help="a folder with record.json, or one above such")
     option("--output", type=Path, metavar="FOLDER", help="for sweep.csv and sweep.md; default: print a table")
 
-    option = command("fetch", "course.fetch", "fetch the speech and weights that the reference profile needs")
+    option = command("fetch", "course", "fetch the speech and weights that the reference profile needs")
     option("notebooks", **notebooks)
 
-    command("doctor", "doctor.doctor", "say what this machine has and lacks, and the command that mends it")
+    command("doctor", "doctor", "say what this machine has and lacks, and the command that mends it")
 
-    option = command("claims", "course.claims", "judge the published claims by the records at hand")
+    option = command("claims", "course", "judge the published claims by the records at hand")
     option("ids", nargs="*", metavar="ID", help="such as LS-02; default: all")
     option("--method", metavar="TEXT", help="only methods with this in their name, such as distil")
     option("--verdict", choices=claims.KINDS, help="only claims with this verdict")
     option("--profile", **profile)
     option("--json", action="store_true", help="print JSON, with every number of a claim")
 
-    option = command("compare", "course.compare", "say which values of a run differ from those of an earlier one")
+    option = command("compare", "course", "say which values of a run differ from those of an earlier one")
     option("runs", nargs=2, type=Path, metavar="RUN", help="a folder with record.json, the earlier first")
 
 
 def _speech_commands(command: Callable[..., Any]) -> None:
     model = {"default": MODEL, "help": f"Hub id, or folder of a checkpoint; default: {MODEL}"}
 
-    option = command("transcribe", "speech.transcribe", "transcribe audio files, or folders of them")
+    option = command("transcribe", "speech", "transcribe audio files, or folders of them")
     option("audio", nargs="+", type=Path, metavar="FILE|FOLDER")
     option("--model", **model)
     option("--language", help="code or name; default: the model detects it, clip by clip")
     option("--format", choices=tuple(FORMATS), default="txt", help="default: txt; the others have segment times")
-    option(
-        "--output",
-        type=Path,
-        metavar="FOLDER",
-        help="write a file for each transcript there, once; default: print them",
-    )
+    option("--output", type=Path, metavar="FOLDER", help="for a file of each transcript, once; default: print them")
     option("--words", action="store_true", help="times of words: srt and vtt get short lines, json single words")
     option("--engine", metavar="NAME",
            help="another runtime, such as whisper.cpp (notebook 08), or fastest: tried out first")  # fmt: skip
     option("--window", choices=("full", "merged"), default="full",
            help="merged: faster with short clips, by an approximation, and without segment times; default: full")  # fmt: skip
 
-    option = command("evaluate", "speech.evaluate", "score a model; in N processes: torchrun ... asrlib evaluate")
+    option = command("evaluate", "speech", "score a model; in N processes: torchrun ... asrlib evaluate")
     option("speech", type=Path, metavar="FOLDER|CORPUS/LANGUAGE/SPLIT",
            help="a folder's metadata.csv has the columns file_name, transcription, perhaps language, speaker")  # fmt: skip
     option("--output", type=Path, metavar="FOLDER", help="keep the transcripts there: a killed run goes on")
@@ -132,36 +130,30 @@ def _speech_commands(command: Callable[..., Any]) -> None:
     option("--language", help="code or name; default: the column language of metadata.csv")
     option("--json", action="store_true", help="print JSON, with every clip")
 
-    option = command(
-        "prepare", "speech.prepare", "make a data set with pseudo-labels of long recordings, or folders of them"
-    )
+    option = command("demo", "speech", "open a local page that transcribes what you record or upload")
+    option("--model", **model)
+    option("--language", help="code or name; default: the model detects it, clip by clip")
+    option("--port", type=_port, default=7860, metavar="N", help="port of 127.0.0.1; default: 7860")
+
+
+def _data_commands(command: Callable[..., Any]) -> None:
+    model = {"default": MODEL, "help": f"Hub id, or folder of a checkpoint; default: {MODEL}"}
+
+    option = command("prepare", "speech", "make a data set with pseudo-labels of long recordings, or folders of them")
     option("audio", nargs="+", type=Path, metavar="FILE|FOLDER")
     option("--output", type=Path, required=True, metavar="FOLDER", help="for the data set; a killed run goes on there")
     option("--model", **model)
     option("--second", metavar="MODEL", help="transcribes again, to compare; default: the same, faster sound")
     option("--language", help="code or name; default: the model detects it, for each recording")
 
-    option = command("demo", "speech.demo", "open a local page that transcribes what you record or upload")
-    option("--model", **model)
-    option("--language", help="code or name; default: the model detects it, clip by clip")
-    option("--port", type=_port, default=7860, metavar="N", help="port of 127.0.0.1; default: 7860")
-
-    option = command(
-        "distil", "speech.distil", "distil a model to a smaller one; in N processes: torchrun ... asrlib distil"
-    )
+    option = command("distil", "speech", "distil a model to a smaller one; in N processes: torchrun ... asrlib distil")
     option("corpus", metavar="CORPUS/LANGUAGE/SPLIT", help="such as telephone/en/train; its transcripts are the filter")
     option("--output", type=Path, required=True, metavar="FOLDER", help="for the student; a killed run goes on there")
     option("--root", type=Path, metavar="FOLDER", help="where a corpus lies that is not packaged")
     option("--model", **model)
     option("--clips", type=_count, metavar="N", help="default: all of at most 30 s")
     option("--layers", type=_count, default=2, metavar="N", help="of the student's decoder; default: 2")
-    option(
-        "--threshold",
-        type=float,
-        default=10,
-        metavar="WER",
-        help="%% of errors beyond which a label is dropped; default: 10",
-    )
+    option("--threshold", type=float, default=10, metavar="WER", help="%% beyond which a label is dropped; default: 10")
     option("--steps", type=_count, default=240, metavar="N", help="default: 240")
     option("--batch-size", type=_count, default=12, metavar="N", help="clips in a step, of all processes; default: 12")
     option("--learning-rate", type=_positive, default=1e-4, metavar="X", help="its highest value; default: 1e-4")

@@ -15,11 +15,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from asrlib import AsrlibError, audio
+from asrlib.whisper import POSITIONS, POSITIONS_PER_SECOND
 
 __all__ = ["Collator", "cut_context", "prepare", "restore_context"]
-
-WINDOW_SECONDS = 30  # of a published model
-POSITIONS_PER_SECOND = 50  # 100 frames of log-mel a second, halved by the second convolution
 
 
 def cut_context(model: Any, processor: Any, seconds: int) -> None:
@@ -67,7 +65,7 @@ def _set_context(model: Any, processor: Any, positions: torch.Tensor) -> None:
     encoder, old, count = model.model.encoder, model.model.encoder.embed_positions.weight, len(positions)
     encoder.embed_positions = torch.nn.Embedding.from_pretrained(positions.detach().to(old).clone(), freeze=True)
     encoder.max_source_positions = model.config.max_source_positions = count  # one configuration, shared by all parts
-    share = count / (WINDOW_SECONDS * POSITIONS_PER_SECOND)
+    share = count / POSITIONS
     model.generation_config.max_length = math.ceil(model.config.max_target_positions * share)
     extractor = processor.feature_extractor
     extractor.chunk_length = count // POSITIONS_PER_SECOND

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from asrlib import AsrlibError, audio, cli, corpora, scoring, text
 from asrlib.decoding import transcription
-from asrlib.tasks import preparation
-from asrlib.tasks.preparation import Label, Limits
+from asrlib.tasks import labelling, preparation
+from asrlib.tasks.labelling import Label, Limits
 
 RATE = audio.SAMPLING_RATE
 GOOD = Label("hello there", "en", -0.2, 0.9, 0.01)
@@ -63,9 +63,9 @@ def labelled(monkeypatch):
     def again(self, pieces, labels):
         yield from map(words, pieces)
 
-    monkeypatch.setattr(preparation, "label", label)
+    monkeypatch.setattr(labelling, "label", label)
     monkeypatch.setattr(transcription, "load", lambda model: (Model(), None))
-    monkeypatch.setattr(preparation._Labeller, "_again", again)
+    monkeypatch.setattr(labelling.Labeller, "_again", again)
     return seen
 
 
@@ -119,13 +119,13 @@ def test_no_speech_is_lost_and_no_piece_too_long_whatever_the_pauses(gaps):
     ],
 )
 def test_each_rejection_has_its_reason(change, reason):
-    assert preparation.rejection(dataclasses.replace(GOOD, **change), Limits()) == reason
+    assert labelling.rejection(dataclasses.replace(GOOD, **change), Limits()) == reason
 
 
 def test_a_loop_of_text_compresses_well():
-    assert preparation._compression("thank you for watching " * 10) > Limits().compression
-    assert preparation._compression("To leave a message, please enter a mailbox number.") < Limits().compression
-    assert preparation._compression("") == 0
+    assert labelling._compression("thank you for watching " * 10) > Limits().compression
+    assert labelling._compression("To leave a message, please enter a mailbox number.") < Limits().compression
+    assert labelling._compression("") == 0
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_loop_of_text_compresses_well():
 def test_disagreement_is_an_error_rate_of_words_or_of_characters_where_there_are_no_spaces(
     language, first, second, percent
 ):
-    assert preparation._disagreement(first, second, language) == percent
+    assert labelling._disagreement(first, second, language) == percent
 
 
 @pytest.mark.parametrize("range_", [(5, 2), (-1, 10), (2, 31)])
@@ -315,7 +315,7 @@ def test_labels_are_the_transcripts_and_their_probabilities_the_librarys(tiny):
     model, processor = tiny
     rows = corpora.load("telephone", "en", "test").select(range(0, 9, 3))
     pieces = [audio.load(row["audio"]) for row in rows]
-    labels = list(preparation.label(model, processor, pieces, "en"))
+    labels = list(labelling.label(model, processor, pieces, "en"))
     heard = list(transcription.transcribe(model, processor, pieces))
     assert [label.text for label in labels] == [item.text for item in heard]
     for piece, found in zip(pieces, labels, strict=True):
@@ -349,10 +349,10 @@ def test_real_speech_becomes_a_data_set(tmp_path):
 def test_the_language_is_found_and_a_wrong_one_shows():
     rows = corpora.load("telephone", "it", "test")
     piece = audio.load(rows[int(np.argmax(rows["seconds"]))]["audio"])[: 8 * RATE]
-    labeller = preparation._Labeller("openai/whisper-base", None, None)
+    labeller = labelling.Labeller("openai/whisper-base", None, None)
     (found,) = labeller.label([piece], "x")
     assert found.language == "it"
     assert found.in_language > 0.5
-    assert preparation.rejection(found, Limits(logprob=-9, disagreement=1e9)) == ""
-    (told,) = preparation.label(*labeller.first, [piece], "en")
-    assert preparation.rejection(told, Limits()) == "another language"
+    assert labelling.rejection(found, Limits(logprob=-9, disagreement=1e9)) == ""
+    (told,) = labelling.label(*labeller.first, [piece], "en")
+    assert labelling.rejection(told, Limits()) == "another language"

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,8 @@ class EncoderStates:
         self.failed: dict[str, str] = {}
         table = hasattr(clips, "column_names")
         ids, seconds = (list(clips[name]) if table else [row[name] for row in clips] for name in ("id", "seconds"))
-        if len(set(ids)) < len(ids):
-            twice = next(name for place, name in enumerate(ids) if name in ids[:place])
-            raise AsrlibError(f"The clip {twice} occurs twice: give each clip an id of its own.")
+        if twice := [name for name, count in Counter(ids).items() if count > 1]:
+            raise AsrlibError(f"The clip {twice[0]} occurs twice: give each clip an id of its own.")
         order = np.argsort(seconds, kind="stable").tolist()
         cut = [order[first : first + clips_per_shard] for first in range(0, len(order), clips_per_shard)]
         self._names = [[ids[place] for place in places] for places in cut]  # of all shards
