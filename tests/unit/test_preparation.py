@@ -10,6 +10,8 @@ import soundfile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
 
 from asrlib import AsrlibError, audio, cli, corpora, scoring, text
 from asrlib.decoding import transcription
@@ -305,6 +307,32 @@ def test_an_exported_model_or_another_language_is_refused(recordings, tmp_path, 
         preparation.prepare(recordings, tmp_path / "set2")
 
 
+def test_the_measures_of_a_label_are_the_probabilities_of_transformers():
+    torch.manual_seed(0)
+    sizes = dict.fromkeys(("d_model", "encoder_ffn_dim", "decoder_ffn_dim"), 16)
+    layers = dict.fromkeys(
+        ("encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads"), 2
+    )
+    tokens = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 48)
+    model = WhisperForConditionalGeneration(
+        WhisperConfig(vocab_size=60, init_std=0.3, **sizes, **layers, **tokens)
+    ).eval()
+    model.generation_config = GenerationConfig(
+        decoder_start_token_id=49, eos_token_id=[48], is_multilingual=True, no_timestamps_token_id=55,
+        lang_to_id={"<|en|>": 50, "<|fr|>": 51}, task_to_id={"transcribe": 52},
+    )  # fmt: skip
+    states, start, written = torch.randn(2, 5, 16), [49, 50, 52, 55], [[7, 8, 9], [6]]
+    found = list(labelling._confidence(model, states, start, written))
+    for row, state, measures in zip(written, states, found, strict=True):
+        read = torch.tensor([start + row])
+        with torch.no_grad():
+            logits = model(encoder_outputs=BaseModelOutput(state[None]), decoder_input_ids=read).logits[0]
+        probable, first = logits[3:].log_softmax(-1), logits[0].softmax(-1)
+        logprob = np.mean([probable[at, token].item() for at, token in enumerate([*row, 48])])
+        expected = (logprob, first[54].item(), (first[50] / (first[50] + first[51])).item())  # 54 is no speech
+        assert measures == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.fixture(scope="module")
 def tiny():
     return transcription.load("openai/whisper-tiny.en", device="cpu", dtype=torch.float32)
@@ -325,7 +353,9 @@ def test_labels_are_the_transcripts_and_their_probabilities_the_librarys(tiny):
         assert found.logprob == pytest.approx(
             np.mean(chosen), abs=0.05
         )  # the most probable token was suppressed in none
-        assert 0 <= found.no_speech <= 1
+        out = model(**{**inputs, "decoder_input_ids": torch.tensor([[model.config.decoder_start_token_id]])})
+        silent = processor.tokenizer.convert_tokens_to_ids("<|nocaptions|>")
+        assert found.no_speech == pytest.approx(out.logits[0, 0].softmax(-1)[silent].item(), abs=1e-4)
         assert found.in_language == 1
 
 
