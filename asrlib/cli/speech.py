@@ -57,7 +57,9 @@ def transcribe(options: argparse.Namespace) -> int:
 def _into_folder(options: argparse.Namespace, paths: Sequence[Path]) -> int:
     """Write a file for each transcript that an earlier call with the same options has not written; print where each lies."""
     chosen = {name: getattr(options, name) for name in ("language", "format", "words", "engine", "window")}
-    run = chosen | {"model": checkpoints.provenance(checkpoints.fetch(options.model)), "asrlib": __version__}
+    run = outcomes.fingerprint(
+        chosen | checkpoints.provenance(checkpoints.fetch(options.model)) | {"asrlib": __version__}
+    )
     book, failed = Outcomes(options.output), 0
     names = transcripts.names(paths, options.format, book)
     waiting = []

@@ -23,7 +23,7 @@ from asrlib.io import files
 if TYPE_CHECKING:
     from asrlib.decoding.batching import Hypothesis
 
-__all__ = ["Failed", "Outcomes", "content", "is_done", "transcripts", "whole"]
+__all__ = ["Failed", "Outcomes", "content", "fingerprint", "is_done", "transcripts", "whole"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,11 @@ def content(source: Any) -> str:
         return files.sha256(source)
     except (OSError, TypeError, ValueError):
         return ""
+
+
+def fingerprint(facts: Mapping[str, Any]) -> str:
+    """Return a short name for what a run depends on; another run has another."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def is_done(outcome: Mapping[str, Any], source: Any) -> bool:

@@ -18,7 +18,7 @@ import torch
 from transformers import WhisperForConditionalGeneration
 
 from asrlib import AsrlibError, corpora, hardware, whisper
-from asrlib.decoding import transcription
+from asrlib.decoding import outcomes, transcription
 from asrlib.io import files, noise
 from asrlib.models import checkpoints
 from asrlib.text import language_code
@@ -101,7 +101,7 @@ def distil(settings: Settings, output: Path | str) -> dict[str, Any] | None:
         tokens, kept = _filtered(settings, output, states, rows, processor.tokenizer, first)
     data = TrainingSet(teacher, processor.tokenizer, prompt, states, tokens)
     chosen = {name: getattr(settings, name) for name in ("batch_size", "learning_rate", "steps", "seed")}
-    run = training.fingerprint({**chosen, "layers": settings.layers, "labels": [(name, tokens[name]) for name in kept]})
+    run = outcomes.fingerprint({**chosen, "layers": settings.layers, "labels": [(name, tokens[name]) for name in kept]})
     checkpoint = output / "checkpoint.pt"
     losses = training.train(student, data, kept, **chosen, checkpoint=checkpoint, run=run, processes=processes)
     with _together(processes):

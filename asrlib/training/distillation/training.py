@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import itertools
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,15 +20,10 @@ from asrlib.training.distillation.losses import WEIGHTS, TrainingSet
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-__all__ = ["fingerprint", "train"]
+__all__ = ["train"]
 
 CHECKPOINT_STEPS = 50  # from one checkpoint to the next
 WARM_UP = 0.1  # of all steps
-
-
-def fingerprint(run: dict[str, Any]) -> str:
-    """Return a name for all that a training depends on, so that it does not go on from a checkpoint of another one."""
-    return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
 
 
 def batches(names: Sequence[str], size: int, seed: int) -> Iterator[Sequence[str]]:
@@ -120,7 +113,7 @@ def train(
         steps: of the optimizer.
         seed: of the order of batches.
         checkpoint: file for what is needed to go on, written every `CHECKPOINT_STEPS` by the first process.
-        run: `fingerprint` of all this.
+        run: `outcomes.fingerprint` of all that the weights depend on: a checkpoint of another run is not taken up.
         processes: that share each batch.
     """
     training = _Training(student, learning_rate, steps, checkpoint, run)
