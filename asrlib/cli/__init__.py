@@ -117,6 +117,7 @@ def _speech_commands(command: Callable[..., Any]) -> None:
     option("--format", choices=tuple(FORMATS), default="txt", help="default: txt; the others have segment times")
     option("--output", type=Path, metavar="FOLDER", help="for a file of each transcript, once; default: print them")
     option("--words", action="store_true", help="times of words: srt and vtt get short lines, json single words")
+    option("--vad", action="store_true", help="only where a voice activity detector finds speech; needs faster-whisper")
     option("--engine", metavar="NAME",
            help="another runtime, such as whisper.cpp (notebook 08), or fastest: tried out first")  # fmt: skip
     option("--window", choices=("full", "merged"), default="full",

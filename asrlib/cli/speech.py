@@ -37,8 +37,8 @@ def transcribe(options: argparse.Namespace) -> int:
         options.usage("--window merged finds no segment times: it goes with --format txt")
     if options.words and not timed:
         options.usage("--words goes with --format srt, vtt or json")
-    if options.engine and (options.words or options.window == "merged"):
-        options.usage("--engine goes without --words and --window merged, which only the course's own loop has")
+    if options.engine and (options.words or options.vad or options.window == "merged"):
+        options.usage("--engine goes without --words, --vad and --window merged, which only the course's own loop has")
     paths = transcripts.audio_files(options.audio, options.output)
     if options.output:
         return _into_folder(options, paths)
@@ -56,7 +56,7 @@ def transcribe(options: argparse.Namespace) -> int:
 
 def _into_folder(options: argparse.Namespace, paths: Sequence[Path]) -> int:
     """Write a file for each transcript that an earlier call with the same options has not written; print where each lies."""
-    chosen = {name: getattr(options, name) for name in ("language", "format", "words", "engine", "window")}
+    chosen = {name: getattr(options, name) for name in ("language", "format", "words", "engine", "vad", "window")}
     run = outcomes.fingerprint(
         chosen | checkpoints.provenance(checkpoints.fetch(options.model)) | {"asrlib": __version__}
     )
@@ -90,7 +90,8 @@ def _transcripts(options: argparse.Namespace, paths: Sequence[Path]) -> Iterable
         start = functools.partial(_runtime(options, paths).transcribe, **wanted)
     else:
         model, processor = transcription.load(options.model)
-        start = functools.partial(transcription.transcribe, model, processor, window=options.window, **wanted)
+        wanted |= {"window": options.window, **({"vad": True} if options.vad else {})}
+        start = functools.partial(transcription.transcribe, model, processor, **wanted)
         longest = _longest(model)
         if options.words:
             finish = functools.partial(_with_words, model, processor, options.format)

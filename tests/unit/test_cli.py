@@ -174,8 +174,9 @@ def test_the_window_and_the_language_reach_the_model(tone, echo):
     good = str(tone / "good.wav")
     assert cli.main(["transcribe", good, "--window", "merged", "--language", "it"]) == 0
     assert echo == {"language": "it", "window": "merged", "timestamps": False, "ids": [good]}
-    assert cli.main(["transcribe", good, "--format", "vtt"]) == 0
-    assert echo == {"language": None, "window": "full", "timestamps": True, "ids": [good]}
+    echo.clear()
+    assert cli.main(["transcribe", good, "--format", "vtt", "--vad"]) == 0
+    assert echo == {"language": None, "window": "full", "timestamps": True, "vad": True, "ids": [good]}
 
 
 def test_words_become_lines_of_subtitles_or_stand_alone(tone, echo, capsys, monkeypatch):
