@@ -305,7 +305,7 @@ def test_labels_end_with_what_the_sound_can_hold(tmp_path, model, clips, monkeyp
 
     monkeypatch.setattr(search, "greedy", loop)
     labels.write(states(tmp_path, model, clips), model, [1], "")
-    assert limits == [10 + 75, 10 + 150]  # of the longest clip of each shard: 1.5 s and 3 s
+    assert limits == [20 + 30, 20 + 60]  # of the longest clip of each shard: 1.5 s and 3 s
 
 
 @pytest.mark.parametrize(("language", "percents"), [("ko", [0, 100]), ("zh", [0, 25])])

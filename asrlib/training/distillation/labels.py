@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from asrlib import AsrlibError, scoring, whisper
+from asrlib import AsrlibError, audio, scoring
 from asrlib import text as texts
 from asrlib.decoding import search
 from asrlib.io import files
@@ -17,7 +17,7 @@ from asrlib.training.distillation.states import EncoderStates
 
 __all__ = ["most_tokens", "rate", "repeated_ngrams", "write"]
 
-MARGIN = 10  # tokens of a label beyond one for each position of the encoder
+TOKENS_PER_SECOND, SPARE_TOKENS = 20, 20  # no speech holds more of them
 
 
 def repeated_ngrams(text: str, n: int = 5) -> int:
@@ -34,9 +34,9 @@ def repeated_ngrams(text: str, n: int = 5) -> int:
     return runs.total() - len(runs)
 
 
-def most_tokens(samples: int) -> int:
-    """Return how many tokens a clip can hold: one in 20 ms, more than anybody says. What is longer is a loop."""
-    return MARGIN + samples // whisper.SAMPLES_PER_POSITION
+def most_tokens(seconds: float) -> int:
+    """Return how many tokens the label of a clip can have; one that is longer is a loop."""
+    return SPARE_TOKENS + round(TOKENS_PER_SECOND * seconds)
 
 
 def write(states: EncoderStates, teacher: Any, prompt: list[int], label: str) -> None:
@@ -59,7 +59,7 @@ def write(states: EncoderStates, teacher: Any, prompt: list[int], label: str) ->
         if names:
             encoder_states, bias = states.batch(names)
             bias = bias if bias is None else bias.to(teacher.device, teacher.dtype)
-            most = max(most_tokens(states.places[name][2]) for name in names)
+            most = most_tokens(max(states.places[name][2] for name in names) / audio.SAMPLING_RATE)
             encoder_states = encoder_states.to(teacher.device, teacher.dtype)
             tokens = search.greedy(teacher, encoder_states, [prompt] * len(names), bias, max_new_tokens=most)
         rows = ({"id": name, "tokens": list(row)} for name, row in zip(names, tokens, strict=True))
