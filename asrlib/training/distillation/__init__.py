@@ -12,9 +12,9 @@ batch whoever holds its clips. So on like processors labels are the same to the 
 
 from asrlib.training.distillation.labels import repeated_ngrams
 from asrlib.training.distillation.losses import TEMPERATURE, WEIGHTS, TrainingSet, divergence
-from asrlib.training.distillation.recipe import Settings, distil
+from asrlib.training.distillation.recipe import distil, initialise, spaced
 from asrlib.training.distillation.states import EncoderStates, attending
-from asrlib.training.distillation.student import initialise, spaced
+from asrlib.training.distillation.training import Settings
 
 __all__ = [
     "TEMPERATURE",

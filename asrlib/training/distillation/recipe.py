@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import copy
 import functools
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,49 +22,15 @@ from asrlib import AsrlibError, corpora, hardware, whisper
 from asrlib.decoding import outcomes, transcription
 from asrlib.io import files, noise
 from asrlib.models import checkpoints
-from asrlib.text import language_code
 from asrlib.training.distillation import labels, training
 from asrlib.training.distillation.losses import TrainingSet
 from asrlib.training.distillation.states import EncoderStates
-from asrlib.training.distillation.student import initialise
+from asrlib.training.distillation.training import Settings
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-__all__ = ["Settings", "distil"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a distillation is made of.
-
-    Attributes:
-        corpus: ``CORPUS/LANGUAGE/SPLIT``, as `corpora.load` takes them; its transcripts decide which labels are kept.
-        model: the teacher, a Hub id or a folder.
-        root: where a corpus lies that is not packaged.
-        clips: how many, chosen by the seed among those of at most 30 s; None takes all of these.
-        layers: of the student's decoder.
-        threshold: labels with a larger WER (%) are left out; CER in a language without spaces between words.
-        steps: of the optimizer, each on ``batch_size`` clips, which the processes share.
-        learning_rate: its highest value.
-        seed: of the choice of clips and the order of batches.
-    """
-
-    corpus: str
-    model: str = "openai/whisper-base"
-    root: Path | str | None = None
-    clips: int | None = None
-    layers: int = 2
-    threshold: float = 10.0
-    steps: int = 240
-    batch_size: int = 12
-    learning_rate: float = 1e-4
-    seed: int = 0
-
-    @property
-    def language(self) -> str:
-        """Return the code of the corpus's language."""
-        return language_code(self.corpus.split("/")[1])
+__all__ = ["distil", "initialise", "spaced"]
 
 
 def distil(settings: Settings, output: Path | str) -> dict[str, Any] | None:
@@ -100,10 +67,9 @@ def distil(settings: Settings, output: Path | str) -> dict[str, Any] | None:
         states.complete()
         tokens, kept = _filtered(settings, output, states, rows, processor.tokenizer, first)
     data = TrainingSet(teacher, processor.tokenizer, prompt, states, tokens)
-    chosen = {name: getattr(settings, name) for name in ("batch_size", "learning_rate", "steps", "seed")}
-    run = outcomes.fingerprint({**chosen, "layers": settings.layers, "labels": [(name, tokens[name]) for name in kept]})
+    learnt = outcomes.fingerprint(asdict(settings) | {"root": "", "labels": [(name, tokens[name]) for name in kept]})
     checkpoint = output / "checkpoint.pt"
-    losses = training.train(student, data, kept, **chosen, checkpoint=checkpoint, run=run, processes=processes)
+    losses = training.train(student, data, kept, settings, checkpoint, learnt, processes)
     with _together(processes):
         if not first:
             return None
@@ -178,6 +144,31 @@ def _models(settings: Settings, device: str) -> tuple[Any, Any, Any]:
     with noise.no_bars():
         original = WhisperForConditionalGeneration.from_pretrained(path, dtype=torch.float32)
     return teacher, processor, initialise(original, settings.layers).to(device)
+
+
+def spaced(depth: int, layers: int) -> list[int]:
+    """Return which of a teacher's ``depth`` decoder layers make a student: maximally spaced, the last always among them."""
+    chosen = np.linspace(0, depth - 1, layers, dtype=int)
+    chosen[-1] = depth - 1
+    return chosen.tolist()
+
+
+def initialise(original: WhisperForConditionalGeneration, layers: int) -> WhisperForConditionalGeneration:
+    """Return a student: encoder, embeddings and norms of a teacher, and its `spaced` decoder layers.
+
+    Args:
+        original: the teacher, in float32, since the student's weights are to be.
+        layers: of the student's decoder, from 1 to the teacher's own number.
+    """
+    config = copy.deepcopy(original.config)
+    config.decoder_layers = layers
+    student = WhisperForConditionalGeneration(config)
+    student.load_state_dict(original.state_dict(), strict=False)  # encoder, embeddings, norms
+    chosen = spaced(original.config.decoder_layers, layers)
+    for layer, number in zip(student.model.decoder.layers, chosen, strict=True):
+        layer.load_state_dict(original.model.decoder.layers[number].state_dict())
+    student.generation_config = copy.deepcopy(original.generation_config)
+    return student
 
 
 def _filtered(

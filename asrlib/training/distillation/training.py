@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +16,49 @@ from transformers import get_linear_schedule_with_warmup
 
 from asrlib.io import files
 from asrlib.io.progress import track
+from asrlib.text import language_code
 from asrlib.training.distillation.losses import WEIGHTS, TrainingSet
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-__all__ = ["train"]
+__all__ = ["Settings", "train"]
 
 CHECKPOINT_STEPS = 50  # from one checkpoint to the next
 WARM_UP = 0.1  # of all steps
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a distillation is made of.
+
+    Attributes:
+        corpus: ``CORPUS/LANGUAGE/SPLIT``, as `corpora.load` takes them; its transcripts decide which labels are kept.
+        model: the teacher, a Hub id or a folder.
+        root: where a corpus lies that is not packaged.
+        clips: how many, chosen by the seed among those of at most 30 s; None takes all of these.
+        layers: of the student's decoder.
+        threshold: labels with a larger WER (%) are left out; CER in a language without spaces between words.
+        steps: of the optimizer, each on ``batch_size`` clips, which the processes share.
+        learning_rate: its highest value.
+        seed: of the choice of clips and the order of batches.
+    """
+
+    corpus: str
+    model: str = "openai/whisper-base"
+    root: Path | str | None = None
+    clips: int | None = None
+    layers: int = 2
+    threshold: float = 10.0
+    steps: int = 240
+    batch_size: int = 12
+    learning_rate: float = 1e-4
+    seed: int = 0
+
+    @property
+    def language(self) -> str:
+        """Return the code of the corpus's language."""
+        return language_code(self.corpus.split("/")[1])
 
 
 def batches(names: Sequence[str], size: int, seed: int) -> Iterator[Sequence[str]]:
@@ -90,11 +125,7 @@ def train(
     student: Any,
     data: TrainingSet,
     names: Sequence[str],
-    *,
-    batch_size: int,
-    learning_rate: float,
-    steps: int,
-    seed: int,
+    settings: Settings,
     checkpoint: Path,
     run: str,
     processes: PartialState,
@@ -108,20 +139,17 @@ def train(
         student: in float32; its decoder is trained, in place.
         data: states and labels.
         names: of the clips to learn from, the shortest first.
-        batch_size: clips of a step, of all processes.
-        learning_rate: its highest value.
-        steps: of the optimizer.
-        seed: of the order of batches.
+        settings: of the steps.
         checkpoint: file for what is needed to go on, written every `CHECKPOINT_STEPS` by the first process.
         run: `outcomes.fingerprint` of all that the weights depend on: a checkpoint of another run is not taken up.
         processes: that share each batch.
     """
-    training = _Training(student, learning_rate, steps, checkpoint, run)
+    training = _Training(student, settings.learning_rate, settings.steps, checkpoint, run)
     training.resume()
     weights = torch.tensor([WEIGHTS["labels"], WEIGHTS["kl"]], device=student.device)
-    left = itertools.islice(batches(names, batch_size, seed), len(training.log), steps)
+    left = itertools.islice(batches(names, settings.batch_size, settings.seed), len(training.log), settings.steps)
     if processes.is_main_process:
-        left = track(left, "student", steps - len(training.log), "steps")
+        left = track(left, "student", settings.steps - len(training.log), "steps")
     for batch in left:
         training.step(data, batch, weights, processes)
         if processes.is_main_process and len(training.log) % CHECKPOINT_STEPS == 0:
