@@ -41,34 +41,6 @@ def test_help_and_import_need_neither_torch_nor_transformers():
     assert "transcribe" in asrlib("--help").stdout
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["nonsense"],
-        ["run", "-p", "NAME"],
-        ["run", "--publish", "--profile", "smoke"],
-        ["run", "--publish", "-p", "A=1"],
-        ["run", "--publish", "--output", "x"],
-        ["transcribe"],
-        ["transcribe", __file__, cli.__file__, "--format", "srt"],
-        ["transcribe", __file__, "--format", "srt", "--window", "merged"],
-        ["transcribe", __file__, "--words"],
-        ["transcribe", __file__, "--engine", "faster-whisper", "--window", "merged"],
-        ["transcribe", __file__, "--engine", "faster-whisper", "--words", "--format", "srt"],
-        ["prepare", __file__],
-        ["run", "--timeout", "0"],
-        ["demo", "--port", "0"],
-        ["distil", "telephone/en/train"],
-        ["distil", "telephone/en", "--output", "out"],
-        ["distil", "telephone/en/train", "--output", "out", "--steps", "0"],
-    ],
-)
-def test_wrong_usage_is_exit_code_2(arguments):
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(arguments)
-    assert stopped.value.code == 2
-
-
 def test_a_problem_is_one_line_on_stderr_and_exit_code_1(capsys):
     assert cli.main(["claims", "XX-99"]) == 1
     captured = capsys.readouterr()
