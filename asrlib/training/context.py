@@ -26,7 +26,7 @@ def cut_context(model: Any, processor: Any, seconds: int) -> None:
     The encoder's positions are truncated, not interpolated: position k still means second k / 50. The most tokens that
     ``generate`` may write shrink in proportion, which ends a loop of repeated text early. All configurations follow, so that
     what ``save_pretrained`` writes loads and decodes in the same way; `asrlib.decoding.transcription` refuses longer audio. Without
-    fine-tuning a cut model is worse: it has only heard speech that is followed by silence up to 30 s.
+    fine-tuning a cut model is worse: it was trained on speech that is followed by silence up to 30 s only.
 
     Args:
         model: a ``WhisperForConditionalGeneration``, before PEFT wraps it.
@@ -49,7 +49,7 @@ def restore_context(model: Any, processor: Any, original: Any) -> None:
     """Give a fine-tuned model the whole context of the published one back, in place.
 
     Encoder positions are fixed sinusoids that training does not move, so the ones that `cut_context` dropped are still those
-    of the published model. The result is an ordinary Whisper model for any program; whether it hears as well as the cut one
+    of the published model. The result is an ordinary Whisper model for any program; whether it transcribes as well as the cut one
     has to be measured, as notebook 02 does.
 
     Args:
@@ -78,7 +78,7 @@ def prepare(row: dict[str, Any], processor: Any, seconds: int) -> dict[str, Any]
 
     Raises:
         AsrlibError: audio that `audio.load` refuses, or longer than ``seconds``, the context: its transcript would say more
-            than can be heard.
+            than the sound holds.
     """
     samples = audio.load(row["audio"], max_seconds=seconds)
     features = processor.feature_extractor(samples, sampling_rate=16_000).input_features[0]
