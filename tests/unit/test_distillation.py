@@ -236,8 +236,10 @@ def test_layers_of_a_student_are_spaced_and_end_with_the_last(depth, layers, cho
 
 
 def test_a_student_has_its_teachers_outer_layers_and_all_else(model):
+    model.generation_config.alignment_heads = [[1, 0]]
     student = distillation.initialise(model, 1)
     assert student.config.decoder_layers == 1
+    assert student.generation_config.alignment_heads is None  # they would name another layer, or none
     taken = student.model.decoder.layers[0].state_dict()
     assert all(torch.equal(taken[name], part) for name, part in model.model.decoder.layers[1].state_dict().items())
     assert torch.equal(student.model.decoder.embed_tokens.weight, model.model.decoder.embed_tokens.weight)

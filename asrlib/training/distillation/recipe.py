@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import copy
 import functools
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -21,7 +20,6 @@ from transformers import WhisperForConditionalGeneration
 from asrlib import AsrlibError, corpora, hardware, whisper
 from asrlib.decoding import outcomes, transcription
 from asrlib.io import files, noise
-from asrlib.models import checkpoints
 from asrlib.training.distillation import labels, training
 from asrlib.training.distillation.losses import TrainingSet
 from asrlib.training.distillation.states import EncoderStates
@@ -74,7 +72,7 @@ def distil(settings: Settings, output: Path | str) -> dict[str, Any] | None:
         if not first:
             return None
         files.write_jsonl(output / "losses.jsonl", ({"step": step, **pair} for step, pair in enumerate(losses, 1)))
-        _save(student, processor, settings.model, output / "student")
+        _save(student, processor, output / "student")
         checkpoint.unlink(missing_ok=True)
     return {"clips": len(tokens), "kept": len(kept), "failed": states.failed, **losses[-1]}
 
@@ -133,16 +131,14 @@ def _begin(settings: Settings, output: Path, processes: PartialState) -> Any:
 
 def _models(settings: Settings, device: str) -> tuple[Any, Any, Any]:
     """Return the teacher in the precision that pays here, its processor, and a student in float32."""
-    path = checkpoints.fetch(settings.model)
-    if checkpoints.exported(path):
+    teacher, processor = transcription.load(settings.model, device=device)
+    if not hasattr(teacher, "proj_out"):
         raise AsrlibError(f"{settings.model} was exported to ONNX: distil the checkpoint that it came from.")
-    teacher, processor = transcription.load(path, device=device)
     if settings.layers > teacher.config.decoder_layers:
         raise AsrlibError(
             f"{settings.model} has {teacher.config.decoder_layers} decoder layers: a student has as many or fewer."
         )
-    with noise.no_bars():
-        original = WhisperForConditionalGeneration.from_pretrained(path, dtype=torch.float32)
+    original, _ = transcription.load(settings.model, device="cpu", dtype=torch.float32)
     return teacher, processor, initialise(original, settings.layers).to(device)
 
 
@@ -168,6 +164,7 @@ def initialise(original: WhisperForConditionalGeneration, layers: int) -> Whispe
     for layer, number in zip(student.model.decoder.layers, chosen, strict=True):
         layer.load_state_dict(original.model.decoder.layers[number].state_dict())
     student.generation_config = copy.deepcopy(original.generation_config)
+    student.generation_config.alignment_heads = None  # they name layers of the teacher
     return student
 
 
@@ -191,8 +188,7 @@ def _filtered(
     return tokens, [name for name in states.ids if name in near]
 
 
-def _save(student: Any, processor: Any, teacher: str, target: Path) -> None:
+def _save(student: Any, processor: Any, target: Path) -> None:
     with files.new_folder(target) as folder, noise.no_bars():
         student.save_pretrained(folder)
         processor.save_pretrained(folder)
-        shutil.copy(checkpoints.fetch(teacher) / "generation_config.json", folder)
