@@ -319,3 +319,31 @@ def random_model():
         begin_suppress_tokens=[29, 7], is_multilingual=False, no_timestamps_token_id=63, max_length=120, return_timestamps=False,
     )  # fmt: skip
     return model
+
+
+@pytest.fixture
+def echo(monkeypatch):
+    """A model that writes "hello" for every clip; what it was given: ids, and the options of the call."""
+    from types import SimpleNamespace
+
+    from asrlib.decoding import transcription
+    from asrlib.decoding.batching import Hypothesis
+    from asrlib.models import checkpoints
+
+    seen = {}
+    model = SimpleNamespace(
+        generation_config=SimpleNamespace(is_multilingual=True), config=SimpleNamespace(max_source_positions=1500)
+    )
+
+    def transcribe(model, processor, clips, **options):
+        seen.update(options, ids=[])
+        for clip in clips:
+            seen["ids"].append(clip["id"])
+            seconds = len(clip["audio"]) / 16_000
+            yield Hypothesis(clip["id"], "hello", options["language"] or "en", seconds, 0.5, ((0.0, seconds, "hello"),))
+
+    monkeypatch.setattr(transcription, "load", lambda path: (model, None))
+    monkeypatch.setattr(transcription, "transcribe", transcribe)
+    monkeypatch.setattr(checkpoints, "fetch", lambda path: path)
+    monkeypatch.setattr(checkpoints, "provenance", lambda path: {"model": path})
+    return seen

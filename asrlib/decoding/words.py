@@ -1,35 +1,33 @@
-"""When each word was said, from what the decoder attends to; and subtitles made of such words.
+"""When each word was said, from what the decoder attends to.
 
 Some heads of Whisper's cross-attention follow the speech as it is written down. `align` reads them in one pass over a text that is
 known already, and dynamic time warping turns them into boundaries, as in openai-whisper (``whisper/timing.py``); the heads are
 those of the checkpoint's generation config. The path has no place for silence, so that a pause falls to the word before it:
-`leave_out` takes it out again. Words and cues are (start seconds, end seconds, text), like the segments of
-`asrlib.decoding.batching.Hypothesis`.
+`leave_out` takes it out again. Words are (start seconds, end seconds, text), like the segments of
+`asrlib.decoding.batching.Hypothesis`; `asrlib.decoding.subtitles` makes lines of them.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from asrlib import AsrlibError, audio
+from asrlib import AsrlibError, audio, whisper
 from asrlib.decoding import network
-from asrlib.text import language_code
-from asrlib.whisper import SAMPLES_PER_POSITION
+from asrlib.decoding.subtitles import Span
+from asrlib.text import language_code, spaced
+from asrlib.whisper import SAMPLES_PER_POSITION, WINDOW_SECONDS
 
 if TYPE_CHECKING:
     import torch
 
     from asrlib.decoding.batching import Hypothesis
 
-__all__ = ["Span", "align", "attention", "boundaries", "cues", "leave_out", "pauses", "prompt", "spell", "times"]
+__all__ = ["align", "attention", "boundaries", "leave_out", "pauses", "spell", "times"]
 
-Span = tuple[float, float, str]  # start seconds, end seconds, text
-
-WINDOW = 30.0  # seconds that the encoder hears at once
 FRAME = 160  # samples, 10 ms: the step in which speech and silence are told apart
 QUIET = 40.0  # decibels below the loudest frame, or ...
 BACKGROUND = 4.0  # ... above the quietest tenth of the frames, whichever is higher: what is softer is silence
@@ -37,7 +35,6 @@ PAUSE = 0.1  # seconds of silence that are more than a stop consonant
 REACH = 0.4  # seconds from a boundary in which a pause is its own
 MAX_TOKENS = 440  # of a text; a decoder has 448 positions, some for the prompt
 SLACK = 1.0  # seconds that a predicted time of a segment may be off: small models round to whole seconds
-UNSPACED = ("zh", "ja", "th", "lo", "my", "yue")  # languages written without spaces: each character is a word here
 
 
 def attention(
@@ -72,9 +69,11 @@ def attention(
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
     if not hasattr(model, "proj_out"):
         raise AsrlibError("An exported model does not show its attention: take word times from the checkpoint itself.")
-    if len(samples) > WINDOW * audio.SAMPLING_RATE:
-        raise AsrlibError(f"A text is aligned with at most {WINDOW:g} s of sound: give `times` the whole transcript.")
-    start, tokens = prompt(model, language), _encode(processor, text, language)
+    if len(samples) > WINDOW_SECONDS * audio.SAMPLING_RATE:
+        raise AsrlibError(
+            f"A text is aligned with at most {WINDOW_SECONDS:g} s of sound: give `times` the whole transcript."
+        )
+    start, tokens = _prompt(model, language), _encode(processor, text, language)
     if not 0 < len(tokens) <= MAX_TOKENS:
         raise AsrlibError(f"{len(tokens)} tokens of text cannot be aligned with one window: give 1 to {MAX_TOKENS}.")
     features = processor(samples, sampling_rate=audio.SAMPLING_RATE, return_tensors="pt").input_features
@@ -82,21 +81,15 @@ def attention(
         states, _ = network.encode(model, features.to(model.device, model.dtype))
         read = torch.tensor([start + tokens], device=model.device)
         weights = _cross_attention(model, read, states, heads or _alignment_heads(model))
-    heard = max(1, len(samples) // SAMPLES_PER_POSITION)
-    return tokens, weights[:, len(start) - 1 :, :heard]
+    positions = max(1, len(samples) // SAMPLES_PER_POSITION)
+    return tokens, weights[:, len(start) - 1 :, :positions]
 
 
-def prompt(model: Any, language: str | None) -> list[int]:
-    """Return the tokens that tell a decoder to transcribe without timestamps; a multilingual one must know the language."""
-    generation = model.generation_config
-    start = [generation.decoder_start_token_id]
-    if getattr(generation, "is_multilingual", True):
-        if not language:
-            raise AsrlibError("A multilingual model reads the words of one language: name it.")
-        start += [generation.lang_to_id[f"<|{language_code(language)}|>"], generation.task_to_id["transcribe"]]
-    elif language and language_code(language) != "en":
-        raise AsrlibError("An English-only model reads English: choose a multilingual one for other languages.")
-    return [*start, generation.no_timestamps_token_id]
+def _prompt(model: Any, language: str | None) -> list[int]:
+    """Return the tokens before a text; a multilingual model must be told its language."""
+    if whisper.is_multilingual(model.generation_config) and not language:
+        raise AsrlibError("A multilingual model reads the words of one language: name it.")
+    return whisper.prompt(model.generation_config, language and language_code(language))
 
 
 def _encode(processor: Any, text: str, language: str | None) -> list[int]:
@@ -105,7 +98,7 @@ def _encode(processor: Any, text: str, language: str | None) -> list[int]:
     The packaged ``tokenizer.json`` has lost the first merge, of a space and a *t*, and so splits words that the decoder writes as
     one token. A word whose space stands alone is joined again as far as there are tokens for it.
     """
-    tokenizer, space = processor.tokenizer, "" if language and language_code(language) in UNSPACED else " "
+    tokenizer, space = processor.tokenizer, " " if spaced(language) else ""
     pieces = tokenizer.tokenize(space + text.strip()) if text.strip() else []
     joined: list[str] = []
     growing = False
@@ -216,7 +209,7 @@ def spell(processor: Any, tokens: Sequence[int], language: str = "en") -> list[t
 
 
 def _word_starts(tokenizer: Any, tokens: Sequence[int], language: str) -> list[int]:
-    if language not in UNSPACED:
+    if spaced(language):
         pieces = tokenizer.convert_ids_to_tokens(tokens)
         return sorted({0} | {index for index, piece in enumerate(pieces) if piece.startswith("Ġ")})
     starts = [0]
@@ -282,7 +275,7 @@ def leave_out(silence: np.ndarray, words: Sequence[Span]) -> list[Span]:
     return [(start, end, word) for start, end, (*_, word) in zip(starts.tolist(), ends.tolist(), words, strict=True)]
 
 
-def times(model: Any, processor: Any, samples: np.ndarray, heard: Hypothesis) -> list[Span]:
+def times(model: Any, processor: Any, samples: np.ndarray, transcript: Hypothesis) -> list[Span]:
     """Return when each word of a transcript was said, for sound of any length.
 
     As many segments are aligned together as fit into a window. The last of them is there for the sake of the others, because
@@ -293,26 +286,28 @@ def times(model: Any, processor: Any, samples: np.ndarray, heard: Hypothesis) ->
         model: as for `attention`; it need not be the one that wrote the transcript.
         processor: its ``WhisperProcessor``.
         samples: the sound, shape (samples,), at 16 kHz.
-        heard: the transcript, from `asrlib.decoding.transcription.transcribe`; that of more than 30 s has segment times.
+        transcript: to be timed, from `asrlib.decoding.transcription.transcribe`; that of more than 30 s has segment times.
 
     Raises:
         AsrlibError: as `attention`.
     """
     rate, whole = audio.SAMPLING_RATE, len(samples) / audio.SAMPLING_RATE
-    segments = [part for part in heard.segments or ((0.0, whole, heard.text),) if part[2].strip()]
-    sizes = [len(_encode(processor, text, heard.language)) for *_, text in segments]
+    space = " " if spaced(transcript.language) else ""
+    segments = [part for part in transcript.segments or ((0.0, whole, transcript.text),) if part[2].strip()]
+    sizes = [len(_encode(processor, text, transcript.language)) for *_, text in segments]
     found: list[Span] = []
     first, begin = 0, 0.0
     while first < len(segments):
         begin = min(max(begin, segments[first][0] - SLACK), max(0.0, whole - SLACK))
         after = _fitting(segments, sizes, first, begin)
-        end = min(max(segments[after - 1][1], begin) + SLACK, begin + WINDOW, whole)
+        end = min(max(segments[after - 1][1], begin) + SLACK, begin + WINDOW_SECONDS, whole)
         part = samples[round(begin * rate) : round(end * rate)]
         texts = [text.strip() for *_, text in segments[first:after]]
-        words = align(model, processor, part, " ".join(texts), language=heard.language)
+        words = align(model, processor, part, space.join(texts), language=transcript.language)
         if after - first > 1 and after < len(segments):
             after -= 1
-            words = words[: -len(spell(processor, _encode(processor, texts[-1], heard.language), heard.language))]
+            last = spell(processor, _encode(processor, texts[-1], transcript.language), transcript.language)
+            words = words[: len(words) - len(last)]
         found += [(start + begin, stop + begin, word) for start, stop, word in words]
         first, begin = after, found[-1][1] if found else begin
     return found
@@ -323,46 +318,7 @@ def _fitting(segments: Sequence[Span], sizes: Sequence[int], first: int, begin: 
     after, tokens = first + 1, sizes[first]
     while after < len(segments):
         tokens += sizes[after]
-        if segments[after][1] + SLACK - begin > WINDOW or tokens > MAX_TOKENS:
+        if segments[after][1] + SLACK - begin > WINDOW_SECONDS or tokens > MAX_TOKENS:
             break
         after += 1
     return after
-
-
-def cues(
-    words: Iterable[Span], *, max_characters: int = 42, max_seconds: float = 6.0, pause: float = 0.6
-) -> list[Span]:
-    """Group words to lines of subtitles, which end with a clause where they can.
-
-    Args:
-        words: in their order.
-        max_characters: of a line; a longer word stands alone.
-        max_seconds: that a line is shown.
-        pause: silence, in seconds, after which a new line begins.
-
-    Returns:
-        Lines that do not overlap; each lasts from its first word to its last.
-    """
-    lines: list[list[Span]] = []
-    for word in words:
-        line = lines[-1] if lines else []
-        if line and word[0] - line[-1][1] >= pause:
-            lines.append([word])
-        elif line and not _fits([*line, word], max_characters, max_seconds):
-            rest = line[_clause(line) :]  # what follows the last comma goes along, if there is one and it fits
-            along = len(rest) < len(line) and _fits([*rest, word], max_characters, max_seconds)
-            lines[-1:] = [line[: -len(rest)], [*rest, word]] if along else [line, [word]]
-        else:
-            lines[-1:] = [[*line, word]]
-    return [(line[0][0], line[-1][1], " ".join(word for *_, word in line)) for line in lines]
-
-
-def _fits(line: Sequence[Span], max_characters: int, max_seconds: float) -> bool:
-    length = sum(len(word) + 1 for *_, word in line) - 1
-    return length <= max_characters and line[-1][1] - line[0][0] <= max_seconds
-
-
-def _clause(line: Sequence[Span]) -> int:
-    """Return how many words of a line come before its last clause or sentence; 0 where it has only one."""
-    ends = [number for number, (*_, word) in enumerate(line, 1) if word[-1] in ".,;:?!…"]
-    return next((number for number in reversed(ends) if number < len(line)), 0)

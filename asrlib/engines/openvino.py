@@ -62,7 +62,7 @@ class OpenVino(PyTorch):
         return nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_SYM)
 
     def _engine(self, model: Any, processor: Any, language: str | None, timestamps: bool) -> transcription.TorchEngine:
-        engine = _WithEncoder(model, processor, language, "transcribe", "full", timestamps)
+        engine = _WithEncoder(model, processor, language, timestamps=timestamps, strict=True)
         engine.compiled = self.compiled
         return engine
 

@@ -1,4 +1,4 @@
-"""A page on this machine where a model hears what the microphone records or a file holds: ``asrlib demo``.
+"""A page on this machine where a model transcribes what the microphone records or a file holds: ``asrlib demo``.
 
 The page is Gradio's, closed off: it listens on 127.0.0.1, sends no telemetry, takes its fonts from the system, and tells the
 browser to load nothing from elsewhere. Recordings lie in a private folder that is removed when the page ends.
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asrlib import AsrlibError
+from asrlib import AsrlibError, whisper
 from asrlib.decoding import transcription
 from asrlib.text import language_code
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["page", "serve", "served"]
 
 HOST = "127.0.0.1"
+MAX_FILE = "1gb"  # hours of speech in any format; more would fill the disk of recordings
 GRADIO = "gradio>=6.18,<7"  # older ones refuse the huggingface_hub that transformers 5 needs
 # What gradio's own files need, and no other host: a later gradio that asked for a font or a script elsewhere would not get it.
 POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
@@ -56,8 +57,8 @@ def page(model: Any, processor: Any, name: str, language: str | None = None) -> 
     import gradio
 
     next(transcription.transcribe(model, processor, [], language=language), None)  # a wrong language is refused now
-    english_only = not getattr(model.generation_config, "is_multilingual", True)
-    known = "en" if english_only else language and language_code(language)
+    multilingual = whisper.is_multilingual(model.generation_config)
+    known = language and language_code(language) if multilingual else "en"
     speech = f"Speech in {_language_name(known)}" if known else "Speech; the model detects the language"
     with gradio.Blocks(title="Try the model", analytics_enabled=False) as blocks:
         gradio.Markdown(
@@ -68,29 +69,36 @@ def page(model: Any, processor: Any, name: str, language: str | None = None) -> 
         button = gradio.Button("Transcribe", variant="primary")
         words = gradio.Textbox(label="Transcript", lines=3, buttons=["copy"], interactive=False)
         below = gradio.HTML(_facts({"Model": name}))
-        hear = _listener(model, processor, name, language)
-        button.click(hear, sound, [words, below], api_name="transcribe", show_progress_on=words)
+        button.click(
+            _transcriber(model, processor, name, language),
+            sound,
+            [words, below],
+            api_name="transcribe",
+            show_progress_on=words,
+        )
     return blocks
 
 
-def _listener(model: Any, processor: Any, name: str, language: str | None) -> Callable[[str | None], tuple[str, str]]:
-    def hear(path: str | None) -> tuple[str, str]:
+def _transcriber(
+    model: Any, processor: Any, name: str, language: str | None
+) -> Callable[[str | None], tuple[str, str]]:
+    def transcribe(path: str | None) -> tuple[str, str]:
         """Return the transcript and the line below it; a problem is a sentence in that line."""
         if path is None:
             return "", _problem("There is no sound yet: finish a recording or upload a file first.")
         try:
-            (heard,) = transcription.transcribe(model, processor, [path], language=language)
+            (found,) = transcription.transcribe(model, processor, [path], language=language)
         except AsrlibError as error:
             return "", _problem(str(error).replace(path, Path(path).name))  # where the page keeps a file helps nobody
         facts = {
             "Model": name,
-            "Language": _language_name(heard.language),
-            "Audio": f"{heard.seconds_audio:.1f} s",
-            "Computing": f"{heard.seconds_compute:.1f} s",
+            "Language": _language_name(found.language),
+            "Audio": f"{found.seconds_audio:.1f} s",
+            "Computing": f"{found.seconds_compute:.1f} s",
         }
-        return heard.text.strip(), _facts(facts)
+        return found.text.strip(), _facts(facts)
 
-    return hear
+    return transcribe
 
 
 def _language_name(code: str) -> str:
@@ -144,6 +152,7 @@ def served(blocks: gradio.Blocks, port: int) -> Iterator[str]:
             quiet=True,
             prevent_thread_lock=True,
             show_error=True,
+            max_file_size=MAX_FILE,
             ssr_mode=False,
             mcp_server=False,
             enable_monitoring=False,

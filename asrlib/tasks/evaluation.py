@@ -11,6 +11,7 @@ from typing import Any
 
 from asrlib import AsrlibError, scoring, text
 from asrlib.decoding.batching import Hypothesis
+from asrlib.decoding.outcomes import Failed
 from asrlib.io import files
 from asrlib.tasks import sharding
 from asrlib.tasks.sharding import Row
@@ -31,7 +32,7 @@ class Evaluation:
 
 def evaluate(
     table: Any,
-    hear: Callable[[Iterable[tuple[str, Any]]], Iterable[Hypothesis]],
+    transcribe: Callable[[Iterable[tuple[str, Any]]], Iterable[Hypothesis | Failed]],
     folder: Path | str,
     *,
     language: str,
@@ -41,11 +42,11 @@ def evaluate(
     """Transcribe and score a corpus; to be called alike in each process (`asrlib.tasks.sharding`).
 
     The folder gets a file for each shard and ``predictions.jsonl``: id, errors, words, reference and hypothesis of each
-    readable clip, in the corpus's order.
+    readable clip, in the corpus's order. Clips that an earlier run could not read are tried again.
 
     Args:
         table: rows with ``id``, ``audio``, ``text``, ``seconds`` and ``speaker``, as `asrlib.corpora.load` returns them.
-        hear: transcribes pairs of a name and an audio source, in their order; what it cannot read, it leaves out.
+        transcribe: makes one outcome of each (id, audio source), in their order, as `outcomes.transcripts` does.
         folder: for this run and nothing else, the same for all its processes.
         language: code, of the normaliser.
         run: what the hypotheses depend on besides the rows, such as the model.
@@ -57,7 +58,7 @@ def evaluate(
     Raises:
         AsrlibError: a folder of another run, a full disk, or no clip that can be read.
     """
-    sharding.fill(folder, table, functools.partial(_heard, hear), {**run, "language": language}, label)
+    sharding.fill(folder, table, functools.partial(_rows, transcribe), {**run, "language": language}, label)
     if not sharding.first_process():
         return None
     tally, times = scoring.Tally(text.normalizer(language)), _Times()
@@ -67,14 +68,13 @@ def evaluate(
     return Evaluation(tally.score(), tally.normalizer.name, times.unreadable, times.speech / times.computing, clips)
 
 
-def _heard(hear: Callable[[Iterable[tuple[str, Any]]], Iterable[Hypothesis]], rows: list[Row]) -> Iterator[Row]:
-    """Yield what is heard in each clip of a shard, nothing where the audio cannot be read. A clip may be listed twice."""
-    following = 0
-    for item in hear((str(place), row["audio"]) for place, row in enumerate(rows)):
-        yield from ({} for _ in range(following, int(item.id)))
-        yield {"hypothesis": item.text, "seconds": [item.seconds_audio, item.seconds_compute]}
-        following = int(item.id) + 1
-    yield from ({} for _ in range(following, len(rows)))
+def _rows(transcribe: Callable[..., Iterable[Hypothesis | Failed]], rows: list[Row]) -> Iterator[Row]:
+    """Yield what is written down of each clip of a shard. A clip may be listed twice, so its place is its name here."""
+    for outcome in transcribe((str(place), row["audio"]) for place, row in enumerate(rows)):
+        if isinstance(outcome, Failed):
+            yield {"failed": outcome.reason}
+        else:
+            yield {"hypothesis": outcome.text, "seconds": [outcome.seconds_audio, outcome.seconds_compute]}
 
 
 @dataclass
@@ -93,11 +93,11 @@ def _scored(folder: Path | str, table: Any, tally: scoring.Tally, times: _Times)
     for rows, made in sharding.merged(folder, table):
         blocks = [speakers.setdefault(row["speaker"], row["speaker"]) or at for at, row in enumerate(rows, place)]
         place += len(rows)
-        heard = [triple for triple in zip(rows, made, blocks, strict=True) if triple[1].get("seconds")]
-        times.unreadable += len(rows) - len(heard)
-        references, hypotheses = [row["text"] for row, *_ in heard], [done["hypothesis"] for _, done, _ in heard]
-        counts = tally.add(references, hypotheses, [block for *_, block in heard])
-        for (row, done, _), count in zip(heard, counts.tolist(), strict=True):
+        read = [triple for triple in zip(rows, made, blocks, strict=True) if not triple[1].get("failed")]
+        times.unreadable += len(rows) - len(read)
+        references, hypotheses = [row["text"] for row, *_ in read], [done["hypothesis"] for _, done, _ in read]
+        counts = tally.add(references, hypotheses, [block for *_, block in read])
+        for (row, done, _), count in zip(read, counts.tolist(), strict=True):
             times.speech, times.computing = times.speech + done["seconds"][0], times.computing + done["seconds"][1]
             texts = {"reference": row["text"], "hypothesis": done["hypothesis"]}
             yield {"id": row["id"], "errors": sum(count[:3]), "words": count[3], **texts}

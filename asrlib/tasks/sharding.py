@@ -1,7 +1,7 @@
 """A corpus of any size in any number of processes, on one machine or many: nothing lost, nothing counted twice.
 
 A corpus is cut into shards by the clips' seconds, as `asrlib.decoding.transcription` cuts what it reads ahead; so the batches, and with
-them the hypotheses, are those of a single process whoever hears a shard.
+them the hypotheses, are those of a single process whoever transcribes a shard.
 
 The processes do not wait for each other and send no messages. Each takes a shard that nobody holds, writes its lines into one
 file, whole or not at all, and goes on. A shard is held by a lock that the operating system drops when its holder dies: then
@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from asrlib import AsrlibError
+from asrlib.decoding import outcomes
 from asrlib.decoding.batching import WINDOW_AUDIO, WINDOW_CLIPS
 from asrlib.io import files
 from asrlib.io.progress import Meter
@@ -51,23 +53,26 @@ def cut(seconds: Sequence[float]) -> list[range]:
 def fill(folder: Path | str, table: Any, work: Callable[[list[Row]], Iterable[Row]], run: Row, label: str = "") -> None:
     """Have ``work`` done for all shards; return once each one's file is there, whoever made it.
 
+    Of a file that an earlier run has left, the rows are made again that failed or whose audio has changed since.
+
     Args:
         folder: for this run and nothing else, the same for all its processes.
-        table: rows with ``id`` and ``seconds``: a corpus as `asrlib.corpora.load` returns it, or a list. The rows of one shard
-            are held at a time.
-        work: makes a JSON object of each row of a shard, in their order.
+        table: rows with ``id``, ``audio`` and ``seconds``: a corpus as `asrlib.corpora.load` returns it, or a list. The rows
+            of one shard are held at a time.
+        work: makes a JSON object of each of some rows, in their order; with ``failed``, a reason, where it could not.
         run: what the objects depend on besides the rows, such as the model; another one is refused in this folder.
         label: shown in the progress line; none is shown without it.
 
     Raises:
         AsrlibError: a folder of another run, a full disk, and what ``work`` raises.
     """
-    shards = left = _shards(folder, table)
+    began, shards = time.time(), _shards(folder, table)
     files.reserve(Path(folder), {**run, "clips": len(table), "shards": len(shards)}, "model or corpus")
     with Meter(label, len(table), "clips") if label else contextlib.nullcontext() as meter:
         step = meter.step if meter else lambda clips: None
+        left = shards
         for wait in (False, True):  # first what is free; then, of what the others hold, what they leave behind
-            left = [shard for shard in left if not _make(*shard, table, work, wait, step)]
+            left = [shard for shard in left if not _make(*shard, table, work, began, wait, step)]
     for path, _ in shards:  # no longer needed, as the files are there
         path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
 
@@ -77,23 +82,35 @@ def _make(
     places: range,
     table: Any,
     work: Callable[[list[Row]], Iterable[Row]],
+    began: float,
     wait: bool,
     step: Callable[[int], None],
 ) -> bool:
-    """Write the file of a shard unless it is there; return False where another process is at it and one does not wait."""
-    if not path.is_file():
-        with files.lock(path, wait=wait) as held:
-            if not held:
-                return False
-            if not path.is_file():
-                rows, made = [table[place] for place in places], []
-                for row, done in zip(rows, work(rows), strict=True):
-                    made.append({"id": row["id"], **done})
-                    step(1)
-                files.write_jsonl(path, made)
-                return True
-    step(len(places))
+    """Write what is missing in the file of a shard; return False where another process is at it and one does not wait."""
+    if path.is_file() and path.stat().st_mtime >= began:  # another process of this run has just made it
+        step(len(places))
+        return True
+    with files.lock(path, wait=wait) as held:
+        if not held:
+            return False
+        rows = [table[place] for place in places]
+        fresh = path.is_file() and path.stat().st_mtime >= began
+        made = list(files.read_jsonl(path)) if path.is_file() else [{} for _ in rows]
+        _check(path, rows, made)
+        todo = [] if fresh else [n for n, row in enumerate(rows) if not outcomes.is_done(made[n], row.get("audio"))]
+        step(len(rows) - len(todo))
+        hashes = [outcomes.content(rows[n].get("audio")) for n in todo]
+        for n, sha256, done in zip(todo, hashes, work([rows[n] for n in todo]) if todo else (), strict=True):
+            made[n] = {"id": rows[n]["id"], "sha256": sha256, **done}
+            step(1)
+        if todo:
+            files.write_jsonl(path, made)
     return True
+
+
+def _check(path: Path, rows: Sequence[Row], made: Sequence[Row]) -> None:
+    if [row["id"] for row in rows] != [done.get("id", row["id"]) for row, done in zip(rows, made, strict=False)]:
+        raise AsrlibError(f"{path} is of other clips: delete it and run the same command again.")
 
 
 def merged(folder: Path | str, table: Any) -> Iterator[tuple[list[Row], list[Row]]]:
@@ -104,8 +121,7 @@ def merged(folder: Path | str, table: Any) -> Iterator[tuple[list[Row], list[Row
     """
     for path, places in _shards(folder, table):
         rows, made = [table[place] for place in places], list(files.read_jsonl(path))
-        if [row["id"] for row in rows] != [row.get("id") for row in made]:
-            raise AsrlibError(f"{path} is of other clips: delete it and run the same command again.")
+        _check(path, rows, made)
         yield rows, made
 
 

@@ -15,11 +15,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from asrlib import AsrlibError, audio
+from asrlib.whisper import POSITIONS, POSITIONS_PER_SECOND
 
 __all__ = ["Collator", "cut_context", "prepare", "restore_context"]
-
-WINDOW_SECONDS = 30  # of a published model
-POSITIONS_PER_SECOND = 50  # 100 frames of log-mel a second, halved by the second convolution
 
 
 def cut_context(model: Any, processor: Any, seconds: int) -> None:
@@ -28,7 +26,7 @@ def cut_context(model: Any, processor: Any, seconds: int) -> None:
     The encoder's positions are truncated, not interpolated: position k still means second k / 50. The most tokens that
     ``generate`` may write shrink in proportion, which ends a loop of repeated text early. All configurations follow, so that
     what ``save_pretrained`` writes loads and decodes in the same way; `asrlib.decoding.transcription` refuses longer audio. Without
-    fine-tuning a cut model is worse: it has only heard speech that is followed by silence up to 30 s.
+    fine-tuning a cut model is worse: it was trained on speech that is followed by silence up to 30 s only.
 
     Args:
         model: a ``WhisperForConditionalGeneration``, before PEFT wraps it.
@@ -51,7 +49,7 @@ def restore_context(model: Any, processor: Any, original: Any) -> None:
     """Give a fine-tuned model the whole context of the published one back, in place.
 
     Encoder positions are fixed sinusoids that training does not move, so the ones that `cut_context` dropped are still those
-    of the published model. The result is an ordinary Whisper model for any program; whether it hears as well as the cut one
+    of the published model. The result is an ordinary Whisper model for any program; whether it transcribes as well as the cut one
     has to be measured, as notebook 02 does.
 
     Args:
@@ -67,7 +65,7 @@ def _set_context(model: Any, processor: Any, positions: torch.Tensor) -> None:
     encoder, old, count = model.model.encoder, model.model.encoder.embed_positions.weight, len(positions)
     encoder.embed_positions = torch.nn.Embedding.from_pretrained(positions.detach().to(old).clone(), freeze=True)
     encoder.max_source_positions = model.config.max_source_positions = count  # one configuration, shared by all parts
-    share = count / (WINDOW_SECONDS * POSITIONS_PER_SECOND)
+    share = count / POSITIONS
     model.generation_config.max_length = math.ceil(model.config.max_target_positions * share)
     extractor = processor.feature_extractor
     extractor.chunk_length = count // POSITIONS_PER_SECOND
@@ -80,7 +78,7 @@ def prepare(row: dict[str, Any], processor: Any, seconds: int) -> dict[str, Any]
 
     Raises:
         AsrlibError: audio that `audio.load` refuses, or longer than ``seconds``, the context: its transcript would say more
-            than can be heard.
+            than the sound holds.
     """
     samples = audio.load(row["audio"], max_seconds=seconds)
     features = processor.feature_extractor(samples, sampling_rate=16_000).input_features[0]

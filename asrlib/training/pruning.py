@@ -2,7 +2,7 @@
 
 What is pruned, and by which rule, is said by `torch.nn.utils.prune` in the notebook. Its masks live in hooks: a layer with one
 holds ``weight_orig`` and ``weight_mask``, and multiplies them before each forward pass. Such a model trains with its zeros
-kept, but cannot be copied after a backward pass or saved for others; `settle` makes an ordinary model of it.
+kept, but cannot be copied after a backward pass or saved for others; `make_permanent` makes an ordinary model of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from asrlib import AsrlibError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["linear_layers", "masks", "part", "settle", "with_masks", "zeros"]
+__all__ = ["linear_layers", "make_permanent", "masks", "part", "with_masks", "zeros"]
 
 
 def linear_layers(model: Any) -> dict[str, torch.nn.Linear]:
@@ -78,7 +78,7 @@ def with_masks(model: Any, masks: Mapping[str, torch.Tensor]) -> Any:
     return masked
 
 
-def settle(model: Any) -> Any:
+def make_permanent(model: Any) -> Any:
     """Make masks permanent, in place: zeros become part of the weights, hooks and masks go. Returns the same model."""
     from torch.nn.utils import prune
 

@@ -117,7 +117,7 @@ def test_the_options_reach_the_page(monkeypatch):
 def test_the_line_below_names_model_language_and_seconds_and_escapes_them(monkeypatch):
     heard = batching.Hypothesis("x", " Bună <b>ziua</b> ", "ro", 3.24, 0.51)
     monkeypatch.setattr(transcription, "transcribe", lambda *arguments, **options: iter([heard]))
-    words, below = demo._listener(None, None, "my <model>", None)("x.wav")
+    words, below = demo._transcriber(None, None, "my <model>", None)("x.wav")
     assert words == "Bună <b>ziua</b>"
     assert " ".join(said(below)) == "Model my <model> Language Romanian Audio 3.2 s Computing 0.5 s"
     assert "<model>" not in below
@@ -128,15 +128,17 @@ def test_no_sound_and_what_transcription_refuses_are_a_sentence(monkeypatch):
         raise AsrlibError(f"{clips[0]} lasts 12 s & this model hears 8 s: cut it into parts.")
 
     monkeypatch.setattr(transcription, "transcribe", refuse)
-    hear = demo._listener(None, None, "m", "en")
-    assert hear(None) == ("", demo._problem("There is no sound yet: finish a recording or upload a file first."))
+    transcribe = demo._transcriber(None, None, "m", "en")
+    assert transcribe(None) == ("", demo._problem("There is no sound yet: finish a recording or upload a file first."))
     sentence = "talk.wav lasts 12 s & this model hears 8 s: cut it into parts."
-    assert hear("/tmp/private/0a1b/talk.wav") == ("", demo._problem(sentence))
+    assert transcribe("/tmp/private/0a1b/talk.wav") == ("", demo._problem(sentence))
 
 
 @pytest.mark.slow
 def test_the_page_names_nothing_to_load_from_elsewhere_and_forbids_it(gradio, silent, port, strangers):
-    with demo.served(demo.page(silent, None, "m", "Romanian"), port) as address:
+    blocks = demo.page(silent, None, "m", "Romanian")
+    with demo.served(blocks, port) as address:
+        assert blocks.max_file_size == 2**30
         assert address == f"http://127.0.0.1:{port}/"
         with urllib.request.urlopen(address) as answer:
             text, policy = answer.read().decode(), answer.headers["content-security-policy"]

@@ -1,5 +1,6 @@
 """A corpus scored in one process, in two, and when one of two dies: the same to the byte."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -8,9 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from asrlib import AsrlibError, scoring, text
-from asrlib.decoding import batching
+from asrlib.decoding import batching, outcomes
+from asrlib.decoding.outcomes import Failed
 from asrlib.io import files
 from asrlib.tasks import evaluation, sharding
 
@@ -18,10 +22,12 @@ REPOSITORY = Path(__file__).parents[2]
 SAID = ["red green blue", "north south", "rain", "over there", "salt pepper sugar"]
 
 
-def heard(clips):
-    """Hear all but the last word of each clip; the clips named None cannot be read."""
+def transcribe(clips):
+    """Leave the last word of each clip out; the clips named None cannot be read."""
     for name, words in clips:
-        if words is not None:
+        if words is None:
+            yield Failed(name, f"{name} is nothing.")
+        else:
             yield batching.Hypothesis(name, words.rpartition(" ")[0], "en", 2.0, 0.5)
 
 
@@ -38,7 +44,7 @@ def table(monkeypatch):
 
 
 def test_the_score_is_that_of_all_clips_at_once(tmp_path, table):
-    found = evaluation.evaluate(table, heard, tmp_path, language="en", run={})
+    found = evaluation.evaluate(table, transcribe, tmp_path, language="en", run={})
     hypotheses = [said.rpartition(" ")[0] for said in SAID]
     whole = scoring.score(SAID, hypotheses, normalizer=text.normalizer("en"), blocks=["a", "a", "b", "b", 4])
     assert (found.score.wer, found.score.cer, found.score.interval) == (whole.wer, whole.cer, whole.interval)
@@ -51,22 +57,41 @@ def test_the_score_is_that_of_all_clips_at_once(tmp_path, table):
     ]
 
 
-def test_clips_that_cannot_be_read_are_counted_and_not_scored(tmp_path, table):
+def test_clips_that_cannot_be_read_are_counted_not_scored_and_tried_again(tmp_path, table):
+    spoken = [row["audio"] for row in table]
     for place in (0, 3):
         table[place]["audio"] = None
-    found = evaluation.evaluate(table, heard, tmp_path, language="en", run={})
-    assert (found.unreadable, found.score.utterances) == (2, 3)
-    assert [row["id"] for row in files.read_jsonl(found.clips)] == ["1.wav", "2.wav", "4.wav"]
+    for _ in range(2):
+        found = evaluation.evaluate(table, transcribe, tmp_path, language="en", run={})
+        assert (found.unreadable, found.score.utterances) == (2, 3)
+        assert [row["id"] for row in files.read_jsonl(found.clips)] == ["1.wav", "2.wav", "4.wav"]
+    for row, audio in zip(table, spoken, strict=True):
+        row["audio"] = audio
+    assert evaluation.evaluate(table, transcribe, tmp_path, language="en", run={}).score.utterances == 5
     for row in table:
         row["audio"] = None
     with pytest.raises(AsrlibError, match="None of the 5 clips could be read"):
-        evaluation.evaluate(table, heard, tmp_path / "silent", language="en", run={})
+        evaluation.evaluate(table, transcribe, tmp_path / "silent", language="en", run={})
+
+
+@given(st.lists(st.sampled_from(["good", "bad"]), max_size=12), st.integers(1, 4))
+def test_each_clip_has_one_outcome_in_its_place_however_far_is_read_ahead(kinds, ahead):
+    good, bad = np.ones(16_000, np.float32), np.zeros(16_000, np.float32)  # the silent one is refused
+
+    def read_ahead(clips):
+        while batch := list(itertools.islice(clips, ahead)):
+            yield from (batching.Hypothesis(clip["id"], "hello", "en", 1.0, 0.1) for clip in batch)
+
+    clips = [(str(place), good if kind == "good" else bad) for place, kind in enumerate(kinds)]
+    found = list(outcomes.transcripts(read_ahead, clips))
+    assert [item.id for item in found] == [name for name, _ in clips]
+    assert ["bad" if isinstance(item, Failed) else "good" for item in found] == kinds
 
 
 def test_the_worst_clips_come_first_and_right_ones_not_at_all(tmp_path, table):
     table[0]["text"] += " grey"
     table[2]["text"] = ""  # nothing was said and nothing heard
-    found = evaluation.evaluate(table, heard, tmp_path, language="en", run={})
+    found = evaluation.evaluate(table, transcribe, tmp_path, language="en", run={})
     assert [row["errors"] for row in evaluation.worst(found, 3)] == [2, 1, 1]
     assert evaluation.worst(found, 1)[0]["id"] == "0.wav"
     assert len(evaluation.worst(found, 9)) == 4
@@ -74,7 +99,7 @@ def test_the_worst_clips_come_first_and_right_ones_not_at_all(tmp_path, table):
 
 def test_only_the_first_process_scores(tmp_path, table, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    assert evaluation.evaluate(table, heard, tmp_path, language="en", run={}) is None
+    assert evaluation.evaluate(table, transcribe, tmp_path, language="en", run={}) is None
     assert not (tmp_path / "predictions.jsonl").exists()
 
 
@@ -84,17 +109,18 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from asrlib import cli, hardware
+from asrlib.decoding import transcription
 from asrlib.tasks import sharding
 hardware.best_device, hardware.best_dtype = lambda: "cpu", lambda device=None: torch.float32
 sharding.WINDOW_CLIPS = 4
-hear, fatal = cli._Listener.hear, Path("fatal")
-def die(self, clips, **options):
-    for heard in hear(self, clips, **options):
+transcribe, fatal = transcription.transcribe, Path("fatal")
+def die(*given, **options):
+    for hypothesis in transcribe(*given, **options):
         if fatal.is_file() and os.environ.get("RANK") == "1":
             fatal.rename("dead")
             os.kill(os.getpid(), signal.SIGKILL)  # in the middle of its first shard
-        yield heard
-cli._Listener.hear = die
+        yield hypothesis
+transcription.transcribe = die
 sys.exit(cli.main(sys.argv[1:]))
 """
 

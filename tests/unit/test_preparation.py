@@ -1,8 +1,7 @@
-"""A data set out of recordings: what is cut, what is doubted, what is written, and what a killed or wrong run leaves."""
+"""A data set out of recordings: what is cut, what is dropped, what is written, and what a killed or wrong run leaves."""
 
 import dataclasses
 import json
-import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,11 +10,13 @@ import soundfile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
 
 from asrlib import AsrlibError, audio, cli, corpora, scoring, text
 from asrlib.decoding import transcription
-from asrlib.tasks import preparation
-from asrlib.tasks.preparation import Label, Limits
+from asrlib.tasks import labelling, preparation
+from asrlib.tasks.labelling import Label, Limits
 
 RATE = audio.SAMPLING_RATE
 GOOD = Label("hello there", "en", -0.2, 0.9, 0.01)
@@ -45,8 +46,8 @@ def found(monkeypatch):
 
 
 @pytest.fixture
-def hearing(monkeypatch):
-    """A model that says how long each piece is; a second hearing that says the same. Lists what was labelled."""
+def labelled(monkeypatch):
+    """A model that writes how long each piece is, and so its second transcript. Lists what was labelled."""
     seen = []
 
     class Model:
@@ -64,9 +65,9 @@ def hearing(monkeypatch):
     def again(self, pieces, labels):
         yield from map(words, pieces)
 
-    monkeypatch.setattr(preparation, "label", label)
+    monkeypatch.setattr(labelling, "label", label)
     monkeypatch.setattr(transcription, "load", lambda model: (Model(), None))
-    monkeypatch.setattr(preparation._Hearing, "_again", again)
+    monkeypatch.setattr(labelling.Labeller, "_again", again)
     return seen
 
 
@@ -116,16 +117,24 @@ def test_no_speech_is_lost_and_no_piece_too_long_whatever_the_pauses(gaps):
         ({"compression": 5.0}, "repeated text"),
         ({"in_language": 0.02}, "another language"),
         ({"logprob": -1.5}, "improbable"),
-        ({"disagreement": 60.0}, "hearings differ"),
+        ({"disagreement": 60.0}, "transcripts differ"),
     ],
 )
-def test_each_doubt_has_its_name(change, reason):
-    assert preparation.doubt(dataclasses.replace(GOOD, **change), Limits()) == reason
+def test_each_rejection_has_its_reason(change, reason):
+    assert labelling.rejection(dataclasses.replace(GOOD, **change), Limits()) == reason
 
 
-@pytest.mark.parametrize(("first", "second", "percent"), [("a b c d", "a b x d e", 50), ("", "a", 0), ("a", "", 100)])
-def test_disagreement_is_a_word_error_rate(first, second, percent):
-    assert preparation._disagreement(first, second) == percent
+@pytest.mark.parametrize(
+    ("language", "first", "second", "percent"),
+    [
+        ("en", "A b, c d", "a b x d e", 50), ("en", "", "a", 0), ("en", "a", "", 100), ("ko", "今天天气", "今天天汽", 100),
+        ("zh", "今天天气", "今天 天汽。", 25), ("th", "ab cd", "abxd", 25),
+    ],
+)  # fmt: skip
+def test_disagreement_is_an_error_rate_of_words_or_of_characters_where_there_are_no_spaces(
+    language, first, second, percent
+):
+    assert labelling._disagreement(first, second, language) == percent
 
 
 @pytest.mark.parametrize("range_", [(5, 2), (-1, 10), (2, 31)])
@@ -134,7 +143,7 @@ def test_pieces_of_impossible_lengths_are_refused(range_):
         Limits(*range_)
 
 
-@pytest.mark.usefixtures("found", "hearing")
+@pytest.mark.usefixtures("found", "labelled")
 def test_a_folder_is_written_that_corpora_reads(recordings, tmp_path):
     output = tmp_path / "set"
     made = preparation.prepare(recordings, output)
@@ -148,9 +157,9 @@ def test_a_folder_is_written_that_corpora_reads(recordings, tmp_path):
 
 
 @pytest.mark.usefixtures("found")
-def test_what_is_doubted_is_listed_and_not_written(recordings, tmp_path, hearing, monkeypatch):
+def test_what_is_dropped_is_listed_and_not_written(recordings, tmp_path, labelled, monkeypatch):
     monkeypatch.setattr(
-        preparation, "doubt", lambda label, limits: "improbable" if label.text.count("word") == 4 else ""
+        preparation, "rejection", lambda label, limits: "improbable" if label.text.count("word") == 4 else ""
     )
     made = preparation.prepare(recordings, tmp_path / "set")
     assert (made.kept, made.dropped) == (2, {"improbable": 1})
@@ -162,21 +171,29 @@ def test_what_is_doubted_is_listed_and_not_written(recordings, tmp_path, hearing
     assert len(list((tmp_path / "set/clips").iterdir())) == 2
 
 
-@pytest.mark.usefixtures("found")
-def test_a_second_call_hears_only_what_is_new(recordings, tmp_path, hearing):
-    preparation.prepare(recordings[:1], tmp_path / "set")
-    assert len(hearing) == 2
-    preparation.prepare(recordings, tmp_path / "set")
-    assert len(hearing) == 3
-    preparation.prepare(recordings, tmp_path / "set")
-    assert len(hearing) == 3
-    assert len(corpora.load("folder", root=tmp_path / "set")) == 3
-    preparation.prepare(recordings[1:], tmp_path / "set")  # the folder is of what the last call was given
-    assert len(corpora.load("folder", root=tmp_path / "set")) == 1
+def recordings_of(folder):
+    return {name.rsplit("-", 1)[0]: name for name in corpora.load("folder", root=folder)["speaker"]}
 
 
 @pytest.mark.usefixtures("found")
-def test_a_killed_run_is_not_believed_and_goes_on(recordings, tmp_path, hearing, monkeypatch):
+def test_a_later_call_adds_what_is_new_and_replaces_what_has_changed(recordings, tmp_path, labelled):
+    folder = tmp_path / "set"
+    preparation.prepare(recordings[:1], folder)
+    assert len(labelled) == 2
+    assert preparation.prepare(recordings[1:], folder).kept == 3
+    assert len(labelled) == 3
+    before = recordings_of(folder)
+    assert preparation.prepare(recordings, folder).kept == 3
+    assert len(labelled) == 3
+    soundfile.write(recordings[0], spoken((1, 5), seconds=6), RATE)
+    assert preparation.prepare(recordings[:1], folder).kept == 2
+    assert len(labelled) == 4
+    after = recordings_of(folder)
+    assert after["two"] == before["two"] and after["one"] != before["one"]
+
+
+@pytest.mark.usefixtures("found")
+def test_a_killed_run_is_not_believed_and_goes_on(recordings, tmp_path, labelled, monkeypatch):
     written = preparation.files.write_atomic
 
     def die(path, content):
@@ -190,22 +207,22 @@ def test_a_killed_run_is_not_believed_and_goes_on(recordings, tmp_path, hearing,
     with pytest.raises(AsrlibError, match=r"metadata\.csv does not exist"):
         corpora.load("folder", root=tmp_path / "set")
     monkeypatch.setattr(preparation.files, "write_atomic", written)
-    hearing.clear()
+    labelled.clear()
     assert preparation.prepare(recordings, tmp_path / "set").kept == 3
-    assert len(hearing) == 1  # the first recording was finished
+    assert len(labelled) == 1  # the first recording was finished
 
 
 @pytest.mark.usefixtures("found")
-def test_a_recording_whose_clip_is_gone_is_made_again(recordings, tmp_path, hearing):
+def test_a_recording_whose_clip_is_gone_is_made_again(recordings, tmp_path, labelled):
     preparation.prepare(recordings, tmp_path / "set")
     next((tmp_path / "set/clips").glob("one-*.flac")).unlink()
-    hearing.clear()
+    labelled.clear()
     assert preparation.prepare(recordings, tmp_path / "set").kept == 3
-    assert len(hearing) == 2
+    assert len(labelled) == 2
     assert len(corpora.load("folder", root=tmp_path / "set")) == 3
 
 
-@pytest.mark.usefixtures("found", "hearing")
+@pytest.mark.usefixtures("found", "labelled")
 def test_a_folder_with_other_content_is_left_alone(recordings, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
@@ -216,7 +233,7 @@ def test_a_folder_with_other_content_is_left_alone(recordings, tmp_path):
         preparation.prepare(recordings, tmp_path / "mine/thesis.txt")
 
 
-@pytest.mark.usefixtures("found", "hearing")
+@pytest.mark.usefixtures("found", "labelled")
 def test_labels_of_two_settings_do_not_mix(recordings, tmp_path):
     preparation.prepare(recordings, tmp_path / "set")
     with pytest.raises(AsrlibError, match="begun with another limits"):
@@ -225,7 +242,7 @@ def test_labels_of_two_settings_do_not_mix(recordings, tmp_path):
         preparation.prepare(recordings, tmp_path / "set", model="openai/whisper-small")
 
 
-@pytest.mark.usefixtures("found", "hearing")
+@pytest.mark.usefixtures("found", "labelled")
 def test_recordings_of_one_name_do_not_meet(recordings, tmp_path):
     (tmp_path / "other").mkdir()
     soundfile.write(tmp_path / "other/one.wav", spoken((0.5, 6.5), seconds=7), RATE)
@@ -233,34 +250,33 @@ def test_recordings_of_one_name_do_not_meet(recordings, tmp_path):
     assert len(corpora.load("folder", root=tmp_path / "set")) == 3
 
 
-def half(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-@pytest.mark.usefixtures("found", "hearing")
+@pytest.mark.usefixtures("found", "labelled")
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "reason"),
     [
-        (half, r"one\.wav is truncated"),
-        (lambda path: path.write_bytes(b"no audio"), r"one\.wav is not audio"),
-        (lambda path: path.unlink(), r"one\.wav does not exist"),
-        (lambda path: soundfile.write(path, np.zeros(RATE), RATE), r"one\.wav is silent"),
+        (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), "one.wav is truncated"),
+        (lambda path: path.write_bytes(b"no audio"), "one.wav is not audio"),
+        (lambda path: soundfile.write(path, np.zeros(RATE), RATE), "one.wav is silent"),
     ],
 )
-def test_a_bad_recording_is_one_sentence_and_what_was_finished_stays(recordings, tmp_path, capsys, spoil, said):
+def test_a_bad_recording_is_named_each_time_until_it_is_mended_and_the_others_are_prepared(
+    recordings, tmp_path, capsys, spoil, reason
+):
+    good = recordings[0].read_bytes()
     spoil(recordings[0])
-    one, two = map(str, recordings)
-    if recordings[0].exists():
-        preparation.prepare([two], tmp_path / "set")
-    assert cli.main(["prepare", two, one, "--output", str(tmp_path / "set")]) == 1
-    shown = capsys.readouterr()
-    assert len(shown.err.splitlines()) == 1
-    assert re.search(said, shown.err)
-    if recordings[0].exists() or (tmp_path / "set").exists():
-        assert len(corpora.load("folder", root=tmp_path / "set")) == 1
+    command = ["prepare", *map(str, recordings), "--output", str(tmp_path / "set")]
+    for _ in range(2):
+        assert cli.main(command) == 1
+        out, err = capsys.readouterr()
+        assert out.startswith("1 of 1 pieces kept")
+        assert reason in err and err.count("\n") == 1
+        assert recordings_of(tmp_path / "set").keys() == {"two"}
+    recordings[0].write_bytes(good)
+    assert cli.main(command) == 0
+    assert recordings_of(tmp_path / "set").keys() == {"one", "two"}
 
 
-@pytest.mark.usefixtures("hearing")
+@pytest.mark.usefixtures("labelled")
 def test_sound_without_speech_is_one_sentence(tmp_path, capsys):
     hum = 0.1 * np.sin(np.arange(10 * RATE) * 2 * np.pi * 50 / RATE)
     soundfile.write(tmp_path / "hum.wav", hum, RATE)
@@ -269,7 +285,7 @@ def test_sound_without_speech_is_one_sentence(tmp_path, capsys):
     assert not (tmp_path / "set/metadata.csv").exists()
 
 
-@pytest.mark.usefixtures("found", "hearing")
+@pytest.mark.usefixtures("found", "labelled")
 def test_the_command_says_what_was_kept_and_where(recordings, tmp_path, capsys):
     arguments = ["prepare", *map(str, recordings), "--output", str(tmp_path / "set"), "--language", "en"]
     assert cli.main(arguments) == 0
@@ -277,12 +293,38 @@ def test_the_command_says_what_was_kept_and_where(recordings, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("found")
-def test_an_exported_model_or_another_language_is_refused(recordings, tmp_path, monkeypatch, hearing):
-    with pytest.raises(AsrlibError, match="English-only model reads English"):
+def test_an_exported_model_or_another_language_is_refused(recordings, tmp_path, monkeypatch, labelled):
+    with pytest.raises(AsrlibError, match="English-only model transcribes English"):
         preparation.prepare(recordings, tmp_path / "set", language="fr")
     monkeypatch.setattr(transcription, "load", lambda model: (object(), None))
     with pytest.raises(AsrlibError, match="exported to ONNX"):
         preparation.prepare(recordings, tmp_path / "set2")
+
+
+def test_the_measures_of_a_label_are_the_probabilities_of_transformers():
+    torch.manual_seed(0)
+    sizes = dict.fromkeys(("d_model", "encoder_ffn_dim", "decoder_ffn_dim"), 16)
+    layers = dict.fromkeys(
+        ("encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads"), 2
+    )
+    tokens = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 48)
+    model = WhisperForConditionalGeneration(
+        WhisperConfig(vocab_size=60, init_std=0.3, **sizes, **layers, **tokens)
+    ).eval()
+    model.generation_config = GenerationConfig(
+        decoder_start_token_id=49, eos_token_id=[48], is_multilingual=True, no_timestamps_token_id=55,
+        lang_to_id={"<|en|>": 50, "<|fr|>": 51}, task_to_id={"transcribe": 52},
+    )  # fmt: skip
+    states, start, written = torch.randn(2, 5, 16), [49, 50, 52, 55], [[7, 8, 9], [6]]
+    found = list(labelling._confidence(model, states, start, written))
+    for row, state, measures in zip(written, states, found, strict=True):
+        read = torch.tensor([start + row])
+        with torch.no_grad():
+            logits = model(encoder_outputs=BaseModelOutput(state[None]), decoder_input_ids=read).logits[0]
+        probable, first = logits[3:].log_softmax(-1), logits[0].softmax(-1)
+        logprob = np.mean([probable[at, token].item() for at, token in enumerate([*row, 48])])
+        expected = (logprob, first[54].item(), (first[50] / (first[50] + first[51])).item())  # 54 is no speech
+        assert measures == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +337,7 @@ def test_labels_are_the_transcripts_and_their_probabilities_the_librarys(tiny):
     model, processor = tiny
     rows = corpora.load("telephone", "en", "test").select(range(0, 9, 3))
     pieces = [audio.load(row["audio"]) for row in rows]
-    labels = list(preparation.label(model, processor, pieces, "en"))
+    labels = list(labelling.label(model, processor, pieces, "en"))
     heard = list(transcription.transcribe(model, processor, pieces, strict=True))
     assert [label.text for label in labels] == [item.text for item in heard]
     for piece, found in zip(pieces, labels, strict=True):
@@ -305,7 +347,9 @@ def test_labels_are_the_transcripts_and_their_probabilities_the_librarys(tiny):
         assert found.logprob == pytest.approx(
             np.mean(chosen), abs=0.05
         )  # the most probable token was suppressed in none
-        assert 0 <= found.no_speech <= 1
+        out = model(**{**inputs, "decoder_input_ids": torch.tensor([[model.config.decoder_start_token_id]])})
+        silent = processor.tokenizer.convert_tokens_to_ids("<|nocaptions|>")
+        assert found.no_speech == pytest.approx(out.logits[0, 0].softmax(-1)[silent].item(), abs=1e-4)
         assert found.in_language == 1
 
 
@@ -329,10 +373,10 @@ def test_real_speech_becomes_a_data_set(tmp_path):
 def test_the_language_is_found_and_a_wrong_one_shows():
     rows = corpora.load("telephone", "it", "test")
     piece = audio.load(rows[int(np.argmax(rows["seconds"]))]["audio"])[: 8 * RATE]
-    hearing = preparation._Hearing("openai/whisper-base", None, None)
-    (found,) = hearing.hear([piece], "x")
+    labeller = labelling.Labeller("openai/whisper-base", None, None)
+    (found,) = labeller.label([piece], "x")
     assert found.language == "it"
     assert found.in_language > 0.5
-    assert preparation.doubt(found, Limits(logprob=-9, disagreement=1e9)) == ""
-    (told,) = preparation.label(*hearing.first, [piece], "en")
-    assert preparation.doubt(told, Limits()) == "another language"
+    assert labelling.rejection(found, Limits(logprob=-9, disagreement=1e9)) == ""
+    (told,) = labelling.label(*labeller.first, [piece], "en")
+    assert labelling.rejection(told, Limits()) == "another language"

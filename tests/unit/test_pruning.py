@@ -105,10 +105,10 @@ def test_a_mask_has_the_share_that_was_asked_for_and_takes_the_smallest(model, s
 
 @settings(max_examples=5, deadline=None)
 @given(SHARES)
-def test_settling_changes_no_output_and_leaves_an_ordinary_model(model, share):
+def test_making_masks_permanent_changes_no_output_and_leaves_an_ordinary_model(model, share):
     masked = globally(model, share)
     before = logits(masked)
-    assert pruning.settle(masked) is masked
+    assert pruning.make_permanent(masked) is masked
     assert torch.equal(logits(masked), before)
     assert masked.state_dict().keys() == model.state_dict().keys()
     assert not prune.is_pruned(masked)
@@ -122,7 +122,7 @@ def test_zeros_survive_training_with_the_mask(model, share):
     wanted = pruning.masks(masked)
     train(masked)
     assert pruning.zeros(masked) == pytest.approx(100 * share, abs=0.01)
-    pruning.settle(masked)
+    pruning.make_permanent(masked)
     for name, layer in pruning.linear_layers(masked).items():
         assert not layer.weight[wanted[name] == 0].any(), name
         moved = layer.weight != pruning.linear_layers(model)[name].weight
@@ -130,7 +130,7 @@ def test_zeros_survive_training_with_the_mask(model, share):
 
 
 def test_without_the_mask_one_step_fills_the_zeros(model):
-    assert pruning.zeros(train(pruning.settle(globally(model, 0.5)), steps=1)) < 5
+    assert pruning.zeros(train(pruning.make_permanent(globally(model, 0.5)), steps=1)) < 5
 
 
 def test_zeros_are_counted_after_a_step_and_before_the_next_pass(model):

@@ -69,7 +69,7 @@ def test_what_is_made_comes_back_beside_its_rows(tmp_path, table):
     sharding.fill(tmp_path, table, squares, {"model": "a"})
     pairs = [pair for rows, made in sharding.merged(tmp_path, table) for pair in zip(rows, made, strict=True)]
     assert [row for row, _ in pairs] == table
-    assert all(done == {"id": row["id"], "square": row["n"] ** 2} for row, done in pairs)
+    assert all(done == {"id": row["id"], "sha256": "", "square": row["n"] ** 2} for row, done in pairs)
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".jsonl", ".lock"}
     assert not list(tmp_path.glob("0*.lock"))
 
@@ -81,6 +81,34 @@ def test_a_second_call_works_only_where_a_file_is_missing(tmp_path, table):
     seen = []
     sharding.fill(tmp_path, table, lambda rows: seen.extend(row["n"] for row in rows) or squares(rows), {})
     assert seen == [3, 4, 5]
+
+
+def test_what_failed_or_has_changed_is_made_again_and_nothing_else(tmp_path, table):
+    for row in table:
+        (tmp_path / f"{row['n']}.wav").write_text(row["id"])
+        row["audio"] = str(tmp_path / f"{row['n']}.wav")
+    seen, bad = [], {4, 8}
+
+    def work(rows):
+        seen.extend(row["n"] for row in rows)
+        return [{"failed": "no."} if row["n"] in bad else {"square": row["n"] ** 2} for row in rows]
+
+    def fill():
+        seen.clear()
+        sharding.fill(tmp_path / "out", table, work, {})
+        return seen
+
+    assert fill() == list(range(10))
+    assert fill() == [4, 8]
+    bad.remove(4)
+    (tmp_path / "1.wav").write_text("another clip")
+    assert fill() == [1, 4, 8]
+    bad.clear()
+    assert fill() == [8]
+    assert fill() == []
+    assert [done["square"] for _, made in sharding.merged(tmp_path / "out", table) for done in made] == [
+        n**2 for n in range(10)
+    ]
 
 
 def test_an_error_in_the_work_leaves_no_file_and_frees_the_shard(tmp_path, table):

@@ -1,4 +1,4 @@
-"""Word times: the search for boundaries, what pauses do to them, lines of subtitles; and real weights against the library."""
+"""Word times: the search for boundaries, what pauses do to them; and real weights against the library."""
 
 import copy
 import itertools
@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asrlib import AsrlibError, audio, corpora, scoring
+from asrlib import AsrlibError, audio, corpora, scoring, whisper
 from asrlib import text as texts
 from asrlib.decoding import network, search, transcription, words
 from asrlib.decoding.batching import Hypothesis
@@ -103,39 +103,6 @@ def test_words_stay_in_order_whatever_the_pauses(edges, silences):
     assert len(found) == len(given_words)
 
 
-spoken = st.lists(
-    st.tuples(st.floats(0, 2), st.floats(0.05, 3), st.text("abc", min_size=1, max_size=20)), min_size=1, max_size=40
-)
-
-
-@given(spoken, st.integers(5, 42), st.floats(1, 6), st.floats(0.1, 1))
-def test_lines_keep_all_words_and_their_limits(gaps, characters, seconds, pause):
-    at, timed = 0.0, []
-    for gap, length, word in gaps:
-        start, at = at + gap, at + gap + length
-        timed.append((start, at, word))
-    lines = words.cues(timed, max_characters=characters, max_seconds=seconds, pause=pause)
-    assert " ".join(line for *_, line in lines) == " ".join(word for *_, word in timed)
-    for start, end, line in lines:
-        if " " in line:
-            assert len(line) <= characters
-            assert end - start <= seconds
-            inside = [span for span in timed if start <= span[0] and span[1] <= end]
-            assert all(after[0] - before[1] < pause for before, after in itertools.pairwise(inside))
-    assert all(before[1] <= after[0] for before, after in itertools.pairwise(lines))
-    assert words.cues([]) == []
-
-
-def test_a_full_line_is_cut_after_its_last_clause_that_leaves_room():
-    said = "To leave a message, please enter a mailbox number. Press two."
-    timed = [(0.3 * number, 0.3 * number + 0.3, word) for number, word in enumerate(said.split())]
-    lines = [line for *_, line in words.cues(timed)]
-    assert lines == ["To leave a message,", "please enter a mailbox number. Press two."]
-    assert [line for *_, line in words.cues(timed, max_characters=12)] == [
-        "To leave a", "message,", "please enter", "a mailbox", "number.", "Press two.",
-    ]  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def exact():
     return transcription.load("openai/whisper-tiny.en", device="cpu", dtype=torch.float32)
@@ -153,7 +120,7 @@ def test_the_weights_are_those_of_the_library(exact, speech):
     samples = audio.load(speech[int(np.argmax(speech["seconds"]))]["audio"])
     tokens, weights = words.attention(model, processor, samples, "Please enter the number.", heads=[(1, 0), (3, 4)])
     inputs = processor(samples, sampling_rate=RATE, return_tensors="pt").input_features
-    start = words.prompt(model, None)
+    start = whisper.prompt(model.generation_config)
     with torch.inference_mode():
         out = eager(inputs, decoder_input_ids=torch.tensor([start + tokens]), output_attentions=True)
     for caught, (layer, head) in zip(weights, [(1, 0), (3, 4)], strict=True):
@@ -200,7 +167,7 @@ def test_a_text_gets_the_tokens_that_the_decoder_wrote(exact, speech):
     clips = [audio.load(row["audio"]) for row in speech.select(range(8))]
     features = processor(clips, sampling_rate=RATE, return_tensors="pt").input_features
     states, _ = network.encode(model, features)
-    for written in search.greedy(model, states, [words.prompt(model, None)] * len(clips)):
+    for written in search.greedy(model, states, [whisper.prompt(model.generation_config)] * len(clips)):
         assert words._encode(processor, processor.decode(written), "en") == written
 
 

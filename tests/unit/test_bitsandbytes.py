@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from asrlib import AsrlibError
-from asrlib.training import quantization
+from asrlib.training.bitsandbytes import keep_trainable
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 peft = pytest.importorskip("peft")
@@ -64,7 +64,7 @@ def packed(model):
 
 
 def test_an_evaluation_changes_no_gradient(whisper):
-    model = quantization.settle(build(whisper, 4))
+    model = keep_trainable(build(whisper, 4))
     before = gradients(model)
     evaluate(model)
     assert not any(packed(model))
@@ -78,7 +78,7 @@ def test_an_evaluation_changes_no_gradient(whisper):
 @pytest.mark.skipif(
     not bitsandbytes.functional.has_avx512bf16(), reason="this CPU has no AVX512-BF16: bitsandbytes repacks nothing"
 )
-def test_without_the_handling_training_breaks_and_settling_comes_too_late(whisper):
+def test_without_the_handling_training_breaks_and_afterwards_it_comes_too_late(whisper):
     """As long as this passes, the handling is needed."""
     model = build(whisper, 4)
     gradients(model)
@@ -87,11 +87,11 @@ def test_without_the_handling_training_breaks_and_settling_comes_too_late(whispe
     with pytest.raises(RuntimeError, match="in-place"):
         gradients(model)
     with pytest.raises(AsrlibError, match="load it again"):
-        quantization.settle(model)
+        keep_trainable(model)
 
 
 def test_8_bit_products_are_silent(whisper, capfd, caplog):
-    model = quantization.settle(build(whisper, 8))
+    model = keep_trainable(build(whisper, 8))
     capfd.readouterr()  # the bar of its loading
     gradients(model)
     evaluate(model)
@@ -101,16 +101,16 @@ def test_8_bit_products_are_silent(whisper, capfd, caplog):
 
 def test_an_adapter_merges_exactly_into_the_dequantized_model(whisper, tmp_path):
     """What it was trained on; merging in 4 bits would round again."""
-    model = quantization.settle(build(whisper, 4))
+    model = keep_trainable(build(whisper, 4))
     model.save_pretrained(tmp_path)
-    base = quantization.settle(quantized(whisper, 4)).dequantize()
+    base = keep_trainable(quantized(whisper, 4)).dequantize()
     merged = peft.PeftModel.from_pretrained(base, tmp_path).merge_and_unload()
     assert torch.allclose(evaluate(model), evaluate(merged), atol=1e-5)
 
 
 def test_a_model_without_quantized_layers_stays_as_it_is():
     model = torch.nn.Linear(2, 2)
-    assert quantization.settle(model) is model
+    assert keep_trainable(model) is model
 
 
 @pytest.mark.slow

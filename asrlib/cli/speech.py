@@ -1,0 +1,232 @@
+"""The commands for one's own speech: transcribe, evaluate, prepare, distil, demo."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from asrlib import AsrlibError, __version__, audio, corpora, engines, whisper
+from asrlib.decoding import outcomes, subtitles, transcription, words
+from asrlib.decoding.batching import Hypothesis
+from asrlib.decoding.outcomes import Failed, Outcomes
+from asrlib.io import files
+from asrlib.io.progress import track
+from asrlib.models import checkpoints
+from asrlib.tasks import demo as page
+from asrlib.tasks import evaluation, preparation, sharding, transcripts
+from asrlib.tasks.evaluation import Evaluation
+from asrlib.training import distillation
+
+WORST = 5  # clips that `asrlib evaluate` shows
+PROBE = 60  # seconds of speech on which runtimes are tried out
+
+
+def transcribe(options: argparse.Namespace) -> int:
+    """Transcribe files; 1 where one of them failed."""
+    timed = options.format != "txt"
+    if timed and options.window == "merged":
+        options.usage("--window merged finds no segment times: it goes with --format txt")
+    if options.words and not timed:
+        options.usage("--words goes with --format srt, vtt or json")
+    if options.engine and (options.words or options.vad or options.window == "merged"):
+        options.usage("--engine goes without --words, --vad and --window merged, which only the course's own loop has")
+    paths = transcripts.audio_files(options.audio, options.output)
+    if options.output:
+        return _into_folder(options, paths)
+    if options.format in ("srt", "vtt") and len(paths) > 1:
+        options.usage(f"several files as {options.format} need --output FOLDER")
+    failed = 0
+    for path, outcome in _transcripts(options, paths):
+        if isinstance(outcome, Failed):
+            failed += 1
+        else:
+            prefix = f"{path}\t" if options.format == "txt" and len(paths) > 1 else ""
+            print(prefix + subtitles.FORMATS[options.format](outcome), end="", flush=True)
+    return 1 if failed else 0
+
+
+def _into_folder(options: argparse.Namespace, paths: Sequence[Path]) -> int:
+    """Write a file for each transcript that an earlier call with the same options has not written; print where each lies."""
+    chosen = {name: getattr(options, name) for name in ("language", "format", "words", "engine", "vad", "window")}
+    run = outcomes.fingerprint(
+        chosen | checkpoints.provenance(checkpoints.fetch(options.model)) | {"asrlib": __version__}
+    )
+    book, failed = Outcomes(options.output), 0
+    names = transcripts.names(paths, options.format, book)
+    waiting = []
+    for path, name in names.items():
+        if book.done(path, run=run, made=name) and (options.output / name).is_file():
+            print(options.output / name)
+        else:
+            waiting.append(path)
+    for path, outcome in _transcripts(options, waiting):
+        if isinstance(outcome, Failed):
+            failed += 1
+            book.add(path, failed=outcome.reason, run=run)
+        else:
+            print(
+                files.write_atomic(options.output / names[path], subtitles.FORMATS[options.format](outcome)), flush=True
+            )
+            book.add(path, made=names[path], run=run)
+    return 1 if failed else 0
+
+
+def _transcripts(options: argparse.Namespace, paths: Sequence[Path]) -> Iterable[tuple[Path, Hypothesis | Failed]]:
+    """Yield each file with its transcript, or with why there is none."""
+    if not paths:
+        return
+    wanted = {"language": options.language, "timestamps": options.format != "txt"}
+    finish, longest = (lambda outcome: outcome), audio.MAX_SECONDS
+    if options.engine:
+        start = functools.partial(_runtime(options, paths).transcribe, **wanted)
+    else:
+        model, processor = transcription.load(options.model)
+        wanted |= {"window": options.window, **({"vad": True} if options.vad else {})}
+        start = functools.partial(transcription.transcribe, model, processor, **wanted)
+        longest = _longest(model)
+        if options.words:
+            finish = functools.partial(_with_words, model, processor, options.format)
+    found = outcomes.transcripts(start, ((str(path), path) for path in paths), max_seconds=longest)
+    if not sys.stdout.isatty():  # where the transcripts are not seen as they come
+        found = track(found, "clips transcribed", len(paths))
+    for path, outcome in zip(paths, found, strict=True):
+        yield path, outcome if isinstance(outcome, Failed) else finish(outcome)
+
+
+def _longest(model: Any) -> float:
+    """Return the seconds that a model can transcribe: one whose context was cut never learnt to go from window to window."""
+    positions = model.config.max_source_positions
+    return positions / whisper.POSITIONS_PER_SECOND if positions < whisper.POSITIONS else audio.MAX_SECONDS
+
+
+def _with_words(model: Any, processor: Any, format: str, transcript: Hypothesis) -> Hypothesis:
+    """Return a transcript with words, or lines of subtitles made of them, in the place of its segments, where that can be."""
+    try:
+        found = words.times(model, processor, audio.load(transcript.id), transcript)
+    except AsrlibError as error:
+        print(f"asrlib: {transcript.id} gets times of segments, not of words: {error}", file=sys.stderr)
+        return transcript
+    return replace(
+        transcript, segments=tuple(found if format == "json" else subtitles.cues(found, transcript.language))
+    )
+
+
+def _runtime(options: argparse.Namespace, paths: Iterable[Path]) -> engines.Runtime:
+    """Return the runtime that was named, or the fastest for these files, and say which that is."""
+    if options.engine != "fastest":
+        return engines.load(options.engine, options.model)
+    sounds, length = [], 0
+    for path in paths:
+        with contextlib.suppress(AsrlibError):  # it will be named when its turn comes
+            sounds.append(audio.load(path)[: PROBE * audio.SAMPLING_RATE])
+            length += len(sounds[-1]) / audio.SAMPLING_RATE
+        if length >= PROBE:
+            break
+    if not sounds:
+        return engines.load("asrlib", options.model)
+    timestamps = options.format != "txt"
+    runtime, seconds = engines.fastest(options.model, sounds, language=options.language, timestamps=timestamps)
+    best = min(seconds, key=seconds.__getitem__)
+    tried = ", ".join(f"{name} {spent:.1f} s" for name, spent in seconds.items())
+    print(f"asrlib: for {length:.0f} s of this speech: {tried}. {best} transcribes all.", file=sys.stderr)
+    return runtime
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Score a model; 1 where a clip could not be read."""
+    if not options.output and os.environ.get("WORLD_SIZE", "1") != "1":
+        options.usage("several processes need --output FOLDER, which all of them see")
+    parts = str(options.speech).split("/")
+    if options.speech.is_dir() or len(parts) != 3:
+        table = corpora.load("folder", root=options.speech, language=options.language)
+    else:
+        table = corpora.load(*parts)
+    model, processor = transcription.load(options.model)
+    language = options.language or _language(table["language"], whisper.is_multilingual(model.generation_config))
+    start = functools.partial(transcription.transcribe, model, processor, language=language)
+    run = {"speech": str(options.speech)}
+    if options.output:  # the same weights are to go on there
+        run |= checkpoints.provenance(checkpoints.fetch(options.model))
+    with contextlib.nullcontext(options.output) if options.output else tempfile.TemporaryDirectory() as folder:
+        found = evaluation.evaluate(
+            table, functools.partial(outcomes.transcripts, start, max_seconds=_longest(model)), folder,
+            language=language, run=run, label="transcribing" * sharding.first_process(),
+        )  # fmt: skip
+        if found:
+            show: Callable[..., str] = _as_json if options.json else _report
+            print(show(options.model, language, found))
+            return 1 if found.unreadable else 0
+    return 0
+
+
+def _language(languages: Iterable[str], multilingual: bool) -> str:
+    """Return the one language of a folder's clips, which decides the normaliser."""
+    named = set(languages) if multilingual else {"en"}
+    if len(named) != 1 or not all(named):
+        raise AsrlibError("The clips' language is not stated, or not the same for all: name it with --language.")
+    return named.pop()
+
+
+def _as_json(model: str, language: str, found: Evaluation) -> str:
+    """Return what `asrlib evaluate --json` prints, with every clip."""
+    score, counted = found.score, ("substitutions", "deletions", "insertions", "words", "utterances")
+    result = {"model": model, "language": language, "unreadable": found.unreadable, "normalizer": found.normalizer}
+    result |= {"wer_percent": 100 * score.wer, "interval": score.interval and [100 * end for end in score.interval]}
+    result |= {"cer_percent": 100 * score.cer, **{kind: getattr(score, kind) for kind in counted}, "rtfx": found.rtfx}
+    return json.dumps(result | {"clips": list(files.read_jsonl(found.clips))}, indent=1, ensure_ascii=False)
+
+
+def _report(model: str, language: str, found: Evaluation) -> str:
+    """Return what `asrlib evaluate` prints for a person, with the worst clips."""
+    score, (low, high) = found.score, (100 * end for end in found.score.bounds)
+    interval = f"95 % interval {low:.2f} to {high:.2f}" if score.interval else f"no interval: {score.shortage}"
+    lines = [
+        f"WER {100 * score.wer:.2f} % ({interval}), CER {100 * score.cer:.2f} %",
+        f"{score.utterances} clips, {score.words} words: {score.substitutions} substituted, "
+        f"{score.deletions} deleted, {score.insertions} inserted",
+        f"{model}, language {language}, normaliser {found.normalizer}, RTFx {found.rtfx:.1f}",
+    ]
+    for clip in evaluation.worst(found, WORST):
+        lines += [f"\n{clip['id']}: {clip['errors']} errors in {clip['words']} words"]
+        lines += [f"  reference   {clip['reference']}", f"  hypothesis  {clip['hypothesis'].strip()}"]
+    return "\n".join(lines)
+
+
+def prepare(options: argparse.Namespace) -> int:
+    """Make a data set of recordings; 1 where one of them could not be read."""
+    chosen = {"model": options.model, "second": options.second, "language": options.language}
+    made = preparation.prepare(transcripts.audio_files(options.audio, options.output), options.output, **chosen)
+    minutes = f"{made.kept_seconds / 60:.1f} of {made.seconds / 60:.1f} minutes"
+    dropped = "".join(f"; {count} dropped: {reason}" for reason, count in made.dropped.items())
+    print(f"{made.kept} of {made.pieces} pieces kept, {minutes}, in {options.output}{dropped}.")
+    return 1 if made.failed else 0
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Serve the page until Ctrl-C."""
+    page.serve(options.model, language=options.language, port=options.port)
+    return 0
+
+
+def distil(options: argparse.Namespace) -> int:
+    """Distil a model; 1 where a clip could not be read."""
+    if options.corpus.count("/") != 2:
+        options.usage(f"{options.corpus}: write it as CORPUS/LANGUAGE/SPLIT, such as telephone/en/train")
+    chosen = {field.name: getattr(options, field.name) for field in fields(distillation.Settings)}
+    done = distillation.distil(distillation.Settings(**chosen), options.output)
+    if not done:
+        return 0
+    print(
+        f"{done['clips']} clips, {done['kept']} labels within {options.threshold:g} % errors, {options.steps} steps: "
+        f"cross-entropy {done['cross_entropy']:.3f}, KL {done['kl']:.3f}; the student lies in {options.output / 'student'}."
+    )
+    return 1 if done["failed"] else 0

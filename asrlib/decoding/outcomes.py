@@ -1,0 +1,135 @@
+"""One outcome for each file of a run: it is done, or it has failed with a reason; known by the file's content.
+
+One bad file ends no run. What has failed is named, and tried again, by every call; what has changed under its name is done
+again; what is done and unchanged is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asrlib import AsrlibError, audio
+from asrlib.io import files
+
+if TYPE_CHECKING:
+    from asrlib.decoding.batching import Hypothesis
+
+__all__ = ["Failed", "Outcomes", "content", "fingerprint", "is_done", "transcripts", "whole"]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A clip that could not be transcribed, and why, in one sentence."""
+
+    id: str
+    reason: str
+
+
+def content(source: Any) -> str:
+    """Return the SHA-256 of an audio source, as `asrlib.audio.load` takes them; empty where there is nothing to read."""
+    if isinstance(source, Mapping):
+        source = source.get("path") if source.get("bytes") is None else source["bytes"]
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    try:
+        return files.sha256(source)
+    except (OSError, TypeError, ValueError):
+        return ""
+
+
+def fingerprint(facts: Mapping[str, Any]) -> str:
+    """Return a short name for what a run depends on; another run has another."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def is_done(outcome: Mapping[str, Any], source: Any) -> bool:
+    """Say whether an outcome that was written down holds for a source: it did not fail, and the content is the same."""
+    return not outcome.get("failed") and outcome.get("sha256") == content(source)
+
+
+def transcripts(
+    transcribe: Callable[[Iterable[dict[str, Any]]], Iterable[Hypothesis]],
+    clips: Iterable[tuple[str, Any]],
+    *,
+    max_seconds: float = audio.MAX_SECONDS,
+) -> Iterator[Hypothesis | Failed]:
+    """Transcribe clips and yield one outcome of each, in their order; what cannot be read is named on stderr.
+
+    Args:
+        transcribe: such as `asrlib.decoding.transcription.transcribe` with a model; gets mappings with ``id`` and ``audio``.
+        clips: (id, audio source) of each; ids are distinct.
+        max_seconds: longer audio fails.
+    """
+    begun: deque[tuple[str, str]] = deque()  # (id, why it cannot be read) of clips that were read ahead
+
+    def readable() -> Iterator[dict[str, Any]]:
+        for name, source in clips:
+            try:
+                samples = audio.load(source, max_seconds=max_seconds)
+            except AsrlibError as error:
+                print(f"asrlib: {error}", file=sys.stderr)
+                begun.append((name, str(error)))
+            else:
+                begun.append((name, ""))
+                yield {"id": name, "audio": samples}
+
+    def failed() -> Iterator[Failed]:
+        while begun and begun[0][1]:
+            yield Failed(*begun.popleft())
+
+    for hypothesis in transcribe(readable()):
+        yield from failed()
+        begun.popleft()
+        yield hypothesis
+    yield from failed()
+
+
+def whole(path: Path) -> str:
+    """Return the absolute path of a file, without ``..``; links are not followed, for their names are the user's."""
+    return os.path.normpath(path.absolute())
+
+
+class Outcomes:
+    """What has become of each file of a folder's runs, in its ``outcomes.jsonl``: one line for each, the last one counts.
+
+    Attributes:
+        of: `whole` path -> ``sha256``, ``failed`` (why nothing was made of it, or empty) and what else `add` was given.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "outcomes.jsonl"
+        self.of: dict[str, dict[str, Any]] = {}
+        self._contents: dict[str, str] = {}
+        with contextlib.suppress(FileNotFoundError), open(self.path, encoding="utf-8") as lines:
+            for line in lines:
+                with contextlib.suppress(ValueError):  # a killed run may leave a part of its last line
+                    row = json.loads(line)
+                    self.of[row["file"]] = row
+
+    def content(self, path: Path) -> str:
+        """Return the SHA-256 of a file as it was when it was first asked for: before it was read, not after."""
+        if whole(path) not in self._contents:
+            self._contents[whole(path)] = content(path)
+        return self._contents[whole(path)]
+
+    def done(self, path: Path, **facts: Any) -> bool:
+        """Say whether a file, as it is now, was finished by a run with these facts."""
+        row, facts = self.of.get(whole(path), {}), {"failed": "", "sha256": self.content(path), **facts}
+        return facts == {key: row.get(key) for key in facts}
+
+    def add(self, path: Path, *, failed: str = "", **facts: Any) -> None:
+        """Write down, at once, that a file is done or has failed."""
+        row = {"file": whole(path), "sha256": self.content(path), "failed": failed, **facts}
+        self.of[row["file"]] = row
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", encoding="utf-8") as lines:
+            lines.write(json.dumps(row) + "\n")

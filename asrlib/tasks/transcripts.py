@@ -1,0 +1,98 @@
+"""Which files ``asrlib transcribe`` and ``asrlib prepare`` read, and what the transcripts of these are called."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from asrlib import AsrlibError
+from asrlib.decoding.outcomes import Outcomes, whole
+
+__all__ = ["audio_files", "names"]
+
+AUDIO = frozenset(
+    [
+        ".3gp",
+        ".aac",
+        ".ac3",
+        ".aif",
+        ".aiff",
+        ".amr",
+        ".au",
+        ".caf",
+        ".flac",
+        ".m4a",
+        ".mka",
+        ".mkv",
+        ".mov",
+        ".mp2",
+        ".mp3",
+        ".mp4",
+        ".oga",
+        ".ogg",
+        ".opus",
+        ".sph",
+        ".voc",
+        ".w64",
+        ".wav",
+        ".webm",
+        ".wma",
+        ".wv",
+    ]
+)
+
+
+def audio_files(places: Iterable[Path], output: Path | None = None) -> list[Path]:
+    """Return the files among some places and, of folders, the audio files below them, sorted, each once.
+
+    What a folder holds besides is named on stderr, but for what is in ``output``. A place that does not exist is returned too:
+    it fails when its turn comes.
+
+    Raises:
+        AsrlibError: no place exists, or none holds audio.
+    """
+    found: dict[str, Path] = {}
+    places = list(places)
+    if not any(place.exists() for place in places):
+        raise AsrlibError(f"{places[0]} does not exist: check the path.")
+    for place in places:
+        inside = sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else [place]
+        for path in inside:
+            if path == place or path.suffix.lower() in AUDIO:
+                found.setdefault(whole(path), path)
+            elif output not in path.parents:
+                print(f"asrlib: {path} is left out: its ending is not that of an audio file.", file=sys.stderr)
+    if not found:
+        raise AsrlibError(f"{places[0]} holds no audio file ({', '.join(sorted(AUDIO))}): name another folder.")
+    return list(found.values())
+
+
+def names(paths: Sequence[Path], suffix: str, outcomes: Outcomes) -> dict[Path, str]:
+    """Return what the transcript of each file is called in a folder: no two files ever share a name there.
+
+    A file keeps the name that it was given before. The others are called by their stem, as long as all of those differ; else by
+    their whole name, else by their path below the folder that they share, else by their whole path.
+
+    Args:
+        paths: different files.
+        suffix: ending of the transcripts, without its dot.
+        outcomes: of the folder's earlier runs.
+    """
+    made = {file: row["made"] for file, row in outcomes.of.items() if row.get("made", "").endswith(f".{suffix}")}
+    files = {path: whole(path) for path in paths}
+    new = [file for file in files.values() if file not in made]
+    taken = {name.casefold() for name in made.values()}
+    shared = os.path.commonpath([Path(file).parent for file in new]) if new else ""
+    ways = (
+        lambda file: Path(file).stem,
+        lambda file: Path(file).name,
+        lambda file: os.path.relpath(file, shared),
+        lambda file: file.lstrip(os.sep),
+    )
+    for way in ways:
+        called = {file: f"{way(file)}.{suffix}" for file in new}
+        if len(taken | {name.casefold() for name in called.values()}) == len(taken) + len(new):
+            break
+    return {path: (made | called)[file] for path, file in files.items()}

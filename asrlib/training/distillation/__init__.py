@@ -1,0 +1,31 @@
+"""Distillation as notebook 06 teaches it, from encoder states on disk, in one process or in many.
+
+The encoder of teacher and student is the same and frozen (Gandhi et al. 2023, arXiv:2311.00430, section 3), so its states of a
+clip never change: `EncoderStates` computes them once. The padding behind a clip is merged as in `asrlib.decoding.network`,
+which makes states, and every training step on them, several times smaller; `attending` gives the decoders of transformers,
+which take no mask for encoder states, the number of positions that each state stands for.
+
+`distil` is the whole recipe, and the same code in each of N processes (torchrun, accelerate). Nothing in it depends on N but
+who does what: a shard of clips is labelled as one batch whoever labels it, and a training step sums over the tokens of one
+batch whoever holds its clips. So on like processors labels are the same to the byte, and losses up to the order of sums.
+"""
+
+from asrlib.training.distillation.labels import repeated_ngrams
+from asrlib.training.distillation.losses import TEMPERATURE, WEIGHTS, TrainingSet, divergence
+from asrlib.training.distillation.recipe import distil, initialise, spaced
+from asrlib.training.distillation.states import EncoderStates, attending
+from asrlib.training.distillation.training import Settings
+
+__all__ = [
+    "TEMPERATURE",
+    "WEIGHTS",
+    "EncoderStates",
+    "Settings",
+    "TrainingSet",
+    "attending",
+    "distil",
+    "divergence",
+    "initialise",
+    "repeated_ngrams",
+    "spaced",
+]

@@ -1,0 +1,86 @@
+"""Lines of subtitles, their times, and the files that they are written to."""
+
+import itertools
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asrlib.decoding import subtitles
+from asrlib.decoding.batching import Hypothesis
+
+SEGMENTS = ((0.0, 1.5, " Hello"), (1.5, 3723.0, " <there> & ."))
+times = st.floats(-5, 40)
+
+
+@given(st.lists(st.tuples(times, times, st.sampled_from(["a", " b c ", "", " "])), max_size=30), st.floats(0.001, 35))
+def test_times_are_within_the_clip_in_order_and_never_empty(segments, seconds):
+    found = subtitles.in_order(segments, seconds)
+    assert [text for *_, text in found] == [text.strip() for *_, text in segments if text.strip()]
+    edges = [0.0, *itertools.chain.from_iterable((start, end) for start, end, _ in found), seconds]
+    assert edges == sorted(edges)
+    least = min(subtitles.SHORTEST, seconds / max(len(found), 1))
+    assert all(end - start > 0.99 * least for start, end, _ in found)
+
+
+def test_times_that_are_right_stay():
+    segments = [(0.1, 0.4, "a"), (0.4, 0.9, "b"), (2.0, 2.5, "c")]
+    assert subtitles.in_order(segments, 2.5) == segments
+    assert subtitles.in_order([(1.0, 30.02, "a"), (30.02, 30.02, "b")], 3.0) == [(1.0, 2.98, "a"), (2.98, 3.0, "b")]
+
+
+timed_words = st.lists(
+    st.tuples(st.floats(0, 2), st.floats(0.05, 9), st.text("abc我", min_size=1, max_size=20)), min_size=1, max_size=40
+)
+
+
+@given(timed_words, st.integers(5, 42), st.floats(1, 6), st.floats(0.1, 1), st.sampled_from(["en", "ja"]))
+def test_lines_keep_all_words_and_their_limits(gaps, columns, seconds, pause, language):
+    at, words = 0.0, []
+    for gap, length, word in gaps:
+        start, at = at + gap, at + gap + length
+        words.append((start, at, word))
+    lines = subtitles.cues(words, language, max_columns=columns, max_seconds=seconds, pause=pause)
+    space = " " if language == "en" else ""
+    assert space.join(line for *_, line in lines) == space.join(word for *_, word in words)
+    alone = {word for *_, word in words}
+    for start, end, line in lines:
+        assert end - start <= seconds + 1e-9
+        assert line in alone or len(line) + line.count("我") <= columns
+        inside = [word for word in words if start <= word[0] and word[1] <= end]
+        assert all(after[0] - before[1] < pause for before, after in itertools.pairwise(inside))
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(lines))
+    assert subtitles.cues([]) == []
+
+
+def line_texts(text, language="en", **limits):
+    words = text.split() if language == "en" else list(text)
+    timed = [(0.3 * number, 0.3 * number + 0.3, word) for number, word in enumerate(words)]
+    return [line for *_, line in subtitles.cues(timed, language, **limits)]
+
+
+def test_a_full_line_is_cut_after_its_last_clause_that_leaves_room():
+    text = "To leave a message, please enter a mailbox number. Press two."
+    assert line_texts(text) == ["To leave a message,", "please enter a mailbox number. Press two."]
+    assert line_texts(text, max_columns=12) == [
+        "To leave a", "message,", "please enter", "a mailbox", "number.", "Press two.",
+    ]  # fmt: skip
+    assert line_texts("我愛你，你愛我嗎？", "zh", max_columns=12) == ["我愛你，", "你愛我嗎？"]
+
+
+@pytest.mark.parametrize(("language", "line"), [("zh", "我爱"), ("Japanese", "我爱"), ("ko", "我 爱"), (None, "我 爱")])
+def test_only_languages_with_spaces_get_spaces(language, line):
+    assert subtitles.cues([(0, 1, "我"), (1, 2, "爱")], language) == [(0, 2, line)]
+
+
+def test_formats():
+    transcript = Hypothesis("a.wav", " Hello there. ", "en", 3723.0, 1.0, SEGMENTS)
+    written = {name: write(transcript) for name, write in subtitles.FORMATS.items()}
+    assert written["txt"] == "Hello there.\n"
+    assert written["srt"].splitlines()[4:7] == ["2", "00:00:01,500 --> 01:02:03,000", "<there> & ."]
+    assert written["vtt"].startswith("WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nHello\n\n")
+    assert "&lt;there&gt; &amp; ." in written["vtt"]  # a player would take it for markup
+    assert json.loads(written["json"])["segments"][1] == {"start": 1.5, "end": 3723.0, "text": "<there> & ."}
+    assert subtitles._clock(1.2349, ",") == "00:00:01,234"
+    assert subtitles._clock(1.001, ",") == "00:00:01,001"
