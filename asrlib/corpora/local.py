@@ -65,11 +65,9 @@ def common_voice(language: str | None, splits: list[str], root: Path | None) -> 
         )
     if place.is_file():
         place = _unpacked_common_voice(place)
-    tables = sorted(
-        table
-        for name in ("test.tsv", f"*/{language or '*'}/test.tsv", f"{language or '*'}/test.tsv")
-        for table in place.glob(name)
-    )
+    codes = [language, f"{language}-*"] if language else ["*"]  # zh is there as zh-CN
+    patterns = ["test.tsv", *(f"{above}{code}/test.tsv" for code in codes for above in ("", "*/"))]
+    tables = sorted(table for pattern in patterns for table in place.glob(pattern))
     if not tables:
         raise AsrlibError(f"{place} holds no test.tsv{f' for {language!r}' if language else ''}: give root={need}.")
     if len(tables) > 1:

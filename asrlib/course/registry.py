@@ -120,10 +120,24 @@ def select(root: Path, chosen: Iterable[str] = ()) -> list[Notebook]:
 
 
 def inputs(root: Path, chosen: Iterable[str] = ()) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return the checkpoints, and the (corpus, language) pairs, that the reference profile of these notebooks loads."""
-    books = select(root, chosen)
+    """Return the checkpoints, and the (corpus, language) pairs, that the reference profile of these notebooks loads.
+
+    A packaged corpus may be chosen too, such as ``telephone/it``, or ``telephone`` for all of its languages.
+    """
+    from asrlib import corpora  # numpy
+
+    names = corpora.names()
+    speech = [item for item in chosen if item.partition("/")[0] in names]
+    others = [item for item in chosen if item not in speech]
+    books = select(root, others) if others or not speech else []
+    pairs = [
+        (name, one)
+        for name, _, language in (item.partition("/") for item in speech)
+        for one in ([language] if language else names[name])
+    ]
+    pairs += [item for book in books for item in book.corpora]
     checkpoints = dict.fromkeys(item for book in books for item in book.checkpoints)
-    return list(checkpoints), list(dict.fromkeys(item for book in books for item in book.corpora))
+    return list(checkpoints), list(dict.fromkeys(pairs))
 
 
 # ------------------------------------------------------------------------------------------------------------- parameters

@@ -131,8 +131,8 @@ def test_of_channels_that_cancel_each_other_the_loudest_is_taken(tmp_path, share
     "text", ["#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{}\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile {}\n"]
 )
 def test_a_playlist_reads_no_other_file(tmp_path, text):
-    (tmp_path / "secret.m4a").write_bytes(muxed(*SIZED["m4a"]))
-    (tmp_path / "list.m3u8").write_text(text.format(tmp_path / "secret.m4a"))
+    (tmp_path / "secret.ts").write_bytes(muxed(*UNSIZED["ts"]))
+    (tmp_path / "list.m3u8").write_text(text.format(tmp_path / "secret.ts"))
     with pytest.raises(AsrlibError, match=r"list\.m3u8 is not audio"):
         audio.load(tmp_path / "list.m3u8")
 

@@ -17,8 +17,9 @@ from asrlib import AsrlibError, audio, corpora
 from asrlib.corpora import catalogue, hub, packaged, untranscribed
 from asrlib.corpora.clips import clean
 from asrlib.corpora.rows import COLUMNS
+from asrlib.course import registry
 from asrlib.io import files
-from asrlib.text import normalizer
+from asrlib.text import language_code, normalizer
 from tools import curate
 
 PACKAGED = [(name, language) for name, languages in corpora.names().items() for language in languages]
@@ -574,6 +575,23 @@ def test_common_voice_folder_and_archive(tmp_path, monkeypatch):
         assert audio.load(table[3]["audio"]).size > 10_000
     unpacked = {path.name for path in (tmp_path / "cache").rglob("*.mp3")}
     assert unpacked == {"train_0.mp3", "train_1.mp3", "dev_0.mp3", "test_0.mp3"}
+
+
+def test_a_language_of_common_voice_may_have_a_region(tmp_path):
+    base = common_voice(tmp_path)
+    base.rename(base.with_name("zh-CN"))
+    table = corpora.load("common_voice", "zh", "test", root=tmp_path / COMMON_VOICE)
+    assert language_code(table["language"][0]) == language_code("zh-CN") == "zh"
+
+
+def test_corpora_are_fetched_by_name():
+    root = files.repository()
+    wanted = [("dialogue", "cs"), ("dialogue", "nl"), ("telephone", "it")]
+    assert registry.inputs(root, ["dialogue", "telephone/it"]) == ([], wanted)
+    assert set(registry.inputs(root, ["dialogue", "00_start_here"])[1]) >= set(wanted[:2]) | set(
+        registry.inputs(root, ["00_start_here"])[1]
+    )
+    assert not set(wanted[:2]) & set(registry.inputs(root)[1])
 
 
 def test_a_table_of_another_set_is_named(tmp_path):
