@@ -189,6 +189,7 @@ def evaluate(tmp_path, monkeypatch, capsys):
 
     class Model:
         generation_config = type("Config", (), {"is_multilingual": True})()
+        config = type("Config", (), {"max_source_positions": 1500})()
 
     def run(texts, heard):
         def transcribe(model, processor, clips, **options):
