@@ -139,8 +139,9 @@ def _read(item: Any, index: int) -> Clip:
 def _batches(clips: Iterable[Any], engine: Engine, batch_size: int) -> Iterator[tuple[list[Clip], Any]]:
     """Yield (clips of like length, their features); no batch has both clips of one window and others."""
     numbered = (_read(item, index) for index, item in enumerate(clips))
-    # Whoever gives a stream gets the first words soon: the window grows from one batch.
-    for size in itertools.chain(range(batch_size, WINDOW_CLIPS, batch_size), itertools.repeat(WINDOW_CLIPS)):
+    # Whoever gives a stream gets the first words soon: its window grows from one batch.
+    growing = () if hasattr(clips, "__len__") else range(batch_size, WINDOW_CLIPS, batch_size)
+    for size in itertools.chain(growing, itertools.repeat(WINDOW_CLIPS)):
         ahead, seconds = [], 0.0
         for clip in itertools.islice(numbered, size):
             ahead.append(clip)

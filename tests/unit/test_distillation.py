@@ -459,14 +459,14 @@ def test_a_training_killed_between_checkpoints_ends_with_the_same_weights(world,
 
     monkeypatch.setattr(training._Training, "step", die)
     assert cli.main(command("stopped")) == 130
-    assert Path("stopped/checkpoint.pt").is_file()
+    assert Path("stopped/checkpoint.safetensors").is_file()
     monkeypatch.setattr(
         training._Training, "step", lambda self, *given: taken.append(len(self.log)) or step(self, *given)
     )
     taken.clear()
     assert cli.main(command("stopped")) == 0
     assert taken == [4, 5, 6, 7]  # the last checkpoint was that of four steps
-    assert not Path("stopped/checkpoint.pt").exists()
+    assert not Path("stopped/checkpoint.safetensors").exists()
     for name in ("losses.jsonl", "student/model.safetensors"):
         assert Path("stopped", name).read_bytes() == Path("one", name).read_bytes()
 

@@ -45,7 +45,7 @@ def expected(whole):
 
 
 def text(model, processor, language="de"):
-    return next(transcription.transcribe(model, processor, [CLIP], language=language)).text
+    return next(transcription.transcribe(model, processor, [CLIP], language=language, strict=True)).text
 
 
 def change(path, **settings):

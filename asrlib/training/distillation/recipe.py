@@ -35,7 +35,7 @@ def distil(settings: Settings, output: Path | str) -> dict[str, Any] | None:
     """Distil a Whisper model by the recipe of notebook 06; to be called alike in each process of a run.
 
     The folder gets ``shards/`` (encoder states and pseudo-labels, each file complete or absent), ``labels.jsonl`` (id, text,
-    error of each clip in the corpus's order), ``checkpoint.pt`` while the student is trained, ``losses.jsonl`` and
+    error of each clip in the corpus's order), ``checkpoint.safetensors`` while the student is trained, ``losses.jsonl`` and
     ``student/``, an ordinary model. A killed run goes on, and ends with the same weights.
 
     Args:
@@ -66,7 +66,7 @@ def distil(settings: Settings, output: Path | str) -> dict[str, Any] | None:
         tokens, kept = _filtered(settings, output, states, rows, processor.tokenizer, first)
     data = TrainingSet(teacher, processor.tokenizer, prompt, states, tokens)
     learnt = outcomes.fingerprint(asdict(settings) | {"root": "", "labels": [(name, tokens[name]) for name in kept]})
-    checkpoint = output / "checkpoint.pt"
+    checkpoint = output / "checkpoint.safetensors"
     losses = training.train(student, data, kept, settings, checkpoint, learnt, processes)
     with _together(processes):
         if not first:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import itertools
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from transformers import get_linear_schedule_with_warmup
 
@@ -83,23 +84,30 @@ class _Training:
         self.log: list[dict[str, float]] = []
 
     def save(self) -> None:
-        stream = io.BytesIO()
-        parts = {name: getattr(self, name).state_dict() for name in ("optimizer", "schedule")}
-        trained = {name: part.detach() for name, part in self.trained.items()}
-        torch.save({"run": self.run, "log": self.log, "student": trained, **parts}, stream)
-        files.write_atomic(self.path, [stream.getbuffer()])
+        optimizer = self.optimizer.state_dict()
+        tensors = {f"student.{name}": part.detach() for name, part in self.trained.items()}
+        tensors |= {f"{n}.{key}": part for n, state in optimizer["state"].items() for key, part in state.items()}
+        facts = {"run": self.run, "log": self.log, "groups": optimizer["param_groups"]}
+        facts["schedule"] = self.schedule.state_dict()
+        files.write_atomic(self.path, safetensors.torch.save(tensors, {"training": json.dumps(facts)}))
 
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one of this training."""
         if not self.path.is_file():
             return
-        state = torch.load(self.path, map_location=self.student.device, weights_only=True)
-        if state["run"] != self.run:
-            return
-        self.log = state["log"]
-        self.student.load_state_dict(state["student"], strict=False)
-        for name in ("optimizer", "schedule"):
-            getattr(self, name).load_state_dict(state[name])
+        with safetensors.safe_open(self.path, "pt", device=str(self.student.device)) as file:
+            facts = json.loads(file.metadata()["training"])
+            if facts["run"] != self.run:
+                return
+            tensors = {tuple(key.split(".", 1)): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no dict
+        state: dict[str, dict[str, torch.Tensor]] = {}
+        for (owner, name), tensor in tensors.items():
+            state.setdefault(owner, {})[name] = tensor
+        self.log = facts["log"]
+        self.student.load_state_dict(state.pop("student"), strict=False)
+        moments = {int(number): part for number, part in state.items()}
+        self.optimizer.load_state_dict({"state": moments, "param_groups": facts["groups"]})
+        self.schedule.load_state_dict(facts["schedule"])
 
     def step(self, data: TrainingSet, names: Sequence[str], weights: torch.Tensor, processes: PartialState) -> None:
         """Take one step on a batch, of which this process has a part, and note the losses of the whole."""
