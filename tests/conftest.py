@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from asrlib.io import files
 
@@ -15,6 +16,9 @@ import nbformat  # noqa: E402
 
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # they share the processor; before anything computes
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+
+settings.register_profile("asrlib", deadline=None)  # nothing judges by the clock
+settings.load_profile("asrlib")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PARAMETERS = (

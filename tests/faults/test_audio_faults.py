@@ -295,7 +295,7 @@ def test_a_length_that_is_a_lie_is_refused(frames, said):
         audio.load(bytes(data))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(["WAV", "OGG", "FLAC", *SIZED]), st.data())
 def test_damaged_bytes_are_read_or_refused_in_one_sentence(container, data):
     damaged = bytearray(muxed(*SIZED[container]) if container in SIZED else encoded(container))
@@ -304,7 +304,7 @@ def test_damaged_bytes_are_read_or_refused_in_one_sentence(container, data):
     _read_or_refused(bytes(damaged))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(["WAV", "AIFF", "AU", "CAF", "W64", "mp4", "mka", "wma", "avi"]), st.data())
 def test_headers_with_any_sizes_are_read_or_refused_in_one_sentence(container, data):
     damaged = bytearray(muxed(*SIZED[container]) if container in SIZED else encoded(container))

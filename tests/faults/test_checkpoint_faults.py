@@ -87,7 +87,7 @@ def test_every_cut_is_noticed(tmp_path):
             read(tmp_path, VALID[:size])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(changes=st.lists(st.tuples(st.integers(0, len(VALID) - 1), st.integers(0, 255)), min_size=1, max_size=6))
 def test_changed_bytes_give_a_dictionary_no_larger_than_the_file_or_a_clear_error(tmp_path_factory, changes):
     content = bytearray(VALID)

@@ -117,7 +117,7 @@ def test_forged_safetensors_are_refused(small, cache, content):
         assert "\n" not in str(caught.value)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=fixed)
+@settings(max_examples=200, suppress_health_check=fixed)
 @given(changes=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), min_size=1, max_size=6))
 def test_changed_bytes_of_safetensors_are_refused_or_only_other_numbers(small, cache, changes):
     path = small / "model.safetensors"
@@ -212,7 +212,7 @@ LETTERS = st.text(st.sampled_from('{}[]":,=.#-_ \n\\ae01tfun\x00é'), max_size=4
 BYTES = st.binary(max_size=60) | LETTERS
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=fixed)
+@settings(max_examples=400, suppress_health_check=fixed)
 @given(content=BYTES)
 @example(content=DEEP)
 @example(content=b"a = " + DEEP)
@@ -233,7 +233,7 @@ def test_any_bytes_are_a_table_or_one_sentence_that_names_the_file(tmp_path, rea
         assert all(isinstance(row, dict) for row in (found if isinstance(found, list) else [found]))
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=fixed)
+@settings(max_examples=100, suppress_health_check=fixed)
 @given(
     content=st.text(max_size=60) | st.sampled_from(["- &a [*a]", "!!python/object/apply:os.system [true]", "- id: 1"])
 )
@@ -251,7 +251,7 @@ VALUES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sam
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=fixed)
+@settings(max_examples=150, suppress_health_check=fixed)
 @given(name=st.sampled_from(["N_CLIPS", "LANGUAGE", "SEED", "PROFILE", "CLIPS", ""]), value=VALUES)
 def test_any_text_is_a_value_of_the_right_type_or_one_sentence(course_folder, name, value):
     if not course_folder.entries:
@@ -265,7 +265,7 @@ def test_any_text_is_a_value_of_the_right_type_or_one_sentence(course_folder, na
         assert isinstance(found[name], str if name == "LANGUAGE" else int)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=fixed)
+@settings(max_examples=150, suppress_health_check=fixed)
 @given(value=st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.lists(st.integers(), max_size=2))
 def test_a_profile_gives_a_value_of_the_notebooks_type_or_one_sentence(value):
     known = parameters.declared("N_CLIPS: int = 4  # clips", "01_one")
@@ -327,7 +327,7 @@ VALUE = st.sampled_from(ODD) | st.text(LETTER, max_size=12)
 
 
 @pytest.mark.slow
-@settings(max_examples=600, deadline=None, suppress_health_check=fixed)
+@settings(max_examples=600, suppress_health_check=fixed)
 @given(data=st.data())
 def test_any_command_line_ends_with_a_code_and_at_most_one_sentence(harmless, known, data):
     name = data.draw(st.sampled_from([*sorted(known), "-h", "--version"]) | VALUE)

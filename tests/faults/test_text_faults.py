@@ -46,7 +46,7 @@ def known(test):
     """Try a property on the strange texts before those that Hypothesis finds."""
     for said in STRANGE.values():
         test = example(said)(test)
-    return settings(max_examples=100, deadline=None)(test)
+    return settings(max_examples=100)(test)
 
 
 @known
@@ -72,7 +72,7 @@ def test_a_strange_english_text_becomes_what_openai_makes_of_it(said):
 # ---- scoring
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(ANY, ANY), min_size=1, max_size=4), st.sampled_from([None, *NORMALIZERS]))
 @example([("\x1c", "x"), ("\x85 a", "\u2028")], None)
 @example([(said, "a word") for said in STRANGE.values()], NORMALIZERS[1])
@@ -95,7 +95,7 @@ def test_every_text_is_scored_as_jiwer_scores_it_or_refused(pairs, normalizer):
             assert kinds[:2] == [0, 0]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(ANY, ANY)
 def test_every_pair_is_aligned_with_as_many_errors_as_are_counted(reference, hypothesis):
     kinds = [kind for kind, *_ in scoring.align(reference, hypothesis).pairs]
@@ -143,7 +143,7 @@ def test_a_record_keeps_a_strange_text_unchanged(tmp_path, said):
     assert list(files.read_jsonl(tmp_path / "predictions.jsonl")) == [{"id": said, "hypothesis": said}]
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.dictionaries(st.text(), st.text(st.characters()), max_size=3), max_size=5))
 @example(rows=[{"\udcff.wav": "\ud800\r\n\x85\u2028"}])  # bytes of a file's name that are no UTF-8; ends of lines
 def test_rows_of_any_text_come_back_from_json_lines(tmp_path, rows):

@@ -34,7 +34,7 @@ def test_path_bytes_and_dataset_rows_are_the_same(tmp_path):
     assert audio.duration(path) == pytest.approx(0.5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(8_000, 96_000), st.integers(1, 20_000))
 def test_length_follows_the_rate(rate, frames):
     generator = np.random.default_rng(frames)

@@ -64,7 +64,7 @@ def small(heads=2, layers=1, hidden=16, bins=80):
     )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(heads=st.integers(1, 3), layers=st.integers(1, 3), hidden=st.integers(1, 99), bins=st.sampled_from([80, 128]))
 def test_the_encoder_computes_what_torch_counts(heads, layers, hidden, bins):
     config = small(heads, layers, hidden, bins)

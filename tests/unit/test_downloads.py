@@ -74,7 +74,7 @@ def test_bombs_and_cuts(tmp_path, monkeypatch):
         downloads.extract(tar, tmp_path, lambda name: name, source="x.tar")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_an_archive_or_one_sentence(tmp_path_factory, data):
     try:

@@ -14,7 +14,7 @@ from asrlib.course import findings
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
 PART = st.one_of(st.just(0.0), st.floats(-3, 3), st.floats(-0.001, 0.001), st.floats(-1e4, 1e4))
 SWAPPED = {"lower": "higher", "better": "worse"}
-every = settings(deadline=None, max_examples=100)
+every = settings(max_examples=100)
 
 
 @st.composite

@@ -8,7 +8,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -93,7 +93,6 @@ halves = arrays.arrays(
 )
 
 
-@settings(deadline=None)
 @given(weights=halves)
 def test_q8_0_is_off_by_half_a_level_at_most(weights):
     restored, scale = unpacked(packed(weights, "q8_0"), "q8_0")
@@ -101,7 +100,6 @@ def test_q8_0_is_off_by_half_a_level_at_most(weights):
     assert (np.abs(restored - weights.astype(float)) <= 0.5 * scale + slack).all()
 
 
-@settings(deadline=None)
 @given(weights=halves)
 def test_q5_0_is_off_by_half_a_level_or_one_at_the_end_that_has_no_sixteenth_level(weights):
     restored, scale = unpacked(packed(weights, "q5_0"), "q5_0")
@@ -113,7 +111,6 @@ def test_q5_0_is_off_by_half_a_level_or_one_at_the_end_that_has_no_sixteenth_lev
     assert (error <= scale + slack).all()
 
 
-@settings(deadline=None)
 @given(levels=arrays.arrays(np.int8, 32, elements=st.integers(-127, 127)), exponent=st.integers(-6, 0))
 def test_weights_that_are_levels_come_back_unchanged(levels, exponent):
     levels[0] = 127
@@ -134,7 +131,6 @@ def shared_library(name):
     return ctypes.CDLL(str(found[0].locate()))
 
 
-@settings(deadline=None)
 @given(weights=halves)
 @pytest.mark.parametrize("kind", ["q8_0", "q5_0"])
 def test_blocks_are_those_of_ggml_bit_for_bit(kind, weights):

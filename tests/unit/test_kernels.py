@@ -59,7 +59,7 @@ def poor(monkeypatch, asked_anew):
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     shape=st.lists(st.integers(1, 9), min_size=1, max_size=3),
     bias=st.booleans(),
@@ -235,7 +235,7 @@ EDITS = {
 }  # fmt: skip
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(edits=st.lists(st.sampled_from(list(EDITS)), min_size=1, max_size=4))
 @torch.no_grad()
 def test_weights_that_have_changed_between_two_blocks_are_heard_as_they_are(edits):
@@ -290,7 +290,7 @@ def test_a_layer_with_hooks_or_of_another_kind_is_called_as_it_is():
     assert seen == [(3, 96)]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     shape=st.tuples(
         st.integers(1, 3), st.integers(1, 5), st.integers(1, 40), st.integers(1, 40), st.sampled_from([8, 64])

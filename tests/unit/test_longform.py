@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GenerationConfig
 from transformers.generation import WhisperTimeStampLogitsProcessor
@@ -124,7 +124,6 @@ def test_rules_for_times_are_the_librarys(written, seed):
     assert torch.equal(ours, theirs)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 20 * 16_000), st.integers(0, 3), st.floats(0, 8))
 def test_times_lie_within_the_clip_and_in_order(seed, samples, added, bold):
     """Tokens are drawn as the rules allow; what lies above the times is a word too."""

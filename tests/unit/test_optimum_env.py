@@ -43,7 +43,7 @@ def door():
         yield session
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=JSON)
 def test_what_goes_through_the_door_comes_back(door, value):
     assert door.run("there = here", {"here": value}, ["there"]) == {"there": value}

@@ -92,7 +92,7 @@ def test_a_model_without_a_head_is_refused():
         pruning.linear_layers(torch.nn.Linear(2, 2))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(SHARES)
 def test_a_mask_has_the_share_that_was_asked_for_and_takes_the_smallest(model, share):
     masked = globally(model, share)
@@ -103,7 +103,7 @@ def test_a_mask_has_the_share_that_was_asked_for_and_takes_the_smallest(model, s
     assert pruning.zeros(masked) == pytest.approx(100 * share, abs=0.01)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(SHARES)
 def test_making_masks_permanent_changes_no_output_and_leaves_an_ordinary_model(model, share):
     masked = globally(model, share)
@@ -115,7 +115,7 @@ def test_making_masks_permanent_changes_no_output_and_leaves_an_ordinary_model(m
     assert pruning.zeros(masked) == pytest.approx(100 * share, abs=0.01)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(SHARES)
 def test_zeros_survive_training_with_the_mask(model, share):
     masked = globally(model, share)
@@ -162,7 +162,7 @@ def test_a_mask_that_fits_nothing_is_refused(model, name):
         pruning.with_masks(model, {name: torch.ones(64, 32)})
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.lists(st.sets(st.integers(0, HEADS - 1), max_size=HEADS - 1), min_size=2, max_size=2))
 def test_heads_cut_out_equal_heads_that_are_masked(model, taught, closed):
     masked, smaller = copy.deepcopy(model), copy.deepcopy(model)
@@ -179,7 +179,7 @@ def test_heads_cut_out_equal_heads_that_are_masked(model, taught, closed):
     assert torch.allclose(states(masked), states(model), atol=1e-5) == (gone == 0)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.floats(0.1, 0.9))
 def test_width_cut_out_equals_width_that_is_masked(model, taught, share):
     masked, smaller = copy.deepcopy(model), copy.deepcopy(model)
@@ -191,7 +191,7 @@ def test_width_cut_out_equals_width_that_is_masked(model, taught, share):
     assert not torch.allclose(states(smaller), states(model), atol=1e-5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 99))
 def test_two_of_four_keeps_the_two_largest_of_each_four(taught, rows, fours, seed):
     weight = torch.randn(rows, 4 * fours, generator=torch.Generator().manual_seed(seed))
@@ -202,7 +202,7 @@ def test_two_of_four_keeps_the_two_largest_of_each_four(taught, rows, fours, see
         assert group[kept].min() >= group[~kept].max()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(2, 40), st.integers(2, 40), st.sampled_from([2, 4]), st.sampled_from([4, 8]))
 def test_csr_breaks_even_where_the_formula_says(taught, rows, columns, value, index):
     limit = taught["break_even"](rows, columns, value, index)

@@ -13,7 +13,7 @@ WORDS = st.lists(st.sampled_from(["a", "b", "c", "dd", "ee", "the", "cat", "sat"
 FILLED = WORDS.filter(str.strip)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(FILLED, WORDS), min_size=1, max_size=6))
 def test_rates_equal_jiwer(pairs):
     references, hypotheses = zip(*pairs, strict=True)
@@ -28,7 +28,7 @@ def test_rates_equal_jiwer(pairs):
     assert ours.cer == jiwer.cer(list(references), list(hypotheses))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(FILLED, WORDS)
 def test_alignment_spells_both_sides(reference, hypothesis):
     pairs = scoring.align(reference, hypothesis).pairs
@@ -162,7 +162,7 @@ def test_a_loop_is_capped_at_the_words_of_its_clip():
     assert set(raw.row()) - set(calm.row()) == {"WER, loops capped (%)"}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(FILLED, WORDS), min_size=1, max_size=6))
 def test_capping_takes_off_insertions_only(pairs):
     raw = scoring.score(*zip(*pairs, strict=True))

@@ -115,7 +115,7 @@ def rows(*found):
     return [row for part in table.collect(found).values() for row in part.to_dict("records")]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=9))
 def test_mean_deviation_and_interval_are_those_of_the_t_distribution(values):
     (row,) = rows(*(record(seed, value) for seed, value in enumerate(values)))
@@ -127,7 +127,7 @@ def test_mean_deviation_and_interval_are_those_of_the_t_distribution(values):
         assert (row["low"], row["high"]) == pytest.approx(expected, abs=1e-6)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.permutations([record(s, 10.0 * len(code) + s, LANGUAGE=code) for code in ("ro", "bul") for s in range(3)]))
 def test_a_row_is_a_choice_of_parameters_in_whatever_order_the_runs_come(found):
     shown = [(row["LANGUAGE"], [row[f"seed.{seed}"] for seed in range(3)]) for row in rows(*found)]

@@ -26,7 +26,7 @@ def test_english_equals_openai_whisper(sentence):
     assert text.normalizer("English")(sentence) == " ".join(EnglishTextNormalizer()(sentence).split())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(TEXTS)
 def test_equals_whisper_basic_where_there_are_no_marks(sentence):
     from whisper.normalizers import BasicTextNormalizer
@@ -38,7 +38,7 @@ def test_equals_whisper_basic_where_there_are_no_marks(sentence):
     assert text.normalizer("ru")(sentence).split() == theirs.split()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(TEXTS, st.sampled_from(["", "tr", "ro"]))
 def test_normalising_twice_changes_nothing(sentence, language):
     normalize = text.unicode_aware(language)

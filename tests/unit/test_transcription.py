@@ -200,7 +200,7 @@ def extractor(request):
     return WhisperFeatureExtractor(feature_size=request.param)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(pieces=st.integers(1, 3), beyond=st.integers(-400, 400), seed=st.integers(0, 99), loud=st.floats(0, 1))
 def test_features_of_a_long_recording_are_the_extractors(extractor, pieces, beyond, seed, loud):
     """Around the edges of the pieces, and wherever the loudest sound is: the floor below it is that of the whole."""
@@ -326,7 +326,7 @@ def test_what_is_drawn_follows_the_probabilities(random_model, monkeypatch):
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.lists(st.sets(st.integers(0, 1), max_size=1), min_size=5, max_size=5))
 def test_a_model_with_fewer_heads_is_heard_as_it_is(random_model, without_heads, cut):
     """Heads are taken out of each attention module, another one or none of each; the config goes on naming two."""

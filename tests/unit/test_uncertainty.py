@@ -98,7 +98,7 @@ def test_degrees_of_freedom_are_those_of_what_varies():
 
 
 # ----------------------------------------------------------------------------------------------------------------- p-values
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.integers(-3, 8), min_size=200, max_size=200),
     st.integers(10, 60),
@@ -135,7 +135,7 @@ def test_holm_by_hand():
     assert uncertainty.holm({}) == {}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.dictionaries(st.text(max_size=2), st.floats(0.0001, 1), min_size=1, max_size=12))
 def test_holm_lies_between_the_single_value_and_bonferroni(p_values):
     found = uncertainty.holm(p_values)
@@ -149,7 +149,7 @@ def test_holm_lies_between_the_single_value_and_bonferroni(p_values):
 
 
 # -------------------------------------------------------------------------------------------------------- shares and trends
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilson_is_scipys(pair):
     theirs = stats.binomtest(*pair).proportion_ci(method="wilson")
@@ -165,7 +165,7 @@ def test_no_share(pair):
         uncertainty.wilson(*pair)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=10, max_size=30))
 def test_spearman_is_scipys_and_lies_in_its_interval(pairs):
     x, y = zip(*pairs, strict=True)
@@ -187,7 +187,7 @@ def test_the_interval_of_spearman_covers():
 
 
 # ------------------------------------------------------------------------------------------------------ repeated measurements
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(FEW, st.floats(0.5, 2))
 def test_the_ratio_of_paired_rounds(seconds, factor):
     found = uncertainty.paired_ratio(seconds, [one * factor for one in seconds])
@@ -195,7 +195,7 @@ def test_the_ratio_of_paired_rounds(seconds, factor):
     assert found.interval == pytest.approx((1 / factor,) * 2)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.floats(0.1, 9), st.floats(0.1, 9)), min_size=6, max_size=25))
 def test_the_interval_of_a_ratio_is_scipys_for_the_median(pairs):
     first, second = zip(*pairs, strict=True)

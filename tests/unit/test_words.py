@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from asrlib import AsrlibError, audio, corpora, scoring, whisper
@@ -39,7 +39,6 @@ def price(cost, first):
     return spent
 
 
-@settings(deadline=None)
 @given(st.integers(1, 6), st.integers(1, 9), st.integers(0, 2**32 - 1))
 def test_the_path_is_the_cheapest(rows, positions, seed):
     cost = np.random.default_rng(seed).normal(size=(rows, positions))
