@@ -1,6 +1,5 @@
 """Long recordings: against the library's ``generate`` without tests, against openai-whisper with them; times and their tokens."""
 
-import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -95,6 +94,7 @@ windows = st.lists(
 )  # pause, tokens of text and length of a segment, in steps of 20 ms
 
 
+@settings(deadline=None)
 @given(windows, st.integers(0, 40), st.integers(1, 3000))
 def test_a_window_is_cut_as_the_library_cuts_it(window, cut_off, frames):
     at, tokens = 0, []
@@ -114,6 +114,7 @@ def test_a_window_is_cut_as_the_library_cuts_it(window, cut_off, frames):
         assert [token for token in written if token < BEGIN] == [token for token in part["tokens"] if token < BEGIN]
 
 
+@settings(deadline=None)
 @given(st.lists(texts, min_size=1, max_size=3), st.integers(0, 99))
 def test_rules_for_times_are_the_librarys(written, seed):
     size = min(map(len, written))
@@ -131,7 +132,6 @@ def test_times_lie_within_the_clip_and_in_order(seed, samples, added, bold):
     draw = torch.Generator().manual_seed(seed)
     clip = Clip(0, "x", np.zeros(samples, np.float32))
     tape = longform._Tape(clip, torch.zeros(1, 80, 3000), [(0, longform.frame_count(clip))])
-    before = []
     while tape.spans:
         written = [END + 1]
         rules = timestamps.Rules(GENERATION, 1)
@@ -142,9 +142,10 @@ def test_times_lie_within_the_clip_and_in_order(seed, samples, added, bold):
             logits = rules(torch.tensor([written]), logits)
             written.append(logits.softmax(dim=1).multinomial(1, generator=draw).item())
         tokens = [token for token in written[1:] if token != END]
-        before.append(tape.spans[0][0])
-        tape.add(Found(tokens, 0.0, 0.0), *timestamps.cut(tokens, TIMES, min(3000, tape.left)))
-    assert all(one < other for one, other in itertools.pairwise(before))
+        at, (segments, gone) = tape.spans[0][0], timestamps.cut(tokens, TIMES, min(3000, tape.left))
+        assert 0 < gone <= 3000
+        tape.add(Found(tokens, 0.0, 0.0), segments, gone)
+        assert tape.spans == [(at + gone, longform.frame_count(clip))] * (at + gone < longform.frame_count(clip))
     spell = SimpleNamespace(decode=lambda row, **_: " ".join(map(str, row)))
     _, _, segments = tape.result(
         SimpleNamespace(processor=SimpleNamespace(tokenizer=spell), generation=GENERATION, language=None)
@@ -152,6 +153,22 @@ def test_times_lie_within_the_clip_and_in_order(seed, samples, added, bold):
     edges = [edge for start, end, _ in segments for edge in (start, end)]
     assert edges == sorted(edges)
     assert all(0 <= start < end <= clip.seconds and words for start, end, words in segments)
+
+
+def test_text_before_a_window_is_told_unless_it_was_drawn_at_a_high_temperature():
+    config = SimpleNamespace(max_target_positions=12)
+    listener = SimpleNamespace(
+        generation=GENERATION, task="transcribe", previous_text=True, model=SimpleNamespace(config=config)
+    )
+    tape = longform._Tape(Clip(0, "x", np.zeros(480_000)), torch.zeros(1, 80, 3000), [(0, 3000)])
+    told = []
+    for temperature in (0.0, 0.4, 0.6):
+        tokens = [BEGIN, 1, 2, BEGIN + 10]
+        tape.add(Found(tokens, 0.0, 0.0, temperature), [(0, 20, tokens)], 20)
+        told.append(tape.prompt(listener))
+    before, start = whisper.previous_token(GENERATION), END + 1
+    assert before == BEGIN - 3
+    assert told == [[before, *tokens, start], [before, BEGIN + 10, *tokens, start], [start]]
 
 
 def test_added_words_are_no_times():
