@@ -125,8 +125,8 @@ def test_rules_for_times_are_the_librarys(written, seed):
     assert torch.equal(ours, theirs)
 
 
-@settings(deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 20 * 16_000), st.integers(0, 3), st.floats(0, 8))
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10**6), st.integers(1, 3 * 16_000), st.integers(0, 3), st.floats(0, 8))
 def test_times_lie_within_the_clip_and_in_order(seed, samples, added, bold):
     """Tokens are drawn as the rules allow; what lies above the times is a word too."""
     draw = torch.Generator().manual_seed(seed)
@@ -135,7 +135,7 @@ def test_times_lie_within_the_clip_and_in_order(seed, samples, added, bold):
     while tape.spans:
         written = [END + 1]
         rules = timestamps.Rules(GENERATION, 1)
-        while len(written) < 30 and written[-1] != END:
+        while len(written) < 15 and written[-1] != END:
             logits = torch.randn(1, TIMES.stop + added, generator=draw) * 3
             logits[:, TIMES.start : TIMES.start + 200] += bold
             logits[:, END + 1 : TIMES.start] = -torch.inf
