@@ -1,12 +1,11 @@
 """Long recordings: against the library's ``generate`` without tests, against openai-whisper with them; times and their tokens."""
 
-import itertools
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig
 from transformers.generation import WhisperTimeStampLogitsProcessor
@@ -110,7 +109,7 @@ def test_a_window_is_cut_as_the_library_cuts_it(window, cut_off, frames):
     ours, done = timestamps.cut(tokens, TIMES, frames)
     assert done == (gone or frames)
     for (start, end, written), part in zip(ours, theirs, strict=True):
-        assert (start / 100, end / 100) == pytest.approx((float(part["start"]), float(part["end"])), abs=0.0101)
+        assert (start / 100, end / 100) == pytest.approx((float(part["start"]), float(part["end"])), abs=0.0201)
         assert [token for token in written if token < BEGIN] == [token for token in part["tokens"] if token < BEGIN]
 
 
@@ -124,26 +123,27 @@ def test_rules_for_times_are_the_librarys(written, seed):
     assert torch.equal(ours, theirs)
 
 
-@given(st.integers(0, 10**6), st.integers(1, 20 * 16_000), st.integers(0, 3), st.floats(0, 8))
+@settings(max_examples=30)
+@given(st.integers(0, 10**6), st.integers(1, 3 * 16_000), st.integers(0, 3), st.floats(0, 8))
 def test_times_lie_within_the_clip_and_in_order(seed, samples, added, bold):
     """Tokens are drawn as the rules allow; what lies above the times is a word too."""
     draw = torch.Generator().manual_seed(seed)
     clip = Clip(0, "x", np.zeros(samples, np.float32))
     tape = longform._Tape(clip, torch.zeros(1, 80, 3000), [(0, longform.frame_count(clip))])
-    before = []
     while tape.spans:
         written = [END + 1]
         rules = timestamps.Rules(GENERATION, 1)
-        while len(written) < 30 and written[-1] != END:
+        while len(written) < 15 and written[-1] != END:
             logits = torch.randn(1, TIMES.stop + added, generator=draw) * 3
             logits[:, TIMES.start : TIMES.start + 200] += bold
             logits[:, END + 1 : TIMES.start] = -torch.inf
             logits = rules(torch.tensor([written]), logits)
             written.append(logits.softmax(dim=1).multinomial(1, generator=draw).item())
         tokens = [token for token in written[1:] if token != END]
-        before.append(tape.spans[0][0])
-        tape.add(Found(tokens, 0.0, 0.0), *timestamps.cut(tokens, TIMES, min(3000, tape.left)))
-    assert all(one < other for one, other in itertools.pairwise(before))
+        at, (segments, gone) = tape.spans[0][0], timestamps.cut(tokens, TIMES, min(3000, tape.left))
+        assert 0 < gone <= 3000
+        tape.add(Found(tokens, 0.0, 0.0), segments, gone)
+        assert tape.spans == [(at + gone, longform.frame_count(clip))] * (at + gone < longform.frame_count(clip))
     spell = SimpleNamespace(decode=lambda row, **_: " ".join(map(str, row)))
     _, _, segments = tape.result(
         SimpleNamespace(processor=SimpleNamespace(tokenizer=spell), generation=GENERATION, language=None)
@@ -151,6 +151,22 @@ def test_times_lie_within_the_clip_and_in_order(seed, samples, added, bold):
     edges = [edge for start, end, _ in segments for edge in (start, end)]
     assert edges == sorted(edges)
     assert all(0 <= start < end <= clip.seconds and words for start, end, words in segments)
+
+
+def test_text_before_a_window_is_told_unless_it_was_drawn_at_a_high_temperature():
+    config = SimpleNamespace(max_target_positions=12)
+    listener = SimpleNamespace(
+        generation=GENERATION, task="transcribe", previous_text=True, model=SimpleNamespace(config=config)
+    )
+    tape = longform._Tape(Clip(0, "x", np.zeros(480_000)), torch.zeros(1, 80, 3000), [(0, 3000)])
+    told = []
+    for temperature in (0.0, 0.4, 0.6):
+        tokens = [BEGIN, 1, 2, BEGIN + 10]
+        tape.add(Found(tokens, 0.0, 0.0, temperature), [(0, 20, tokens)], 20)
+        told.append(tape.prompt(listener))
+    before, start = whisper.previous_token(GENERATION), END + 1
+    assert before == BEGIN - 3
+    assert told == [[before, *tokens, start], [before, BEGIN + 10, *tokens, start], [start]]
 
 
 def test_added_words_are_no_times():
