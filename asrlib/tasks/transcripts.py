@@ -12,36 +12,10 @@ from asrlib.decoding.outcomes import Outcomes, whole
 
 __all__ = ["audio_files", "names"]
 
-AUDIO = frozenset(
-    [
-        ".3gp",
-        ".aac",
-        ".ac3",
-        ".aif",
-        ".aiff",
-        ".amr",
-        ".au",
-        ".caf",
-        ".flac",
-        ".m4a",
-        ".mka",
-        ".mkv",
-        ".mov",
-        ".mp2",
-        ".mp3",
-        ".mp4",
-        ".oga",
-        ".ogg",
-        ".opus",
-        ".sph",
-        ".voc",
-        ".w64",
-        ".wav",
-        ".webm",
-        ".wma",
-        ".wv",
-    ]
-)
+AUDIO = {
+    ".3gp", ".aac", ".ac3", ".aif", ".aiff", ".amr", ".au", ".caf", ".flac", ".m4a", ".mka", ".mkv", ".mov", ".mp2", ".mp3",
+    ".mp4", ".oga", ".ogg", ".opus", ".sph", ".voc", ".w64", ".wav", ".webm", ".wma", ".wv",
+}  # fmt: skip
 
 
 def audio_files(places: Iterable[Path], output: Path | None = None) -> list[Path]:
