@@ -12,43 +12,17 @@ from asrlib.decoding.outcomes import Outcomes, whole
 
 __all__ = ["audio_files", "names"]
 
-AUDIO = frozenset(
-    [
-        ".3gp",
-        ".aac",
-        ".ac3",
-        ".aif",
-        ".aiff",
-        ".amr",
-        ".au",
-        ".caf",
-        ".flac",
-        ".m4a",
-        ".mka",
-        ".mkv",
-        ".mov",
-        ".mp2",
-        ".mp3",
-        ".mp4",
-        ".oga",
-        ".ogg",
-        ".opus",
-        ".sph",
-        ".voc",
-        ".w64",
-        ".wav",
-        ".webm",
-        ".wma",
-        ".wv",
-    ]
-)
+AUDIO = {
+    ".3gp", ".aac", ".ac3", ".aif", ".aiff", ".amr", ".au", ".caf", ".flac", ".m4a", ".mka", ".mkv", ".mov", ".mp2", ".mp3",
+    ".mp4", ".oga", ".ogg", ".opus", ".sph", ".voc", ".w64", ".wav", ".webm", ".wma", ".wv",
+}  # fmt: skip
 
 
 def audio_files(places: Iterable[Path], output: Path | None = None) -> list[Path]:
     """Return the files among some places and, of folders, the audio files below them, sorted, each once.
 
-    What a folder holds besides is named on stderr, but for what is in ``output``. A place that does not exist is returned too:
-    it fails when its turn comes.
+    What a folder holds besides is named on stderr; what is in ``output`` is passed over. A place that does not exist is returned
+    too: it fails when its turn comes.
 
     Raises:
         AsrlibError: no place exists, or none holds audio.
@@ -60,9 +34,11 @@ def audio_files(places: Iterable[Path], output: Path | None = None) -> list[Path
     for place in places:
         inside = sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else [place]
         for path in inside:
+            if output and Path(whole(output)) in Path(whole(path)).parents:
+                continue  # what an earlier call has made
             if path == place or path.suffix.lower() in AUDIO:
                 found.setdefault(whole(path), path)
-            elif output not in path.parents:
+            else:
                 print(f"asrlib: {path} is left out: its ending is not that of an audio file.", file=sys.stderr)
     if not found:
         raise AsrlibError(f"{places[0]} holds no audio file ({', '.join(sorted(AUDIO))}): name another folder.")

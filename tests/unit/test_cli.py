@@ -174,6 +174,16 @@ def test_a_file_whose_words_cannot_be_timed_keeps_its_segments(tone, echo, capsy
     assert "good.wav gets times of segments, not of words: 444 tokens" in err
 
 
+def test_what_an_earlier_call_has_made_is_no_recording(tone, monkeypatch, capsys):
+    (tone / "out").mkdir()
+    (tone / "out" / "clip.flac").write_bytes((tone / "good.wav").read_bytes())
+    (tone / "out" / "metadata.csv").touch()
+    monkeypatch.chdir(tone)
+    assert transcripts.audio_files([Path()], tone / "out") == [Path("bad.wav"), Path("good.wav")]
+    assert transcripts.audio_files([tone], Path("out")) == [tone / "bad.wav", tone / "good.wav"]
+    assert capsys.readouterr().err == ""
+
+
 def test_a_missing_file_is_named_before_the_model_is_loaded(tmp_path, capsys):
     assert cli.main(["transcribe", str(tmp_path / "x.wav"), "--model", str(tmp_path / "no model")]) == 1
     assert capsys.readouterr().err == f"asrlib: {tmp_path / 'x.wav'} does not exist: check the path.\n"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
@@ -93,6 +93,7 @@ def test_speech_is_cut_at_pauses_and_short_pieces_are_joined():
 
 @pytest.mark.usefixtures("found")
 @given(st.lists(st.tuples(st.floats(0.4, 3), st.floats(0.1, 8)), max_size=12))
+@example([(0.5, 1.0)] * 12)
 def test_no_speech_is_lost_and_no_piece_too_long_whatever_the_pauses(gaps):
     at, spans = 0.0, []
     for gap, length in gaps:
