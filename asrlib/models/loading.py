@@ -53,6 +53,8 @@ def _weights(path: Path, dtype: torch.dtype) -> WhisperForConditionalGeneration:
         raise ValueError(f"{min(report['mismatched_keys'])[0]} has another shape than its config.json says")
     if report["unexpected_keys"]:
         raise ValueError(f"its config.json has no place for {min(report['unexpected_keys'])}")
+    if min(loaded.config.encoder_attention_heads, loaded.config.decoder_attention_heads) < 1:
+        raise ValueError("its config.json gives a layer no attention heads")
     if hasattr(loaded.config, "quantization_config"):
         floating = [parameter for parameter in loaded.parameters() if parameter.is_floating_point()]
         if len(floating) == len([*loaded.parameters()]):

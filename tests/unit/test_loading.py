@@ -283,7 +283,8 @@ NAMES = ("config.json", "generation_config.json", "processor_config.json", "mode
 FAULTS = st.sampled_from(["missing", "empty", "folder", "{}", "[]", "null"]) | st.floats(0, 1)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.slow
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(faults=st.dictionaries(st.sampled_from(NAMES), FAULTS, min_size=1, max_size=2))
 def test_any_file_missing_or_cut_is_one_sentence_or_the_same_weights(whole, tmp_path, monkeypatch, expected, faults):
     monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
@@ -307,7 +308,8 @@ def test_any_file_missing_or_cut_is_one_sentence_or_the_same_weights(whole, tmp_
         assert isinstance(text(model, processor), str)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.slow
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_setting_of_another_value_is_one_sentence_or_the_same_weights(whole, tmp_path, monkeypatch, expected, data):
     monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
