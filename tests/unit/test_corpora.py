@@ -396,6 +396,7 @@ def test_untranscribed_clips_are_packed_in_order_and_nothing_is_lost(queen):
     pause = np.zeros(round(0.3 * 16_000), np.float32)
     assert np.array_equal(packed[0]["audio"], np.concatenate([clips[0], pause, clips[1]]))
     assert all(row["seconds"] == len(row["audio"]) / 16_000 <= 7.5 for row in packed)
+    assert [len(row["ids"]) for row in corpora.pack(rows, seconds=7.15)] == [1, 3]  # the pauses count
     assert [len(row["ids"]) for row in corpora.pack(rows, seconds=1.5)] == [1] * 4
     assert list(corpora.pack([])) == []
 
@@ -410,7 +411,8 @@ def test_a_truncated_bundle_is_passed_over_in_one_sentence(queen):
     st.lists(st.tuples(st.binary(max_size=12), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1)), max_size=4),
     st.binary(),
 )
-@example([(b"A.SB", 15 + 42, 40), (b"B.SB", 15 + 42, 40)], bytes(60))  # the same bytes twice
+@example([(b"A.SB", 15 + 42, 60), (b"B.SB", 15 + 42, 60)], bytes(60))  # the same bytes twice
+@example([(b"A.SB", 0, 5)], bytes(60))  # of the table itself
 def test_every_table_is_read_within_its_file_or_refused(entries, body):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scummvm" / "flight-of-the-amazon-queen" / "queen.1c"
