@@ -219,6 +219,7 @@ def test_names_of_transcripts_never_meet_and_stay(first, second):
     ("paths", "names"),
     [
         (["a/x.wav", "b/y.mp3"], ["x.txt", "y.txt"]),
+        (["a/X.wav", "b/x.wav"], ["a/X.wav.txt", "b/x.wav.txt"]),
         (["x.wav", "x.flac", "x.flac.wav"], ["x.wav.txt", "x.flac.txt", "x.flac.wav.txt"]),
         (["a/b_c/x.wav", "a_b/c/x.wav"], ["a/b_c/x.wav.txt", "a_b/c/x.wav.txt"]),
     ],

@@ -177,6 +177,13 @@ def recordings_of(folder):
 
 
 @pytest.mark.usefixtures("found")
+def test_what_is_too_short_is_listed_and_not_labelled(tmp_path, labelled):
+    soundfile.write(tmp_path / "short.wav", spoken((1, 4), (8, 8.5), seconds=10), RATE)
+    made = preparation.prepare([tmp_path / "short.wav"], tmp_path / "set")
+    assert (made.pieces, made.kept, made.dropped, len(labelled)) == (2, 1, {"too short": 1}, 1)
+
+
+@pytest.mark.usefixtures("found")
 def test_a_later_call_adds_what_is_new_and_replaces_what_has_changed(recordings, tmp_path, labelled):
     folder = tmp_path / "set"
     preparation.prepare(recordings[:1], folder)
