@@ -7,15 +7,11 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from asrlib import AsrlibError
+from asrlib import AsrlibError, audio
 from asrlib.decoding.outcomes import Outcomes, whole
+from asrlib.io import sound
 
 __all__ = ["audio_files", "names"]
-
-AUDIO = {
-    ".3gp", ".aac", ".ac3", ".aif", ".aiff", ".amr", ".au", ".caf", ".flac", ".m4a", ".mka", ".mkv", ".mov", ".mp2", ".mp3",
-    ".mp4", ".oga", ".ogg", ".opus", ".sph", ".voc", ".w64", ".wav", ".webm", ".wma", ".wv",
-}  # fmt: skip
 
 
 def audio_files(places: Iterable[Path], output: Path | None = None) -> list[Path]:
@@ -32,16 +28,18 @@ def audio_files(places: Iterable[Path], output: Path | None = None) -> list[Path
     if not any(place.exists() for place in places):
         raise AsrlibError(f"{places[0]} does not exist: check the path.")
     for place in places:
-        inside = sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else [place]
-        for path in inside:
-            if output and Path(whole(output)) in Path(whole(path)).parents:
-                continue  # what an earlier call has made
-            if path == place or path.suffix.lower() in AUDIO:
+        taken, skipped = audio.find(place) if place.is_dir() else ([place], {})
+        made = Path(whole(output)) if output else None  # what an earlier call has made is neither heard nor named
+        for path in taken:
+            if made is None or made not in Path(whole(path)).parents:
                 found.setdefault(whole(path), path)
-            else:
-                print(f"asrlib: {path} is left out: its ending is not that of an audio file.", file=sys.stderr)
+        for path, reason in skipped.items():
+            if made is None or made not in Path(whole(path)).parents:
+                print(f"asrlib: {path} is left out: {reason}.", file=sys.stderr)
     if not found:
-        raise AsrlibError(f"{places[0]} holds no audio file ({', '.join(sorted(AUDIO))}): name another folder.")
+        raise AsrlibError(
+            f"{places[0]} holds no audio file ({', '.join(sorted(sound.SUFFIXES))}): name another folder."
+        )
     return list(found.values())
 
 

@@ -10,14 +10,12 @@ import numpy as np
 
 from asrlib import AsrlibError, audio, scoring
 from asrlib import text as texts
-from asrlib.decoding import search
+from asrlib.decoding import guards, search
 from asrlib.io import files
 from asrlib.io.progress import track
 from asrlib.training.distillation.states import EncoderStates
 
-__all__ = ["most_tokens", "rate", "repeated_ngrams", "write"]
-
-TOKENS_PER_SECOND, SPARE_TOKENS = 20, 20  # no speech holds more of them
+__all__ = ["rate", "repeated_ngrams", "write"]
 
 
 def repeated_ngrams(text: str, n: int = 5) -> int:
@@ -32,11 +30,6 @@ def repeated_ngrams(text: str, n: int = 5) -> int:
     words = text.split()
     runs = Counter(zip(*(words[first:] for first in range(n)), strict=False))
     return runs.total() - len(runs)
-
-
-def most_tokens(seconds: float) -> int:
-    """Return how many tokens the label of a clip can have; one that is longer is a loop."""
-    return SPARE_TOKENS + round(TOKENS_PER_SECOND * seconds)
 
 
 def write(states: EncoderStates, teacher: Any, prompt: list[int], label: str) -> None:
@@ -59,7 +52,7 @@ def write(states: EncoderStates, teacher: Any, prompt: list[int], label: str) ->
         if names:
             encoder_states, bias = states.batch(names)
             bias = bias if bias is None else bias.to(teacher.device, teacher.dtype)
-            most = most_tokens(max(states.places[name][2] for name in names) / audio.SAMPLING_RATE)
+            most = guards.most_tokens(max(states.places[name][2] for name in names) / audio.SAMPLING_RATE)
             encoder_states = encoder_states.to(teacher.device, teacher.dtype)
             tokens = search.greedy(teacher, encoder_states, [prompt] * len(names), bias, max_new_tokens=most)
         rows = ({"id": name, "tokens": list(row)} for name, row in zip(names, tokens, strict=True))
