@@ -161,15 +161,6 @@ def test_speech_is_kept_word_for_word_between_silences_and_nothing_is_written_in
     model, normalize = transcription.load(BASE, device="cpu", dtype=torch.float32), text.normalizer("en")
     for clip, heard in zip(clips, transcription.transcribe(*model, clips, language="en"), strict=True):
         times = 2 if clip is clips[2] else 1
-        assert normalize(heard.text).split() == times * [
-            "your",
-            "call",
-            "can",
-            "not",
-            "be",
-            "completed",
-            "as",
-            "dialed",
-        ]
+        assert normalize(heard.text).split() == times * ["your", "call", "cannot", "be", "completed", "as", "dialed"]
         assert len(heard.segments) == times
-        assert heard.segments[0][0] > 44 or heard.segments[0][1] < 9
+        assert heard.segments[0][0] >= 30 or heard.segments[0][1] < 9
