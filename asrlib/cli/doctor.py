@@ -115,19 +115,15 @@ def _compared(lock: Path, python: Path, mend: str) -> Iterator[Finding]:
 
 
 def _hardware() -> Iterator[Finding]:
-    import torch  # noqa: F401 - a GPU is what PyTorch sees
+    import torch
 
     from asrlib import hardware
 
     machine = hardware.describe()
-    fast = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "avx512_vnni": "AVX512-VNNI"}
-    have = [label for flag, label in fast.items() if flag in machine["cpu_features"]]
-    lack = [label for label in fast.values() if label not in have]
-    yield Finding(
-        "OK" if {"AMX", "AVX512-BF16"} & set(have) else "NOTE",
-        f"{machine['cpu']}, {machine['cores']} cores, with {', '.join(have) or 'no fast low precision'}"
-        + (f", without {', '.join(lack)}" if lack else ""),
-    )
+    ratio = hardware.product_seconds(torch.float32) / hardware.product_seconds(torch.bfloat16)
+    said = f"multiplies bfloat16 {ratio:.1f} times as fast as float32" if ratio else "multiplies no bfloat16"
+    chosen = str(hardware.best_dtype("cpu")).removeprefix("torch.")
+    yield Finding("OK", f"{machine['cpu']}, {machine['cores']} cores, {said}: {chosen} is used on it")
     if machine["gpu"]:
         yield Finding("OK", f"GPU {machine['gpu']}, {machine['gpu_memory_gib']:.0f} GiB")
     else:
