@@ -26,7 +26,6 @@ __all__ = [
     "spaced",
     "training_hours",
     "unicode_aware",
-    "units",
 ]
 
 # Written without spaces between words: Unicode Standard Annex 14 (line breaking), classes ID and SA.
@@ -100,10 +99,16 @@ def _unicode_aware(letters: dict[int, str], text: str) -> str:
 def unicode_aware(language: str = "") -> Normalizer:
     """Return the normaliser for every language but English: like Whisper's basic one, but combining marks stay.
 
+    In a language without spaces between words it sets one between all characters, so that an error rate of "words" is that of
+    characters: the headline for such a language (Radford et al. 2022, appendix C).
+
     Args:
         language: code; Turkish and Azerbaijani lower-case ``I`` otherwise, Romanian writes two letters in two ways.
     """
-    return Normalizer("asrlib-unicode-2", functools.partial(_unicode_aware, LETTERS.get(language, {})))
+    words = functools.partial(_unicode_aware, LETTERS.get(language, {}))
+    if spaced(language):
+        return Normalizer("asrlib-unicode-2", words)
+    return Normalizer("asrlib-unicode-2-characters", lambda text: " ".join("".join(words(text).split())))
 
 
 @functools.cache
@@ -159,16 +164,6 @@ def spaced(language: str | None) -> bool:
         AsrlibError: a language that Whisper does not know.
     """
     return not language or language_code(language) not in UNSPACED
-
-
-def units(text: str, language: str | None) -> list[str]:
-    """Return what errors are counted in: the words of a text, or its characters where there are no spaces between words.
-
-    >>> units("il est tard", "fr"), units("今天 天气", "zh")
-    (['il', 'est', 'tard'], ['今', '天', '天', '气'])
-    """
-    words = text.split()
-    return words if spaced(language) else list("".join(words))
 
 
 def training_hours() -> dict[str, float]:

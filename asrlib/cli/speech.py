@@ -14,7 +14,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from asrlib import AsrlibError, __version__, audio, corpora, engines, whisper
+from asrlib import AsrlibError, __version__, audio, corpora, engines, text, whisper
 from asrlib.decoding import outcomes, subtitles, transcription, words
 from asrlib.decoding.batching import Hypothesis
 from asrlib.decoding.outcomes import Failed, Outcomes
@@ -180,8 +180,12 @@ def _as_json(model: str, language: str, found: Evaluation) -> str:
     """Return what `asrlib evaluate --json` prints, with every clip."""
     score, counted = found.score, ("substitutions", "deletions", "insertions", "words", "utterances")
     result = {"model": model, "language": language, "unreadable": found.unreadable, "normalizer": found.normalizer}
-    result |= {"wer_percent": 100 * score.wer, "interval": score.interval and [100 * end for end in score.interval]}
-    result |= {"cer_percent": 100 * score.cer, **{kind: getattr(score, kind) for kind in counted}, "rtfx": found.rtfx}
+    interval = score.interval and [100 * end for end in score.interval]
+    if text.spaced(language):
+        result |= {"wer_percent": 100 * score.wer, "interval": interval, "cer_percent": 100 * score.cer}
+    else:
+        result |= {"cer_percent": 100 * score.wer, "interval": interval}
+    result |= {**{kind: getattr(score, kind) for kind in counted}, "rtfx": found.rtfx}
     return json.dumps(result | {"clips": list(files.read_jsonl(found.clips))}, indent=1, ensure_ascii=False)
 
 
@@ -189,14 +193,17 @@ def _report(model: str, language: str, found: Evaluation) -> str:
     """Return what `asrlib evaluate` prints for a person, with the worst clips."""
     score, (low, high) = found.score, (100 * end for end in found.score.bounds)
     interval = f"95 % interval {low:.2f} to {high:.2f}" if score.interval else f"no interval: {score.shortage}"
+    rate, units, besides = "WER", "words", f", CER {100 * score.cer:.2f} %"
+    if not text.spaced(language):  # the normaliser parts all characters
+        rate, units, besides = "CER", "characters", ""
     lines = [
-        f"WER {100 * score.wer:.2f} % ({interval}), CER {100 * score.cer:.2f} %",
-        f"{score.utterances} clips, {score.words} words: {score.substitutions} substituted, "
+        f"{rate} {100 * score.wer:.2f} % ({interval}){besides}",
+        f"{score.utterances} clips, {score.words} {units}: {score.substitutions} substituted, "
         f"{score.deletions} deleted, {score.insertions} inserted",
         f"{model}, language {language}, normaliser {found.normalizer}, RTFx {found.rtfx:.1f}",
     ]
     for clip in evaluation.worst(found, WORST):
-        lines += [f"\n{clip['id']}: {clip['errors']} errors in {clip['words']} words"]
+        lines += [f"\n{clip['id']}: {clip['errors']} errors in {clip['words']} {units}"]
         lines += [f"  reference   {clip['reference']}", f"  hypothesis  {clip['hypothesis'].strip()}"]
     return "\n".join(lines)
 

@@ -193,7 +193,7 @@ class Labeller:
 def _disagreement(first: str, second: str, language: str) -> float:
     """Return the WER (%) of a second transcript against the first; the CER in a language without spaces between words."""
     normalize = text.normalizer(language)
-    first, second = (" ".join(text.units(normalize(side), language)) for side in (first, second))
+    first, second = normalize(first), normalize(second)
     if not first:
         return 0.0
     pairs = scoring.align(first, second).pairs

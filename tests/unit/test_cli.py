@@ -258,6 +258,16 @@ def test_evaluate_gives_an_interval_from_ten_clips_on(tone, echo, capsys):
     assert capsys.readouterr().out.startswith(f"WER 50.00 % (95 % interval {low:.2f} to {high:.2f}), CER ")
 
 
+def test_evaluate_counts_characters_where_there_are_no_spaces(tone, echo, capsys):
+    own_folder(tone, ["hell o", "he llu"])
+    assert cli.main(["evaluate", str(tone), "--language", "zh", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["cer_percent"], found["substitutions"], found["words"]) == (10, 1, 10) and "wer_percent" not in found
+    assert cli.main(["evaluate", str(tone), "--language", "zh"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("CER 10.00 % (no interval: only 2 clips)\n2 clips, 10 characters: 1 substituted")
+
+
 def test_evaluate_counts_a_file_that_is_listed_twice_twice(tone, echo, capsys):
     own_folder(tone)
     with open(tone / "metadata.csv", "a") as table:

@@ -72,7 +72,7 @@ def test_normalising_twice_changes_nothing(sentence, language):
 )
 def test_two_ways_to_write_one_text_are_equal(language, one, other):
     normalize = text.normalizer(language)
-    assert text.units(normalize(one), language) == text.units(normalize(other), language)
+    assert normalize(one) == normalize(other)
 
 
 def test_what_differs_in_one_language_is_kept_apart_in_others():
@@ -81,11 +81,12 @@ def test_what_differs_in_one_language_is_kept_apart_in_others():
     assert text.normalizer("de")("ILIK") == "ilik"
 
 
-def test_units_are_words_or_characters():
+def test_errors_are_counted_in_words_or_in_characters():
     assert {code for code in LANGUAGES if not text.spaced(code)} == {"zh", "yue", "ja", "th", "lo", "km", "my"}
     assert not text.spaced("Cantonese") and text.spaced(None) and text.spaced("")
-    assert text.units("今天 真 好", "zh-CN") == ["今", "天", "真", "好"]
-    assert text.units("il est tard", "fr") == ["il", "est", "tard"]
+    assert text.normalizer("zh-CN")("今天 真，好。") == "今 天 真 好"
+    assert text.normalizer("fr")("Il est tard.") == "il est tard"
+    assert text.normalizer("zh").name != text.normalizer("fr").name
 
 
 def test_hindi_keeps_its_vowels_where_whisper_basic_loses_them():

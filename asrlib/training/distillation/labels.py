@@ -76,12 +76,7 @@ def rate(
             "it if it is of other clips."
         )
     written = [tokenizer.decode(labels[name], skip_special_tokens=True).strip() for name in ids]
-    normalize = texts.normalizer(language)
-
-    def in_units(text: str) -> str:
-        return " ".join(texts.units(normalize(text), language))
-
-    score = scoring.score(transcripts, written, normalizer=in_units)
+    score = scoring.score(transcripts, written, normalizer=texts.normalizer(language))
     errors = (100 * score.errors / np.maximum(score.lengths, 1)).round(2).tolist()
     rated = zip(ids, written, errors, strict=True)
     return labels, [{"id": name, "text": text, "error_percent": error} for name, text, error in rated]
