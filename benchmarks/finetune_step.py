@@ -34,10 +34,10 @@ ORIGINAL, OURS = "original: float32, 30 s", f"this course: context of {CONTEXT} 
 class Recipe:
     """A model in training, with its own context and precision."""
 
-    def __init__(self, context: int, fast: bool) -> None:
+    def __init__(self, seconds: int, fast: bool) -> None:
         self.model, self.processor = transcription.load(MODEL, dtype=torch.float32)
         self.processor.tokenizer.set_prefix_tokens(language=LANGUAGE, task="transcribe")
-        context.cut_context(self.model, self.processor, context)
+        context.cut_context(self.model, self.processor, seconds)
         self.half = hardware.best_dtype(str(self.model.device)) if fast else torch.float32
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE, weight_decay=0, fused=True)
         self.warmup = torch.optim.lr_scheduler.LinearLR(self.optimizer, 1 / WARMUP, total_iters=WARMUP)
