@@ -24,6 +24,7 @@ from asrlib import audio, corpora, figures, hardware, scoring, text
 from asrlib.decoding import transcription
 from asrlib.io import files
 from asrlib.models import checkpoints
+from asrlib.training import context
 
 MODEL, LANGUAGE = "openai/whisper-base", "ro"
 CONTEXT = 5  # seconds

@@ -1,7 +1,6 @@
-import contextlib
-
 """Linear layers in oneDNN's layout and attention by products against PyTorch's own, and what must not go that way."""
 
+import contextlib
 import os
 import subprocess
 import sys
