@@ -288,16 +288,6 @@ def optimum():
 
 
 @pytest.fixture(scope="session")
-def exact():
-    """Return the smallest English model in float32, and its processor."""
-    import torch
-
-    from asrlib.decoding import transcription
-
-    return transcription.load("openai/whisper-tiny.en", device="cpu", dtype=torch.float32)
-
-
-@pytest.fixture(scope="session")
 def speech():
     """Return clips of several lengths: real speech, an eighth of the telephone test set."""
     from asrlib import corpora

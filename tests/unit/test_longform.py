@@ -28,8 +28,8 @@ texts = st.lists(st.integers(0, 19) | st.integers(BEGIN, BEGIN + 60), max_size=6
 
 @pytest.mark.weights
 @pytest.mark.parametrize("seconds", [12, 75])
-def test_windows_are_cut_as_generate_cuts_them(exact, speech, seconds):
-    model, processor = exact
+def test_windows_are_cut_as_generate_cuts_them(tiny_en, speech, seconds):
+    model, processor = tiny_en
     long = audio.stitch(speech, seconds=seconds, seed=0)
     (heard,) = transcription.transcribe(model, processor, [long.audio], timestamps=True, strict=True)
     sound = features.long_log_mel(processor, long.audio)
@@ -48,13 +48,13 @@ def test_windows_are_cut_as_generate_cuts_them(exact, speech, seconds):
 
 @pytest.mark.weights
 @pytest.mark.parametrize("before", [False, True])
-def test_words_are_those_of_openai_whisper(exact, speech, before, monkeypatch):
+def test_words_are_those_of_openai_whisper(tiny_en, speech, before, monkeypatch):
     """At temperature 0, its tests as published, with and without the text before a window."""
     openai = pytest.importorskip("whisper")
     monkeypatch.setattr(guards, "TEMPERATURES", (0.0,))
     peer = openai.load_model(str(checkpoints.fetch("openai/whisper-tiny.en", format="openai")), device="cpu")
     long = [audio.stitch(speech, seconds=seconds, seed=seconds).audio for seconds in (50, 34)]
-    ours = list(transcription.transcribe(*exact, long, previous_text=before))
+    ours = list(transcription.transcribe(*tiny_en, long, previous_text=before))
     options = {"language": "en", "fp16": False, "temperature": 0.0, "condition_on_previous_text": before}
     for heard, samples in zip(ours, long, strict=True):
         theirs = peer.transcribe(samples, **options)
@@ -76,17 +76,17 @@ def test_recordings_side_by_side_are_heard_as_each_alone(speech):
 
 
 @pytest.mark.weights
-def test_a_voice_detector_keeps_the_words_and_their_times(exact, speech):
+def test_a_voice_detector_keeps_the_words_and_their_times(tiny_en, speech):
     pytest.importorskip("faster_whisper")
     said = audio.stitch(speech, seconds=6, seed=0)
     long = np.concatenate([said.audio, np.zeros(40 * 16_000, np.float32), said.audio])
-    (heard,) = transcription.transcribe(*exact, [long], vad=True)
+    (heard,) = transcription.transcribe(*tiny_en, [long], vad=True)
     normalize = text.normalizer("en")
     assert scoring.score([f"{said.text} {said.text}"], [heard.text], normalizer=normalize).wer < 0.3
     assert not [part for part in heard.segments if part[1] > said.seconds + 1 and part[0] < said.seconds + 39]
     assert max(end for _, end, _ in heard.segments) > said.seconds + 42
     hiss = 1e-4 * np.random.default_rng(0).standard_normal(5 * 16_000).astype(np.float32)
-    (nothing,) = transcription.transcribe(*exact, [hiss], vad=True)
+    (nothing,) = transcription.transcribe(*tiny_en, [hiss], vad=True)
     assert (nothing.text, nothing.segments) == ("", ())
 
 
@@ -183,8 +183,8 @@ def test_added_words_are_no_times():
 
 
 @pytest.mark.weights
-def test_long_recording_is_transcribed_whole(exact, speech):
-    model, processor = exact
+def test_long_recording_is_transcribed_whole(tiny_en, speech):
+    model, processor = tiny_en
     long = audio.stitch(speech, seconds=75, seed=0)
     (heard,) = transcription.transcribe(model, processor, [long.audio])
     assert heard.seconds_audio == pytest.approx(long.seconds)

@@ -24,8 +24,8 @@ def texts(hypotheses):
 
 
 @pytest.mark.weights
-def test_same_words_as_the_library_clip_by_clip(exact, speech):
-    model, processor = exact
+def test_same_words_as_the_library_clip_by_clip(tiny_en, speech):
+    model, processor = tiny_en
     ours = list(transcription.transcribe(model, processor, speech, batch_size=8, strict=True))
     assert [hypothesis.id for hypothesis in ours] == speech["id"]
     for row, hypothesis in zip(speech, ours, strict=True):
@@ -57,7 +57,7 @@ def preference(model, processor, row, window, written):
 @pytest.mark.weights
 @pytest.mark.parametrize("window", ["full", "merged"])
 @pytest.mark.parametrize(("dtype", "clips", "tied"), [(torch.float32, 8, 0.01), (torch.bfloat16, 2, 0.5)])
-def test_batches_do_not_change_words(exact, speech, window, dtype, clips, tied):
+def test_batches_do_not_change_words(tiny_en, speech, window, dtype, clips, tied):
     """Products are rounded differently in a batch, so two tokens as good as tied may change places, and no others."""
     model, processor = transcription.load("openai/whisper-tiny.en", device="cpu", dtype=dtype)
     rows = speech.select(range(clips))
@@ -76,13 +76,13 @@ def test_batches_do_not_change_words(exact, speech, window, dtype, clips, tied):
         pairs = enumerate(itertools.zip_longest(one, other, fillvalue=end))
         if differ := next(((at, list(pair)) for at, pair in pairs if pair[0] != pair[1]), None):
             at, pair = differ
-            logits = preference(*exact, row, window, one[:at])[pair]
+            logits = preference(*tiny_en, row, window, one[:at])[pair]
             assert abs(logits[0] - logits[1]) < tied
 
 
 @pytest.mark.weights
-def test_merged_window_hears_the_same(exact, speech):
-    model, processor = exact
+def test_merged_window_hears_the_same(tiny_en, speech):
+    model, processor = tiny_en
     full = texts(transcription.transcribe(model, processor, speech))
     merged = texts(transcription.transcribe(model, processor, speech, window="merged"))
     assert scoring.score(full, merged, normalizer=text.normalizer("en")).wer < 0.1
@@ -148,8 +148,8 @@ def test_nothing_has_no_speed():
 
 
 @pytest.mark.weights
-def test_order_ids_and_speed(exact, speech):
-    model, processor = exact
+def test_order_ids_and_speed(tiny_en, speech):
+    model, processor = tiny_en
     rows = [{"id": f"x{number}", "audio": row["audio"]} for number, row in enumerate(speech)][::-1]
     heard = list(transcription.transcribe(model, processor, rows, window="merged", batch_size=5))
     assert [hypothesis.id for hypothesis in heard] == [row["id"] for row in rows]
@@ -158,8 +158,8 @@ def test_order_ids_and_speed(exact, speech):
 
 
 @pytest.mark.weights
-def test_a_bad_clip_names_itself(exact, speech, tmp_path):
-    model, processor = exact
+def test_a_bad_clip_names_itself(tiny_en, speech, tmp_path):
+    model, processor = tiny_en
     bad = tmp_path / "bad.wav"
     bad.write_bytes(b"not audio")
     with pytest.raises(AsrlibError, match=r"bad\.wav"):
@@ -177,14 +177,14 @@ def test_a_bad_clip_names_itself(exact, speech, tmp_path):
         ({"task": "translate"}, "English-only model"),
     ],
 )
-def test_wrong_options_are_one_sentence(exact, options, said):
+def test_wrong_options_are_one_sentence(tiny_en, options, said):
     with pytest.raises(AsrlibError, match=said):
-        next(transcription.transcribe(*exact, [np.ones(16_000, np.float32)], **options))
+        next(transcription.transcribe(*tiny_en, [np.ones(16_000, np.float32)], **options))
 
 
 @pytest.mark.weights
-def test_features_are_the_extractors(exact, speech):
-    model, processor = exact
+def test_features_are_the_extractors(tiny_en, speech):
+    model, processor = tiny_en
     engine = transcription.TorchEngine(model, processor, None)
     samples = [audio.load(row["audio"]) for row in speech.select(range(4))] + [
         np.tile(audio.load(speech[0]["audio"]), 40)[:480_000]
@@ -370,11 +370,11 @@ def test_a_model_that_has_changed_between_two_calls_is_heard_as_it_is(random_mod
 
 @pytest.mark.weights
 def test_several_end_tokens_end_a_transcript(speech):
-    model, _ = exact = transcription.load("openai/whisper-tiny.en", device="cpu", dtype=torch.float32)
-    single = list(transcription.transcribe(*exact, speech.select([0])))
+    model, _ = loaded = transcription.load("openai/whisper-tiny.en", device="cpu", dtype=torch.float32)
+    single = list(transcription.transcribe(*loaded, speech.select([0])))
     model.generation_config.eos_token_id = [model.generation_config.eos_token_id]  # as the library's Trainer leaves it
-    sound = transcription.TorchEngine(*exact, "en").features([batching._read(speech[0], 0)])
+    sound = transcription.TorchEngine(*loaded, "en").features([batching._read(speech[0], 0)])
     states, _ = network.encode(model, sound)
     prompt = [model.generation_config.decoder_start_token_id, model.generation_config.no_timestamps_token_id]
     assert len(search.greedy(model, states, [prompt])[0]) < 40
-    assert texts(transcription.transcribe(*exact, speech.select([0]))) == texts(single)
+    assert texts(transcription.transcribe(*loaded, speech.select([0]))) == texts(single)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asrlib import AsrlibError, audio, corpora, scoring, whisper
+from asrlib import AsrlibError, audio, scoring, whisper
 from asrlib import text as texts
 from asrlib.decoding import network, search, transcription, words
 from asrlib.decoding.batching import Hypothesis
@@ -102,19 +102,9 @@ def test_words_stay_in_order_whatever_the_pauses(edges, silences):
     assert len(found) == len(given_words)
 
 
-@pytest.fixture(scope="module")
-def exact():
-    return transcription.load("openai/whisper-tiny.en", device="cpu", dtype=torch.float32)
-
-
-@pytest.fixture(scope="module")
-def speech():
-    return corpora.load("telephone", "en", "test").select(range(0, 96, 4))
-
-
 @pytest.mark.weights
-def test_the_weights_are_those_of_the_library(exact, speech):
-    model, processor = exact
+def test_the_weights_are_those_of_the_library(tiny_en, speech):
+    model, processor = tiny_en
     eager = type(model).from_pretrained(model.name_or_path, dtype=torch.float32, attn_implementation="eager").eval()
     samples = audio.load(speech[int(np.argmax(speech["seconds"]))]["audio"])
     tokens, weights = words.attention(model, processor, samples, "Please enter the number.", heads=[(1, 0), (3, 4)])
@@ -128,8 +118,8 @@ def test_the_weights_are_those_of_the_library(exact, speech):
 
 
 @pytest.mark.weights
-def test_heads_that_are_left_in_a_pruned_model_keep_their_weights(exact, speech, without_heads):
-    model, processor = exact
+def test_heads_that_are_left_in_a_pruned_model_keep_their_weights(tiny_en, speech, without_heads):
+    model, processor = tiny_en
     samples, said = audio.load(speech[0]["audio"]), "Please enter the number."
     _, whole = words.attention(model, processor, samples, said, heads=[(0, 3), (0, 5), (1, 2)])
     pruned = copy.deepcopy(model)
@@ -141,8 +131,8 @@ def test_heads_that_are_left_in_a_pruned_model_keep_their_weights(exact, speech,
 
 
 @pytest.mark.weights
-def test_boundaries_are_those_of_the_library(exact, speech):
-    model, processor = exact
+def test_boundaries_are_those_of_the_library(tiny_en, speech):
+    model, processor = tiny_en
     eager = type(model).from_pretrained(model.name_or_path, dtype=torch.float32, attn_implementation="eager").eval()
     samples = audio.load(speech[int(np.argmax(speech["seconds"]))]["audio"])
     samples = samples[: len(samples) // 320 * 320]  # whole positions of the encoder
@@ -161,8 +151,8 @@ def test_boundaries_are_those_of_the_library(exact, speech):
 
 
 @pytest.mark.weights
-def test_a_text_gets_the_tokens_that_the_decoder_wrote(exact, speech):
-    model, processor = exact
+def test_a_text_gets_the_tokens_that_the_decoder_wrote(tiny_en, speech):
+    model, processor = tiny_en
     clips = [audio.load(row["audio"]) for row in speech.select(range(8))]
     features = processor(clips, sampling_rate=RATE, return_tensors="pt").input_features
     states, _ = network.encode(model, features)
@@ -171,8 +161,8 @@ def test_a_text_gets_the_tokens_that_the_decoder_wrote(exact, speech):
 
 
 @pytest.mark.weights
-def test_words_of_a_long_recording_are_timed(exact, speech):
-    model, processor = exact
+def test_words_of_a_long_recording_are_timed(tiny_en, speech):
+    model, processor = tiny_en
     long = audio.stitch(speech, seconds=75, seed=0)
     (heard,) = transcription.transcribe(model, processor, [long.audio], timestamps=True)
     timed = words.times(model, processor, long.audio, heard)
@@ -216,8 +206,8 @@ def test_a_word_is_split_from_its_neighbours_where_a_language_has_spaces_and_whe
 
 
 @pytest.mark.weights
-def test_what_cannot_be_aligned_is_one_sentence(exact):
-    model, processor = exact
+def test_what_cannot_be_aligned_is_one_sentence(tiny_en):
+    model, processor = tiny_en
     second = bursts((0, 1), seconds=1)
     with pytest.raises(AsrlibError, match="at most 30 s"):
         words.attention(model, processor, np.tile(second, 31), "too long")
@@ -232,16 +222,16 @@ def test_what_cannot_be_aligned_is_one_sentence(exact):
 
 
 @pytest.mark.weights
-def test_a_transcript_without_words_has_no_times(exact):
+def test_a_transcript_without_words_has_no_times(tiny_en):
     silent = Hypothesis("x", " ", "en", 1.0, 0.1, ((0.0, 1.0, " "),))
-    assert words.times(*exact, bursts((0, 1), seconds=1), silent) == []
+    assert words.times(*tiny_en, bursts((0, 1), seconds=1), silent) == []
 
 
 @pytest.mark.weights
-def test_segments_beyond_the_end_of_the_sound_are_timed_within_it(exact):
+def test_segments_beyond_the_end_of_the_sound_are_timed_within_it(tiny_en):
     heard = Hypothesis(
         "x", "one two three", "en", 3.0, 0.1, ((0.0, 2.0, "one"), (2.0, 29.0, "two"), (29.0, 58.0, "three"))
     )
-    timed = words.times(*exact, bursts((0, 3), seconds=3), heard)
+    timed = words.times(*tiny_en, bursts((0, 3), seconds=3), heard)
     assert [word for *_, word in timed] == ["one", "two", "three"]
     assert all(0 <= start <= end <= 3 for start, end, _ in timed)
