@@ -8,6 +8,7 @@ as OpenAI published the weights; `asrlib.models.conversion` writes the same numb
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asrlib import AsrlibError
+from asrlib import AsrlibError, whisper
 from asrlib.io import downloads, files, hub
 from asrlib.models import architectures, conversion, folders, ggml
 from asrlib.models.architectures import architecture, parameters
@@ -140,9 +141,14 @@ def ggml_bytes(model: str | WhisperConfig, precision: str = "f16") -> int:
         AsrlibError: unknown architecture or precision, or one that whisper.cpp has no place for.
     """
     config = architectures.config(model) if isinstance(model, str) else model
-    multilingual = architectures.generation(config)["is_multilingual"]
-    packaged = fetch("openai/whisper-base" if multilingual else "openai/whisper-tiny.en")
-    return ggml.file_bytes(config, precision, ggml.vocabulary(packaged, config))
+    return ggml.file_bytes(config, precision, _words(whisper.speaks_languages(config.vocab_size)))
+
+
+@functools.cache
+def _words(multilingual: bool) -> list[bytes]:
+    """Return the vocabulary of the packaged checkpoint."""
+    model_id = "openai/whisper-base" if multilingual else "openai/whisper-tiny.en"
+    return ggml.vocabulary(fetch(model_id), architectures.config(model_id))
 
 
 def _table() -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """Folders of Whisper checkpoints as people have them: recognised, checked, and completed where something is lacking.
 
-A folder may be a PEFT adapter, the body alone (``WhisperModel``), a compiled model, a checkpoint of the Trainer without its
-processor, or one with the generation configuration of 2022, which knows no languages. Each has all that is needed, here or
-in the model that it was trained from, so it is completed; what has not is refused in one sentence.
+Completed are a PEFT adapter, the body alone (``WhisperModel``), a compiled model, a checkpoint of the Trainer without its
+processor, and one with the generation configuration of 2022; any other folder that cannot be used is refused in one sentence.
 """
 
 from __future__ import annotations
@@ -17,51 +16,24 @@ from typing import TYPE_CHECKING, Any
 
 from asrlib import AsrlibError
 from asrlib.io import files, noise
+from asrlib.models import architectures
 
 if TYPE_CHECKING:
-    from transformers import WhisperConfig, WhisperTokenizer
+    from transformers import WhisperConfig
 
 __all__ = ["check", "complete", "exported", "generation", "incomplete", "one_sentence", "origin", "refuse_file"]
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+INDEX, GENERATION = "model.safetensors.index.json", "generation_config.json"
 TOKENIZER = ("tokenizer.json", "vocab.json")
-SPECIAL = ("tokenizer.json", "added_tokens.json", "tokenizer_config.json")  # one of them lists the special tokens, ...
-STEERING = b"<|notimestamps|>"  # ... such as this one
 EXTRACTOR = ("preprocessor_config.json", "processor_config.json")
-PROCESSOR = (*TOKENIZER, *EXTRACTOR, "merges.txt", "normalizer.json", "added_tokens.json")
-PROCESSOR += ("tokenizer_config.json", "special_tokens_map.json")
+SPECIAL = ("tokenizer.json", "added_tokens.json", "tokenizer_config.json")  # one of them lists the special tokens
+PROCESSOR = {*TOKENIZER, *EXTRACTOR, *SPECIAL, "merges.txt", "normalizer.json", "special_tokens_map.json"}
 DROPPED = ("forced_decoder_ids", "clean_up_tokenization_spaces")  # settings of the originals
+TOKENS = (*architectures.ROLES, "is_multilingual", "lang_to_id", "task_to_id")
+SPACE = "\u0120"  # in the vocabulary
 NEEDED = ("decoder_start_token_id", "eos_token_id", "no_timestamps_token_id", "is_multilingual", "max_length")
-ENGLISH_START = 50_257  # <|startoftranscript|> of an English-only vocabulary
-PREFIXES = re.compile(
-    r"^(_orig_mod\.|module\.)*(model\.)?(?=(encoder|decoder)\.)"
-)  # compiled, in parallel, or body only
-SYMBOLS = [
-    *'"#()*+/:;<=>@[\\]^_`{|}~「」『』',
-    *[
-        "<<",
-        ">>",
-        "<<<",
-        ">>>",
-        "--",
-        "---",
-        "-(",
-        "-[",
-        "('",
-        '("',
-        "((",
-        "))",
-        "(((",
-        ")))",
-        "[[",
-        "]]",
-        "{{",
-        "}}",
-        "♪♪",
-        "♪♪♪",
-    ],
-]
-MUSIC = "♩♪♫♬♭♮♯"
+PREFIXES = re.compile(r"^(_orig_mod\.|module\.)*(model\.)?(?=(encoder|decoder)\.)")  # compiled, in parallel, body only
 
 
 def refuse_file(path: Path) -> AsrlibError:
@@ -137,7 +109,7 @@ def _tensors(folder: Path) -> list[str]:
     from safetensors import SafetensorError, safe_open
 
     weights = sorted(folder.glob("*.safetensors"))
-    index = files.read_json(folder / "model.safetensors.index.json").get("weight_map", {})
+    index = files.read_json(folder / INDEX).get("weight_map", {})
     if not isinstance(index, dict) or (
         missing := {str(name) for name in index.values()} - {path.name for path in weights}
     ):
@@ -161,9 +133,9 @@ def incomplete(folder: Path) -> bool:
         return True
     if not _has(folder, TOKENIZER):
         return _training_output(folder) is not None
-    if not any(STEERING in path.read_bytes() for name in SPECIAL if (path := folder / name).is_file()):
+    if not any(b"<|notimestamps|>" in path.read_bytes() for name in SPECIAL if (path := folder / name).is_file()):
         return False  # no tokenizer of Whisper, from which something could be derived
-    return not _has(folder, EXTRACTOR) or _is_old(files.read_json(folder / "generation_config.json"))
+    return not _has(folder, EXTRACTOR) or _is_old(files.read_json(folder / GENERATION))
 
 
 def _is_old(settings: dict[str, Any]) -> bool:
@@ -257,7 +229,7 @@ def _drop_settings(folder: Path) -> None:
             continue
         if content.get("forced_decoder_ids") and "task_to_id" in content:
             kept.setdefault("task", "transcribe")  # what the forced prompt said
-        files.write_atomic(path, json.dumps(kept, indent=2) + "\n")
+        _write_json(path, kept)
 
 
 def _rename(folder: Path) -> None:
@@ -269,10 +241,10 @@ def _rename(folder: Path) -> None:
         if any(_renamed(name) != name for name in tensors):
             renamed = {_renamed(name): tensor for name, tensor in tensors.items()}
             files.write_atomic(path, save(renamed, metadata={"format": "pt"}))
-    path = folder / "model.safetensors.index.json"
+    path = folder / INDEX
     if index := files.read_json(path):
         index["weight_map"] = {_renamed(name): file for name, file in index["weight_map"].items()}
-        files.write_atomic(path, json.dumps(index, indent=2) + "\n")
+        _write_json(path, index)
 
 
 def _fill(folder: Path) -> None:
@@ -282,50 +254,32 @@ def _fill(folder: Path) -> None:
     config = WhisperConfig.from_pretrained(folder)
     if not _has(folder, EXTRACTOR):
         WhisperFeatureExtractor(config.num_mel_bins).save_pretrained(folder)
-    settings = files.read_json(folder / "generation_config.json")
+    settings = files.read_json(folder / GENERATION)
     if _is_old(settings):
-        settings = generation(WhisperTokenizer.from_pretrained(folder), config, settings)
-        files.write_atomic(folder / "generation_config.json", json.dumps(settings, indent=2) + "\n")
+        settings = generation(WhisperTokenizer.from_pretrained(folder).get_vocab(), config, settings)
+        _write_json(folder / GENERATION, settings)
 
 
-def generation(tokenizer: WhisperTokenizer, config: WhisperConfig, settings: dict[str, Any]) -> dict[str, Any]:
+def generation(known: dict[str, int], config: WhisperConfig, settings: dict[str, Any]) -> dict[str, Any]:
     """Derive a generation configuration as published from a tokenizer, which alone knows the tokens of an extended vocabulary.
 
     Args:
-        tokenizer: of the model.
+        known: number of each token of the tokenizer.
         config: of the model.
-        settings: an incomplete configuration; what it says of the search stays, the numbers of tokens are the tokenizer's.
+        settings: an incomplete configuration; what it says of the search stays.
     """
-    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+    from transformers.models.whisper.configuration_whisper import NON_SPEECH_TOKENS, NON_SPEECH_TOKENS_MULTI
 
-    known = tokenizer.get_vocab()
-    names = {"bos_token_id": "endoftext", "eos_token_id": "endoftext", "pad_token_id": "endoftext",
-             "decoder_start_token_id": "startoftranscript", "prev_sot_token_id": "startofprev",
-             "no_timestamps_token_id": "notimestamps"}  # fmt: skip
-    tokens = {key: known[f"<|{name}|>"] for key, name in names.items() if f"<|{name}|>" in known}
-    tokens["is_multilingual"] = tokens.get("decoder_start_token_id") != ENGLISH_START
-    derived = {"max_initial_timestamp_index": 50, "max_length": config.max_target_positions, "return_timestamps": False,
-               "suppress_tokens": _suppressed(tokenizer, known), "begin_suppress_tokens":
-               [*tokenizer.encode(" ", add_special_tokens=False)[:1], known["<|endoftext|>"]]}  # fmt: skip
-    if tokens["is_multilingual"]:
-        tokens["lang_to_id"] = {name: known[name] for code in LANGUAGES if (name := f"<|{code}|>") in known}
-        tokens["task_to_id"] = {task: known[f"<|{task}|>"] for task in ("transcribe", "translate")}
-        derived["task"] = "transcribe"
-    kept = {key: value for key, value in settings.items() if value is not None and not key.startswith("_")}
-    return derived | kept | tokens
+    end = known[architectures.END]
+    symbols = {50_256: NON_SPEECH_TOKENS, 50_257: NON_SPEECH_TOKENS_MULTI}.get(end, [])  # of Whisper's two vocabularies
+    steering = ("translate", "transcribe", "startoftranscript", "startofprev", "startoflm", "nospeech", "nocaptions")
+    suppressed = {token for token in symbols if token < end}
+    suppressed |= {known[name] for name in (f"<|{word}|>" for word in steering) if name in known}
+    first = [known[name] for name in (SPACE, architectures.END) if name in known]
+    lists = {"suppress_tokens": sorted(suppressed), "begin_suppress_tokens": first}
+    kept = {key: value for key, value in settings.items() if value is not None and key[:1] != "_" and key not in TOKENS}
+    return architectures.generation(known, config.max_target_positions) | lists | kept
 
 
-def _suppressed(tokenizer: WhisperTokenizer, known: dict[str, int]) -> list[int]:
-    """Return the tokens that a transcript has no use for: symbols that nobody speaks, and tokens that only steer the model.
-
-    openai/whisper, tokenizer.py, ``non_speech_tokens``, and decoding.py.
-    """
-    special = ("translate", "transcribe", "startoftranscript", "startofprev", "startoflm", "nospeech", "nocaptions")
-    found = {known[f"<|{name}|>"] for name in special if f"<|{name}|>" in known}
-    found |= {tokenizer.encode(text, add_special_tokens=False)[0] for text in (" -", " '")}
-    for symbol in (*SYMBOLS, *MUSIC):
-        for text in (symbol, f" {symbol}"):
-            pieces = tokenizer.encode(text, add_special_tokens=False)
-            if len(pieces) == 1 or symbol in MUSIC:
-                found.add(pieces[0])
-    return sorted(found)
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    files.write_atomic(path, json.dumps(content, indent=2) + "\n")
