@@ -12,7 +12,7 @@ import io
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -162,12 +162,12 @@ def _end(stream: BinaryIO, head: bytes, size: int) -> int:
     if magic == b".snd":
         declared = int.from_bytes(head[8:12], "big")
         return size if declared >= STREAMED else int.from_bytes(head[4:8], "big") + declared
-    if magic == b"RF64":
+    if magic in (b"RF64", b"BW64"):
         return size if little(20, 28) >> 62 else 8 + little(20, 28)
     if magic == b"riff":  # W64
         return size if little(16, 24) >> 62 else little(16, 24)
     if magic == b"caff":
-        return _walk(stream, 8, size, lambda chunk: 12 + int.from_bytes(chunk[4:12], "big", signed=True))
+        return _walk(stream, 8, size, _caf_chunk)
     if magic == b"0&\xb2u":  # ASF
         return _walk(stream, 0, size, lambda item: int.from_bytes(item[16:24], "little"))
     if head[4:8] in (b"ftyp", b"moov", b"wide", b"mdat"):
@@ -187,6 +187,11 @@ def _walk(stream: BinaryIO, at: int, size: int, length: Callable[[bytes], int]) 
             return size
         at += count
     return at
+
+
+def _caf_chunk(item: bytes) -> int:
+    count = int.from_bytes(item[4:12], "big", signed=True)
+    return 12 + count if count >= 0 else 0
 
 
 def _mp4_box(item: bytes) -> int:
@@ -231,12 +236,17 @@ def _length_unknown(stream: BinaryIO, head: bytes, size: int) -> bool:
         return int.from_bytes(head[21:26], "big") & 0xF_FFFF_FFFF == 0
     if head[:4] in (b"RIFF", b"RIFX"):
         return _wave_lies(stream, head, size)
+    if head[:4] in (b"RF64", b"BW64"):  # the size of the samples: 0 where it was piped
+        return not any(head[28:36])
+    if head[:4] == b".snd":
+        return not 0 < int.from_bytes(head[8:12], "big") < STREAMED
     return head[:1] == b"\xff" and head[1:2] >= b"\xe0"
 
 
 def _wave_lies(stream: BinaryIO, head: bytes, size: int) -> bool:
     """Say whether a WAV's data size is not the truth: written before the length was known, or too large for 32 bits."""
-    order, at = "little" if head[:4] == b"RIFF" else "big", 12
+    order: Literal["little", "big"] = "little" if head[:4] == b"RIFF" else "big"
+    at = 12
     while at + 8 <= size:
         chunk = _at(stream, at, 8)
         count = int.from_bytes(chunk[4:], order)
@@ -250,10 +260,14 @@ def _wave_lies(stream: BinaryIO, head: bytes, size: int) -> bool:
             if count >= STREAMED:
                 return more < -1
             # Samples may follow, or another chunk; not every program pads an odd size.
-            behind = _at(stream, at + 8 + count, 5)
-            return more > 8 and not any(name.decode("latin-1").isprintable() for name in (behind[:4], behind[1:]))
+            behind = _at(stream, at + 8 + count, 9)
+            return more > 8 and not any(_is_chunk(item, order, more) for item in (behind[:8], behind[1:]))
         at = after
     return False
+
+
+def _is_chunk(item: bytes, order: Literal["little", "big"], left: int) -> bool:
+    return item[:4].isascii() and item[:4].decode().isprintable() and int.from_bytes(item[4:], order) <= left
 
 
 def _ogg_links(stream: BinaryIO, name: str, size: int) -> list[tuple[int, int]]:
