@@ -85,9 +85,11 @@ def read_model_bin(path: str | Path) -> dict[str, np.ndarray]:
         arrays = {}
         _, count = fields.numbers("<II")
         for _ in range(count):
-            arrays[fields.name()] = fields.array()
+            name = fields.name()
+            arrays[name] = fields.array()
         for _ in range(*fields.numbers("<I")):
-            arrays[fields.name()] = arrays[fields.name()]
+            name = fields.name()
+            arrays[name] = arrays[fields.name()]
         if fields.offset != len(fields.data):
             raise ValueError("there are bytes after its end")
     except FileNotFoundError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -33,19 +34,26 @@ DROPPED = ("forced_decoder_ids", "clean_up_tokenization_spaces")  # settings of 
 TOKENS = (*architectures.ROLES, "is_multilingual", "lang_to_id", "task_to_id")
 SPACE = "\u0120"  # in the vocabulary
 NEEDED = ("decoder_start_token_id", "eos_token_id", "no_timestamps_token_id", "is_multilingual", "max_length")
+PROGRAMS = {
+    "model.bin": "faster-whisper", "openvino_*.xml": "OpenVINO", "onnx/*.onnx": "Transformers.js", "*.h5": "TensorFlow",
+    "*.msgpack": "Flax", "ggml*.bin": "whisper.cpp", "*.gguf": "whisper.cpp", "*.npz": "MLX", "*.pt": "openai-whisper",
+}  # fmt: skip
 PREFIXES = re.compile(r"^(_orig_mod\.|module\.)*(model\.)?(?=(encoder|decoder)\.)")  # compiled, in parallel, body only
 
 
 def refuse_file(path: Path) -> AsrlibError:
     """Return the sentence for a file in the place of a folder."""
-    with open(path, "rb") as stream:
-        magic = stream.read(4)
     program = {".pt": "openai-whisper", ".onnx": "ONNX Runtime"}.get(path.suffix)
-    program = {b"lmgg": "whisper.cpp", b"GGUF": "whisper.cpp"}.get(magic, program)
+    program = {b"lmgg": "whisper.cpp", b"GGUF": "whisper.cpp"}.get(_head(path)[:4], program)
     kind = f"a file of {program}, which only {program} reads" if program else "a file"
     return AsrlibError(
         f"{path} is {kind}: name a folder that save_pretrained has written, or an id such as openai/whisper-base."
     )
+
+
+def _head(path: Path) -> bytes:
+    with open(path, "rb") as stream:
+        return stream.read(64)
 
 
 @contextlib.contextmanager
@@ -77,13 +85,7 @@ def check(folder: Path) -> None:
     """Refuse a folder that is no Whisper checkpoint, has pickled weights only, or lacks or has damaged a file."""
     adapter, config = _is_adapter(folder), files.read_json(folder / "config.json")
     if not adapter and config.get("model_type") != "whisper":
-        if (folder / "model.bin").is_file():
-            raise AsrlibError(
-                f"{folder} is a model of CTranslate2, which only faster-whisper reads: name the checkpoint that it was converted from."
-            )
-        raise AsrlibError(
-            f"{folder} has no config.json of a Whisper model: name a folder that save_pretrained has written."
-        )
+        raise AsrlibError(f"{folder} {_other(folder)}.")
     if any("attn_implementation" in key and "/" in str(value) for key, value in config.items()):  # CVE-2026-4372
         raise AsrlibError(
             f"{folder}/config.json names code on the Hub for its attention, which transformers would run: the model is hostile "
@@ -92,16 +94,38 @@ def check(folder: Path) -> None:
     if not any(folder.glob("*.safetensors")):
         if exported(folder):
             return
-        kind = "peft.PeftModel" if adapter else "transformers.WhisperForConditionalGeneration"
-        raise AsrlibError(
-            f"{folder} has no *.safetensors, and pickled weights can run code when they are opened: if you trust them, load them with "
-            f"{kind}.from_pretrained and call save_pretrained, which writes safetensors."
-        )
-    names = _tensors(folder)
-    if any("lora_" in name for name in names) and not adapter:
+        raise AsrlibError(f"{folder} {_no_weights(folder, adapter)}.")
+    if any("lora_" in name for name in _tensors(folder)) and not adapter:
         raise AsrlibError(
             f"{folder} holds LoRA layers that are not merged: call merge_and_unload(), then save it again."
         )
+
+
+def _other(folder: Path) -> str:
+    """Say what a folder is that has no configuration of a Whisper model."""
+    if program := _program(folder):
+        return f"holds a model for {program} alone: name the checkpoint that it was converted from"
+    places = ("*/config.json", f"*/{ADAPTER[0]}", "snapshots/*/config.json")  # of the Trainer, of the Hub's cache
+    if below := [path for place in places for path in folder.glob(place)]:
+        return f"is no checkpoint itself, but holds some: name {max(below, key=os.path.getmtime).parent}"
+    return "has no config.json of a Whisper model: name a folder that save_pretrained has written"
+
+
+def _program(folder: Path) -> str | None:
+    return next((program for pattern, program in PROGRAMS.items() if any(folder.glob(pattern))), None)
+
+
+def _no_weights(folder: Path, adapter: bool) -> str:
+    """Say why a folder with a configuration has no weights that could be loaded."""
+    if any(folder.glob("pytorch_model*.bin")) or any(folder.glob("adapter_model.bin")):
+        kind = "peft.PeftModel" if adapter else "transformers.WhisperForConditionalGeneration"
+        return (
+            "has no *.safetensors, and pickled weights can run code when they are opened: if you trust them, load them with "
+            f"{kind}.from_pretrained and call save_pretrained, which writes safetensors"
+        )
+    if program := _program(folder):
+        return f"holds a model for {program} alone: name the checkpoint that it was converted from"
+    return "has a configuration, but no weights (*.safetensors): copy or fetch the whole folder again"
 
 
 def _tensors(folder: Path) -> list[str]:
@@ -121,6 +145,10 @@ def _tensors(folder: Path) -> list[str]:
             with safe_open(path, framework="np") as tensors:
                 names += tensors.keys()
         except (OSError, SafetensorError) as error:  # OSError: a link to nowhere
+            if path.is_file() and _head(path).startswith(b"version https://git-lfs"):
+                raise AsrlibError(
+                    f"{path} only stands for the weights, which git has not fetched: run `git lfs pull`."
+                ) from None
             raise AsrlibError(f"{path} is damaged or truncated ({error}): copy or save it again.") from None
     return names
 
@@ -213,10 +241,13 @@ def _merge(folder: Path, base: Path, new: Path) -> None:
     with one_sentence(f"{folder} cannot be merged into {base}", do), noise.no_bars(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of lacking weights, which are looked for below
         model = WhisperForConditionalGeneration.from_pretrained(base, dtype="float32")
-        adapted = peft.PeftModel.from_pretrained(model, folder)
         with safe_open(folder / ADAPTER[1], "np") as tensors:
-            if lost := set(peft.get_peft_model_state_dict(adapted)) - set(tensors.keys()):
-                raise ValueError(f"it lacks {min(lost)}")  # PEFT would fill them with random numbers
+            saved = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+        if rows := [shape[0] for name, shape in saved.items() if name.endswith("embed_tokens.weight")]:
+            model.resize_token_embeddings(rows[0])  # words were added before it was trained
+        adapted = peft.PeftModel.from_pretrained(model, folder)
+        if lost := set(peft.get_peft_model_state_dict(adapted)) - saved.keys():
+            raise ValueError(f"it lacks {min(lost)}")  # PEFT would fill them with random numbers
         adapted.merge_and_unload().save_pretrained(new)
 
 

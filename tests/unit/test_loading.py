@@ -189,7 +189,7 @@ def no_tokenizer(folder):
     ("damage", "said"),
     [
         (pickled, "pickled weights can run code .*WhisperForConditionalGeneration.from_pretrained and call save_pretrained"),
-        (alien, "a model of CTranslate2, which only faster-whisper reads"),
+        (alien, "holds a model for faster-whisper alone: name the"),
         (no_tokenizer, "no tokenizer of Whisper: call save_pretrained"),
         (lambda folder: renamed(folder, lambda name: name.replace("q_proj", "q_proj.lora_A")), "not merged: call merge_and"),
         (lambda folder: renamed(folder, lambda name: f"student.{name}"), "it lacks model"),
