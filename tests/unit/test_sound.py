@@ -95,6 +95,30 @@ def test_mp4_boxes_of_64_bits_and_junk_behind_them():
         assert sound._end(stream, head[:64], length) == (size or length)
 
 
+def test_an_empty_chunk_and_one_without_a_length():
+    desc, data = b"desc" + struct.pack(">q", 0), b"data" + struct.pack(">q", 50)
+    for chunks, end in ((desc + data, 8 + 12 + 12 + 50), (b"data" + struct.pack(">q", -1), 20)):
+        head = b"caff\0\1\0\0" + chunks
+        assert sound._end(io.BytesIO(head), head, len(head)) == end
+
+
+def test_pages_that_go_on_with_a_packet_begin_no_recording():
+    loud = np.random.default_rng(0).uniform(-1, 1, 48_000).astype(np.float32)  # its packets are longer than a page
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="ogg") as container:
+        track = container.add_stream("flac", rate=192_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray((loud[None] * 32767).astype(np.int16), "s16", "mono")
+        frame.rate, frame.pts = 192_000, 0
+        container.mux([packet for sent in (frame, None) for packet in track.encode(sent)])
+    data = buffer.getvalue()
+    assert any(data[place + 5] & 1 for place in range(len(data)) if data.startswith(b"OggS", place))
+    assert sound._ogg_links(buffer, "x.oga", len(data)) == [(0, len(data))]
+    assert sound._ogg_links(io.BytesIO(data * 2), "x.oga", 2 * len(data)) == [
+        (0, len(data)),
+        (len(data), 2 * len(data)),
+    ]
+
+
 def test_a_count_of_samples_that_is_not_reached_is_a_missing_end():
     data = written("tta", "tta")
     frame = len(data) - 4 - (len(data) - 22 - 4) // 3  # the last of three frames, about
@@ -119,3 +143,4 @@ def test_blocks_keep_every_sample_of_recordings_whose_form_changes():
     seconds = sum(len(block) / rate for rate, block in blocks)
     assert seconds == pytest.approx(4.5, abs=0.15)
     assert all(block.dtype == np.float32 and block.size <= sound.BLOCK for _, block in blocks)
+    assert len(blocks) < 10  # not one for each of the decoder's frames
