@@ -102,21 +102,17 @@ def test_an_empty_chunk_and_one_without_a_length():
         assert sound._end(io.BytesIO(head), head, len(head)) == end
 
 
-def test_pages_that_go_on_with_a_packet_begin_no_recording():
-    loud = np.random.default_rng(0).uniform(-1, 1, 48_000).astype(np.float32)  # its packets are longer than a page
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="ogg") as container:
-        track = container.add_stream("flac", rate=192_000, layout="mono")
-        frame = av.AudioFrame.from_ndarray((loud[None] * 32767).astype(np.int16), "s16", "mono")
-        frame.rate, frame.pts = 192_000, 0
-        container.mux([packet for sent in (frame, None) for packet in track.encode(sent)])
-    data = buffer.getvalue()
-    assert any(data[place + 5] & 1 for place in range(len(data)) if data.startswith(b"OggS", place))
-    assert sound._ogg_links(buffer, "x.oga", len(data)) == [(0, len(data))]
-    assert sound._ogg_links(io.BytesIO(data * 2), "x.oga", 2 * len(data)) == [
-        (0, len(data)),
-        (len(data), 2 * len(data)),
-    ]
+def test_a_recording_begins_with_the_first_pages_of_its_streams():
+    def page(flags, size=10):
+        return b"OggS\0" + bytes([flags]) + bytes(20) + bytes([1, size]) + bytes(size)
+
+    one = page(2) + page(2) + page(0) + page(1) + page(4)  # two streams; 1: goes on with a packet; 4: the last
+    joined = one + b"junk" + one
+    for data, links in ((one, [(0, len(one))]), (joined, [(0, len(one) + 4), (len(one) + 4, len(joined))])):
+        assert sound._ogg_links(io.BytesIO(data), "x.oga", len(data)) == links
+    for lost in (1, 11, 12):
+        with pytest.raises(AsrlibError, match="is truncated"):
+            sound._ogg_links(io.BytesIO(one[:-lost]), "x.oga", len(one) - lost)
 
 
 def test_a_count_of_samples_that_is_not_reached_is_a_missing_end():
