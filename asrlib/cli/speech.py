@@ -226,14 +226,15 @@ def demo(options: argparse.Namespace) -> int:
 
 def distil(options: argparse.Namespace) -> int:
     """Distil a model; 1 where a clip could not be read."""
-    if options.corpus.count("/") != 2:
-        options.usage(f"{options.corpus}: write it as CORPUS/LANGUAGE/SPLIT, such as telephone/en/train")
     chosen = {field.name: getattr(options, field.name) for field in fields(distillation.Settings)}
+    chosen |= {name: tuple(chosen[name]) for name in ("corpus", "validation")}
     done = distillation.distil(distillation.Settings(**chosen), options.output)
     if not done:
         return 0
+    scores = [f"{score['wer']:.1f} % WER at step {score['step']}" for score in done["scores"][-1:]]
     print(
-        f"{done['clips']} clips, {done['kept']} labels within {options.threshold:g} % errors, {options.steps} steps: "
-        f"cross-entropy {done['cross_entropy']:.3f}, KL {done['kl']:.3f}; the student lies in {options.output / 'student'}."
+        f"{done['clips']} clips, {done['kept']} labels of {done['words']} words learnt from, {options.steps} steps: "
+        + ", ".join([f"cross-entropy {done['cross_entropy']:.3f}, KL {done['kl']:.3f}", *scores])
+        + f"; the student lies in {options.output / 'student'}."
     )
     return 1 if done["failed"] else 0

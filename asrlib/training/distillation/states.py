@@ -8,6 +8,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from asrlib.io.progress import Meter
 
 __all__ = ["EncoderStates", "attending"]
 
+THREADS = 8  # decoding leaves the interpreter's lock
+
 
 class EncoderStates:
     """States of a frozen encoder for many clips, kept on disk in bfloat16 and mapped into memory when they are read.
@@ -32,7 +35,7 @@ class EncoderStates:
     while reading. A clip of a second takes 0.3 MB with 512 numbers a state, one of 30 seconds 1.5 MB.
 
     Attributes:
-        shards: number of each shard that this process has made, and the ids in it.
+        shards: number of each shard that this process has made, or of all once `complete` was called, and the ids in it.
         failed: id -> why a clip cannot be read; it is named on stderr too, and tried again by each run.
     """
 
@@ -94,8 +97,7 @@ class EncoderStates:
 
     def complete(self) -> None:
         """Take over the shards that the other processes have made, once all of them have."""
-        for number in set(range(len(self._names))) - set(self.shards):
-            self._read(number)
+        self.shards = {number: self.shards.get(number) or self._read(number) for number in range(len(self._names))}
 
     def _path(self, number: int, suffix: str) -> Path:
         return self.folder / f"{number:06d}.{suffix}"
@@ -126,10 +128,11 @@ class EncoderStates:
 
     def _make(self, number: int, model: Any, processor: Any, rows: Sequence[Any]) -> None:
         """Write a shard: states of all clips below each other, as bits. The list is written last: it says that all is there."""
-        for suffix in ("json", "jsonl"):  # what was made of the clips as they were
-            self._path(number, suffix).unlink(missing_ok=True)
-        hashes = [outcomes.content(row["audio"]) for row in rows]
-        loaded = [self._load(row) for row in rows]
+        for path in self.folder.rglob(f"{number:06d}*"):  # what was made of the clips as they were
+            path.unlink()
+        with ThreadPoolExecutor(THREADS) as pool:
+            hashes = list(pool.map(lambda row: outcomes.content(row["audio"]), rows))
+            loaded = list(pool.map(self._load, rows))
         clips = [samples for samples in loaded if isinstance(samples, np.ndarray)]
         stream = io.BytesIO()
         np.save(stream, self._encode(model, processor, clips) if clips else np.empty(0))
