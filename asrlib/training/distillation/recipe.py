@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import copy
 import functools
+import json
 import sys
 import time
 from collections import Counter
@@ -41,8 +42,8 @@ def distil(settings: Settings, output: Path | str) -> dict[str, Any] | None:
 
     The folder gets ``shards/`` (encoder states, pseudo-labels and the teacher's last states, each file complete or absent),
     ``validation/`` likewise, ``labels.jsonl`` (id, text, error of each clip, and why it is not learnt from), ``checkpoint.safetensors``
-    while the student is trained, ``losses.jsonl``, ``scores.jsonl`` and ``student/``, an ordinary model. A killed run goes on, and ends
-    with the same weights.
+    while the student is trained, ``losses.jsonl``, ``scores.jsonl``, ``distillation.json`` (what is returned, and the settings) and
+    ``student/``, an ordinary model. A killed run goes on, and ends with the same weights.
 
     Args:
         settings: of the run.
@@ -82,16 +83,24 @@ def distil(settings: Settings, output: Path | str) -> dict[str, Any] | None:
         data, groups(settings.sources, states, data, rows), validation, checkpoint=output / "checkpoint.safetensors",
         name=outcomes.fingerprint(facts), processes=processes, label="student" * first,
     )  # fmt: skip
-    with _together(processes):
-        if not first:
-            return None
-        files.write_jsonl(output / "losses.jsonl", ({"step": n, **row} for n, row in enumerate(training.log, 1)))
-        files.write_jsonl(output / "scores.jsonl", training.scores)
-        _save(student, processor, output / "student")
-        (output / "checkpoint.safetensors").unlink(missing_ok=True)
     counts = {"clips": len(states.ids), "kept": len(kept), "words": sum(len(one.text.split()) for one in kept.values())}
     counts |= {"failed": states.failed, "seconds": time.monotonic() - started, "scores": training.scores}
-    return counts | training.log[-1]
+    with _together(processes):
+        return _write(settings, output, training, student, processor, counts) if first else None
+
+
+def _write(
+    settings: Settings, output: Path, training: Training, student: Any, processor: Any, counts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write what a run has made, and return what `distil` returns."""
+    done = {**counts, **training.log[-1]}
+    files.write_jsonl(output / "losses.jsonl", ({"step": n, **row} for n, row in enumerate(training.log, 1)))
+    files.write_jsonl(output / "scores.jsonl", training.scores)
+    facts = {"settings": asdict(settings) | {"root": str(settings.root or "")}, "command": settings.command(), **done}
+    files.write_atomic(output / "distillation.json", json.dumps(facts, indent=1) + "\n")
+    _save(student, processor, output / "student")
+    (output / "checkpoint.safetensors").unlink(missing_ok=True)
+    return done
 
 
 @functools.cache

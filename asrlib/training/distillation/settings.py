@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from asrlib import AsrlibError
@@ -116,3 +117,16 @@ class Settings:
     def sources(self) -> list[Source]:
         """Return the corpora to learn from."""
         return [Source.parse(text) for text in self.corpus]
+
+    def command(self, output: str = "FOLDER") -> str:
+        """Return the command line of such a run, with all that differs from the defaults."""
+        words = ["asrlib", "distil", *self.corpus]
+        for field in fields(self):
+            value, flag = getattr(self, field.name), f"--{field.name.replace('_', '-')}"
+            if field.name == "corpus" or value == field.default:
+                continue
+            if field.name == "validation":
+                words += [word for text in value for word in (flag, text)]
+            else:
+                words += [flag] if value is True else [flag, str(value)]
+        return shlex.join([*words, "--output", output])
