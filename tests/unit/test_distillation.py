@@ -18,6 +18,7 @@ import torch
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import (
     GenerationConfig,
     WhisperConfig,
@@ -592,6 +593,21 @@ def test_the_decoder_alone_is_trained_and_the_student_transcribes(world):
     assert not torch.equal(after["model.decoder.layer_norm.weight"], before["model.decoder.layer_norm.weight"])
     heard = next(transcription.transcribe(student, processor, [world / "speech" / "0.wav"]))
     assert set(heard.text.split()) <= {"a", "b"}
+
+
+def test_a_student_has_a_card_its_numbers_and_its_curves(world):
+    folder = world / "one"
+    facts = files.read_json(folder / "distillation.json")
+    assert (facts["clips"], facts["kept"], facts["settings"]["steps"], facts["failed"]) == (36, 19, 8, {})
+    words = [row["text"] for row in files.read_jsonl(folder / "labels.jsonl") if not row["dropped"]]
+    assert facts["words"] == sum(len(text.split()) for text in words)
+    said = (folder / "student" / "README.md").read_text()
+    assert "2 decoder layers" in said and f"19 pseudo-labels of {facts['words']} words" in said
+    assert "asrlib distil folder/en/test --model ./teacher --root speech --threshold 95 --steps 8" in said
+    events = EventAccumulator(str(folder / "logs")).Reload()
+    assert events.Tags()["scalars"] == ["loss/cross_entropy", "loss/kl", "loss/hidden"]
+    (last,) = events.Scalars("loss/kl")
+    assert last.step == 8 and last.value == pytest.approx(facts["kl"], rel=1e-5)
 
 
 def test_a_killed_distillation_labels_only_the_shard_that_is_missing(world, monkeypatch, capsys):

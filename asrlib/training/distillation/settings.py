@@ -128,5 +128,5 @@ class Settings:
             if field.name == "validation":
                 words += [word for text in value for word in (flag, text)]
             else:
-                words += [flag] if value is True else [flag, str(value)]
+                words += [flag] if value is True else [flag, f"{value:g}" if isinstance(value, float) else str(value)]
         return shlex.join([*words, "--output", output])
