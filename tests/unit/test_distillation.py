@@ -94,6 +94,16 @@ def test_states_are_those_of_the_encoder_rounded_to_bfloat16(tmp_path, model, cl
     torch.testing.assert_close(cached[read].float(), exact[read], rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.parametrize("window", ["merged", "full"])
+def test_live_states_are_those_of_the_encoder_and_take_no_disk(tmp_path, model, clips, window):
+    broken = [*clips, {"id": "broken", "audio": b"no sound", "seconds": 1.0}]
+    made = distillation.LiveStates(tmp_path, model, Processor, broken, clips_per_shard=2, window=window)
+    assert made.ids == ["a", "b", "c"] and made.failed.keys() == {"broken"}
+    for found, wanted in zip(made.batch(["c", "a"]), direct(model, clips, ["c", "a"], window == "merged"), strict=True):
+        assert found is wanted is None or torch.equal(found, wanted)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2000
+
+
 def test_a_table_of_datasets_serves_as_a_list_does(tmp_path, model, clips):
     for row in clips:
         soundfile.write(tmp_path / f"{row['id']}.wav", row["audio"], 16_000, subtype="FLOAT")
@@ -593,6 +603,14 @@ def test_the_decoder_alone_is_trained_and_the_student_transcribes(world):
     assert not torch.equal(after["model.decoder.layer_norm.weight"], before["model.decoder.layer_norm.weight"])
     heard = next(transcription.transcribe(student, processor, [world / "speech" / "0.wav"]))
     assert set(heard.text.split()) <= {"a", "b"}
+
+
+def test_a_live_distillation_keeps_no_states(world, monkeypatch):
+    enter(world, monkeypatch)
+    assert cli.main([*command("live"), "--live"]) == 0
+    assert Path("live/student/model.safetensors").is_file()
+    listed = [folder / "shards" / "000000.npy" for folder in (world / "live", world / "one")]
+    assert listed[0].stat().st_size < 1000 < listed[1].stat().st_size
 
 
 def test_a_student_has_a_card_its_numbers_and_its_curves(world):

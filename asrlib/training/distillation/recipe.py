@@ -29,7 +29,7 @@ from asrlib.training.distillation.examples import examples, vocabulary
 from asrlib.training.distillation.labels import Label
 from asrlib.training.distillation.losses import TeacherStates, TrainingSet
 from asrlib.training.distillation.settings import Settings, Source
-from asrlib.training.distillation.states import EncoderStates
+from asrlib.training.distillation.states import EncoderStates, LiveStates
 from asrlib.training.distillation.training import Group, Training, Validation
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ def distil(settings: Settings, output: Path | str) -> dict[str, Any] | None:
         teacher, processor, student = _models(settings, str(processes.device))
     with _together(processes):
         shown = {"share": share, "label": "encoder states" * first}
-        states = EncoderStates(output / "shards", teacher, processor, list(rows.values()), **shown)
+        kind = LiveStates if settings.live else EncoderStates
+        states = kind(output / "shards", teacher, processor, list(rows.values()), **shown)
         timed, spoken = settings.timestamps > 0, {name: row["language"] for name, row in rows.items()}
         labels.write(states, teacher, spoken, timed=timed, label="pseudo-labels" * first)
     with _together(processes):
