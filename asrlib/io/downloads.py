@@ -29,11 +29,6 @@ HTTP_TIMEOUT = 30.0  # seconds without any byte after which a download ends
 def download(url: str, target: Path | str, *, sha256_hex: str) -> Path:
     """Download a file over HTTP(S), resuming an earlier attempt, and accept it only with the right checksum.
 
-    Args:
-        url: address; redirects are followed.
-        target: where the complete, verified file will lie.
-        sha256_hex: the expected checksum, 64 hexadecimal digits.
-
     Raises:
         AsrlibError: no answer, an HTTP error, a cut connection (what came is kept for the next run), or a wrong checksum
             (what came is thrown away).
@@ -80,17 +75,10 @@ def _receive(url: str, part: Path) -> int:
 
 
 def run(command: list[str], folder: Path, label: str, total: int = 0, **options: Any) -> tuple[int, str]:
-    """Run a program that downloads into ``folder``; the progress line counts the bytes that lie there.
+    """Run a program that fills ``folder``, and return its exit code and all that it said; it gets no input.
 
-    Args:
-        command: program and arguments; it gets no input.
-        folder: what it fills.
-        label: name for the progress line.
-        total: bytes expected, 0 if unknown.
-        options: for ``subprocess.Popen``, such as ``cwd`` and ``env``.
-
-    Returns:
-        Exit code, and all that the program said.
+    The progress line, named by ``label``, counts the bytes in the folder, of ``total`` where that is known; ``options`` are
+    those of ``subprocess.Popen``, such as ``cwd`` and ``env``.
     """
     with tempfile.TemporaryFile() as log, Meter(label, total, "B") as meter:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, **options)

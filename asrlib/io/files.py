@@ -75,11 +75,7 @@ def user_path(path: Path | str) -> Path:
 
 
 def cache_dir() -> Path:
-    """Return the folder for fetched weights and speech: ``ASRLIB_CACHE``, else the user's cache folder.
-
-    Raises:
-        AsrlibError: if there is no home folder, or the folder cannot be made.
-    """
+    """Return the folder for fetched weights and speech: ``ASRLIB_CACHE``, else the user's cache folder, made when missing."""
     base = os.environ.get("ASRLIB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "asrlib")
     try:
         base = user_path(base)
@@ -108,11 +104,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path | str, content: str | bytes | Iterable[str]) -> Path:
-    """Write a file so that a reader sees the old content or the new, never a part.
-
-    Args:
-        path: target; its folder is made when missing.
-        content: text is written as UTF-8; of an iterable, one piece is held at a time.
+    """Write a file, text as UTF-8, so that a reader sees the old content or the new, never a part.
 
     Raises:
         AsrlibError: disk full, or folder not writable.

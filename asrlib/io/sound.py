@@ -212,9 +212,8 @@ def _matroska_end(head: bytes, size: int) -> int:
 
 
 def _id3_end(head: bytes) -> int:
-    if head[:3] != b"ID3":
-        return 0
-    return 10 + sum((byte & 0x7F) << 7 * (3 - place) for place, byte in enumerate(head[6:10]))
+    size = sum((byte & 0x7F) << 7 * (3 - place) for place, byte in enumerate(head[6:10]))
+    return 10 + size if head[:3] == b"ID3" else 0
 
 
 def _mp3_end(stream: BinaryIO, start: int, size: int) -> int:
@@ -271,10 +270,7 @@ def _is_chunk(item: bytes, order: Literal["little", "big"], left: int) -> bool:
 
 
 def _ogg_links(stream: BinaryIO, name: str, size: int) -> list[tuple[int, int]]:
-    """Return the bytes of each recording in an Ogg file, from page to page (RFC 3533, section 6).
-
-    A recording begins with the first pages of its streams; several may follow one another.
-    """
+    """Return the bytes of each recording in an Ogg file: one begins with the first pages of its streams (RFC 3533, section 6)."""
     starts, at, first = [], 0, False
     while at < size:
         page = _at(stream, at, 27 + 255)

@@ -259,12 +259,9 @@ def to_openai(source: Path, folder: Path) -> None:
 
 
 def to_onnx(source: Path, folder: Path, precision: str) -> None:
-    """Export to ONNX with Optimum, in its own environment: encoder and merged decoder, as notebook 05 does step by step.
+    """Export encoder and merged decoder to ONNX with Optimum, in its own environment, as notebook 05 does step by step.
 
-    Args:
-        source: folder of a transformers checkpoint with its processor.
-        folder: where to write.
-        precision: ``float32``; or ``int8``, quantized dynamically with the operators that also shrink the embedding.
+    ``precision`` is ``float32``, or ``int8``: quantized dynamically with the operators that also shrink the embedding.
     """
     from transformers import WhisperProcessor
 

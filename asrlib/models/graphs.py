@@ -37,11 +37,7 @@ def session_options() -> onnxruntime.SessionOptions:
 
 
 def load(folder: Path, options: onnxruntime.SessionOptions | None = None) -> ExportedWhisper:
-    """Load the graphs of a folder on the CPU.
-
-    Args:
-        folder: with `ENCODER`, `DECODER`, ``config.json`` and the checkpoint's ``generation_config.json``.
-        options: default `session_options`.
+    """Load the graphs of a folder on the CPU; the options are `session_options` by default.
 
     Raises:
         AsrlibError: a file is missing or damaged, or ONNX Runtime is not installed.
