@@ -88,7 +88,12 @@ def _course_commands(command: Callable[..., Any]) -> None:
     option("--output", type=Path, metavar="FOLDER", help="for PROFILE/NAME/, instead of build/runs/")
 
     option = command("fetch", "course", "fetch the speech and weights that the reference profile needs")
-    option("notebooks", **notebooks)
+    option(
+        "notebooks",
+        nargs="*",
+        metavar="NN|CORPUS[/LANGUAGE]",
+        help="notebooks, or corpora such as telephone/it; default: all notebooks",
+    )
 
     command("doctor", "doctor", "say what this machine has and lacks, and the command that mends it")
 
