@@ -86,7 +86,6 @@ def test_result_json_tells_the_same_and_nothing_else_is_left(ran):
 def test_the_record_of_the_good_run_has_the_given_and_the_profiles_values(ran):
     record = registry.latest_records(ran[0].root, "smoke")["01_good"]
     assert record["run"]["parameters"] == {"SEED": 1, "N_CLIPS": 2, "LANGUAGE": "no"}
-    assert "whisper-base  telephone  no" in registry.scoreboard([record])
 
 
 def test_a_lost_record_or_a_broken_result_makes_it_run_again(ran, monkeypatch):

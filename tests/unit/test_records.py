@@ -77,7 +77,7 @@ def test_the_same_value_twice_is_refused_but_another_label_is_welcome(record):
         record.add("wer_percent", 2, model="a")
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "not valid JSON"), ("{}", "breaks"), (None, "no record")])
+@pytest.mark.parametrize(("text", "message"), [("{", "cannot be read as JSON"), ("{}", "breaks"), (None, "no record")])
 def test_a_damaged_or_missing_record_is_one_sentence(tmp_path, text, message):
     path = tmp_path / "record.json"
     if text is not None:
