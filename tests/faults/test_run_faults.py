@@ -12,6 +12,7 @@ import pytest
 from programs import RUN
 
 from asrlib.course import registry, runner
+from asrlib.io import files
 
 FAIL = '"before"\n1 / 0'
 HANG = "import threading; threading.Event().wait()"
@@ -116,7 +117,7 @@ def test_a_notebook_that_hangs_is_ended(course_folder, monkeypatch):
 
     def clock():
         """Stand still until the third cell runs; then an hour has passed."""
-        if runner._json(position).get("cell") != 3:
+        if files.read_json(position).get("cell") != 3:
             return 0.0
         below.extend(set(psutil.Process().children(recursive=True)) - set(others))
         return 4000.0
