@@ -17,8 +17,6 @@ from pathlib import Path
 from asrlib.io import files
 from asrlib.io.environment import SET_UP, lock_file, optimum_python, pins
 
-__all__ = ["Finding", "diagnose", "doctor"]
-
 PYTHONS = ((3, 11), (3, 13))  # the first and the last that the locks are for
 MEMORY, DISK = 12, 8  # GiB, as README asks for
 HUB = "https://huggingface.co/api/models/openai/whisper-base"
