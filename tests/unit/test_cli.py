@@ -1,6 +1,4 @@
-import errno
 import json
-import os
 import re
 import subprocess
 import sys
@@ -41,45 +39,10 @@ def test_help_and_import_need_neither_torch_nor_transformers():
     assert "transcribe" in asrlib("--help").stdout
 
 
-def test_a_problem_is_one_line_on_stderr_and_exit_code_1(capsys):
-    assert cli.main(["claims", "XX-99"]) == 1
-    captured = capsys.readouterr()
-    assert captured.err == "asrlib: There is no claim XX-99: `asrlib claims` lists all.\n"
-    assert captured.out == ""
-
-
 def test_outside_a_checkout_run_says_so(monkeypatch, capsys):
     monkeypatch.setattr(files, "repository", lambda: None)
     assert cli.main(["run"]) == 1
     assert "checkout" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "message"),
-    [
-        (KeyboardInterrupt(), 130, "interrupted"),
-        (OSError(errno.ENOSPC, "No space left on device", "x.json"), 1, "x.json cannot be read or written: No space"),
-        (AsrlibError("A sentence."), 1, "asrlib: A sentence."),
-    ],
-)
-def test_interruption_and_a_full_disk_end_without_a_traceback(monkeypatch, capsys, error, code, message):
-    def fail(options):
-        raise error
-
-    monkeypatch.setattr("asrlib.cli.doctor.doctor", fail)
-    assert cli.main(["doctor"]) == code
-    assert message in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_a_reader_that_leaves_early_ends_it_quietly():
-    read, write = os.pipe()
-    os.close(read)
-    done = subprocess.run(
-        [sys.executable, "-m", "asrlib.cli", "claims"], stdout=write, stderr=subprocess.PIPE, text=True, check=False
-    )
-    os.close(write)
-    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_claims_are_printed_and_as_json(capsys):
@@ -182,16 +145,6 @@ def test_what_an_earlier_call_has_made_is_no_recording(tone, monkeypatch, capsys
     assert transcripts.audio_files([Path()], tone / "out") == [Path("bad.wav"), Path("good.wav")]
     assert transcripts.audio_files([tone], Path("out")) == [tone / "bad.wav", tone / "good.wav"]
     assert capsys.readouterr().err == ""
-
-
-def test_a_missing_file_is_named_before_the_model_is_loaded(tmp_path, capsys):
-    assert cli.main(["transcribe", str(tmp_path / "x.wav"), "--model", str(tmp_path / "no model")]) == 1
-    assert capsys.readouterr().err == f"asrlib: {tmp_path / 'x.wav'} does not exist: check the path.\n"
-
-
-def test_an_output_folder_that_is_a_file_is_named(tone, echo, capsys):
-    assert cli.main(["transcribe", str(tone / "good.wav"), "--output", str(tone / "bad.wav")]) == 1
-    assert "bad.wav" in capsys.readouterr().err
 
 
 def test_a_folder_without_audio_is_one_sentence(tmp_path, capsys):
