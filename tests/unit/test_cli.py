@@ -190,43 +190,45 @@ def own_folder(tone, texts=("hello", "hello big world")):
     (tone / "metadata.csv").write_text("\n".join(rows))
 
 
-def test_evaluate_scores_a_folder(tone, echo, capsys):
-    own_folder(tone)
-    assert cli.main(["evaluate", str(tone), "--language", "en", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+@pytest.fixture
+def evaluated(tone, echo, capsys):
+    """Return a function that gives what `asrlib evaluate` finds in a folder with these texts, as JSON and as shown."""
+
+    def run(texts, language="en"):
+        own_folder(tone, texts)
+        shown = []
+        for options in (["--json"], []):
+            assert cli.main(["evaluate", str(tone), "--language", language, *options]) == 0
+            shown.append(capsys.readouterr().out)
+        return json.loads(shown[0]), shown[1]
+
+    return run
+
+
+def test_evaluate_scores_a_folder(evaluated):
+    found, shown = evaluated(["hello", "hello big world"])
     assert (found["wer_percent"], found["deletions"], found["words"], found["utterances"]) == (50, 2, 4, 2)
     assert found["interval"] is None
-    assert cli.main(["evaluate", str(tone), "--language", "en"]) == 0
-    shown = capsys.readouterr().out
     assert shown.startswith("WER 50.00 % (no interval: only 2 clips), CER ")
     assert "1.wav: 2 errors in 3 words\n  reference   hello big world\n  hypothesis  hello" in shown
 
 
-def test_evaluate_gives_an_interval_from_ten_clips_on(tone, echo, capsys):
-    own_folder(tone, ["hello", "hello big world"] * 5)
-    assert cli.main(["evaluate", str(tone), "--language", "en", "--json"]) == 0
-    low, high = json.loads(capsys.readouterr().out)["interval"]
+def test_evaluate_gives_an_interval_from_ten_clips_on(evaluated):
+    found, shown = evaluated(["hello", "hello big world"] * 5)
+    low, high = found["interval"]
     assert low < 50 < high
-    assert cli.main(["evaluate", str(tone), "--language", "en"]) == 0
-    assert capsys.readouterr().out.startswith(f"WER 50.00 % (95 % interval {low:.2f} to {high:.2f}), CER ")
+    assert shown.startswith(f"WER 50.00 % (95 % interval {low:.2f} to {high:.2f}), CER ")
 
 
-def test_evaluate_counts_characters_where_there_are_no_spaces(tone, echo, capsys):
-    own_folder(tone, ["hell o", "he llu"])
-    assert cli.main(["evaluate", str(tone), "--language", "zh", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+def test_evaluate_counts_characters_where_there_are_no_spaces(evaluated):
+    found, shown = evaluated(["hell o", "he llu"], "zh")
     assert (found["cer_percent"], found["substitutions"], found["words"]) == (10, 1, 10) and "wer_percent" not in found
-    assert cli.main(["evaluate", str(tone), "--language", "zh"]) == 0
-    shown = capsys.readouterr().out
     assert shown.startswith("CER 10.00 % (no interval: only 2 clips)\n2 clips, 10 characters: 1 substituted")
 
 
-def test_evaluate_counts_a_file_that_is_listed_twice_twice(tone, echo, capsys):
-    own_folder(tone)
-    with open(tone / "metadata.csv", "a") as table:
-        table.write("\n0.wav,hello")
-    assert cli.main(["evaluate", str(tone), "--language", "en", "--json"]) == 0
-    assert [clip["id"] for clip in json.loads(capsys.readouterr().out)["clips"]] == ["0.wav", "1.wav", "0.wav"]
+def test_evaluate_counts_a_file_that_is_listed_twice_twice(evaluated):
+    found, _ = evaluated(["hello", "hello big world\n0.wav,hello"])
+    assert [clip["id"] for clip in found["clips"]] == ["0.wav", "1.wav", "0.wav"]
 
 
 def test_evaluate_asks_for_the_language_that_decides_the_normaliser(tone, echo, capsys):
