@@ -39,7 +39,8 @@ def transcribe(options: argparse.Namespace) -> int:
         options.usage("--words goes with --format srt, vtt or json")
     if options.engine and (options.words or options.vad or options.window == "merged"):
         options.usage("--engine goes without --words, --vad and --window merged, which only the course's own loop has")
-    paths = transcripts.audio_files(options.audio, options.output)
+    beside = options.output and options.output.resolve() in [place.resolve() for place in options.audio]
+    paths = transcripts.audio_files(options.audio, None if beside else options.output)
     if options.output:
         return _into_folder(options, paths)
     if options.format in ("srt", "vtt") and len(paths) > 1:

@@ -92,6 +92,15 @@ def test_an_output_folder_that_is_a_file_is_named_before_anything_starts(place, 
     assert (code, line) == (1, "asrlib: file is a file: name a folder with --output.")
 
 
+def test_transcripts_beside_the_recordings_replace_no_file_that_is_there(place, echo, capsys):
+    Path("tone.txt").write_text("typed by hand")
+    for _ in range(2):
+        assert cli.main(["transcribe", ".", "--output", "."]) == 0
+        assert capsys.readouterr().out == "tone.wav.txt\n"
+    assert Path("tone.txt").read_text() == "typed by hand"
+    assert Path("tone.wav.txt").read_text() == "hello\n"
+
+
 @pytest.mark.parametrize(
     ("error", "code", "sentence"),
     [
