@@ -310,8 +310,12 @@ def contrast(first: Score, second: Score, *, same_clips: bool, seed: int = 0) ->
         seed: of the bootstrap.
 
     Raises:
-        AsrlibError: not the same clips, though ``same_clips`` says so.
+        AsrlibError: a mean over seeds, or not the same clips, though ``same_clips`` says so.
     """
+    if first.runs or second.runs:
+        raise AsrlibError(
+            "A contrast takes scores of one training each: a mean over seeds would hide how far these scatter."
+        )
     if same_clips and first.blocks != second.blocks:
         raise AsrlibError("These two scores are not of the same clips: give same_clips=False.")
     total = max if same_clips else sum

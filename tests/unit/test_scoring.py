@@ -253,3 +253,5 @@ def test_a_contrast_of_few_clips_has_no_interval_and_other_clips_are_told_apart(
     assert scoring.contrast(few, many, same_clips=False).shortage == "only 4 clips"
     with pytest.raises(AsrlibError, match="not of the same clips"):
         scoring.contrast(few, many, same_clips=True)
+    with pytest.raises(AsrlibError, match="one training each"):
+        scoring.contrast(scoring.over_seeds([many] * 3), many, same_clips=True)
