@@ -255,3 +255,19 @@ def test_a_contrast_of_few_clips_has_no_interval_and_other_clips_are_told_apart(
         scoring.contrast(few, many, same_clips=True)
     with pytest.raises(AsrlibError, match="one training each"):
         scoring.contrast(scoring.over_seeds([many] * 3), many, same_clips=True)
+
+
+def test_a_row_of_a_table_is_in_percent():
+    found = scoring.score(["ab cd"] * 10, ["ab ce"] * 9 + ["ab cd"])
+    low, high = found.interval
+    assert found.row() == {
+        "WER (%)": 45.0,
+        "95 % interval": f"{100 * low:.1f} to {100 * high:.1f}",
+        "CER (%)": 18.0,
+        "clips": 10,
+        "words": 20,
+    }
+    assert str(found) == f"WER 45.00 % [{100 * low:.1f}, {100 * high:.1f}], 10 utterances, 20 words"
+    gap = scoring.compare(found, scoring.score(["ab cd"] * 10, ["ab cd"] * 10))
+    low, high = gap.interval
+    assert str(gap) == f"+45.00 points [{100 * low:+.1f}, {100 * high:+.1f}], differ"
