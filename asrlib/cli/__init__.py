@@ -10,6 +10,7 @@ import errno
 import importlib
 import math
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -53,6 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno not in MENDABLE:
             raise
         print(f"asrlib: {error.filename or 'the output'} cannot be read or written: {error.strerror}.", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:  # PyTorch's is a RuntimeError
+        if isinstance(error, RuntimeError) and not re.search("allocate memory|out of memory", str(error)):
+            raise
+        print("asrlib: The memory does not suffice: close other programs, or take a smaller model.", file=sys.stderr)
         return 1
 
 

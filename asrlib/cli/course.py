@@ -49,8 +49,9 @@ def _summary(profile: str, good: Sequence[str], output: Path | None) -> None:
     """Print the main findings of the notebooks that ran, where to read them, and how the published claims stand."""
     found = registry.latest_records(_root(), profile, output)
     for name in good:
-        said = [item["text"] for item in found.get(name, {}).get("findings", ()) if item["main"]]
-        print("\n".join(textwrap.fill(f"{name[:2]}  {text}", _width(), subsequent_indent="    ") for text in said))
+        for item in found.get(name, {}).get("findings", ()):
+            if item["main"]:
+                print(textwrap.fill(f"{name[:2]}  {item['text']}", _width(), subsequent_indent="    "))
     folder = os.path.relpath(registry.run_folder(_root(), profile, "", output))
     print(f"\nThe executed notebooks are in {folder}/NAME/.")
     if output:

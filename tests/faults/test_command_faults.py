@@ -108,6 +108,8 @@ def test_transcripts_beside_the_recordings_replace_no_file_that_is_there(place, 
         (OSError(errno.ENOSPC, "No space left on device", "x.json"), 1, "x.json cannot be read or written: No space"),
         (OSError(errno.EACCES, "Permission denied", "x.json"), 1, "x.json cannot be read or written: Permission"),
         (AsrlibError("A sentence."), 1, "A sentence."),
+        (MemoryError(), 1, "The memory does not suffice"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8"), 1, "The memory does not"),
     ],
 )
 def test_whatever_a_command_meets_is_one_sentence(monkeypatch, capsys, error, code, sentence):

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asrlib import AsrlibError, cli
+from asrlib.course import records, runner
+from asrlib.course.findings import Finding
 from asrlib.decoding import subtitles, words
 from asrlib.decoding.outcomes import Outcomes, whole
 from asrlib.io import files
@@ -43,6 +45,21 @@ def test_outside_a_checkout_run_says_so(monkeypatch, capsys):
     monkeypatch.setattr(files, "repository", lambda: None)
     assert cli.main(["run"]) == 1
     assert "checkout" in capsys.readouterr().err
+
+
+def test_a_run_ends_with_the_main_findings_and_the_verdicts(course_folder, monkeypatch, capsys):
+    course_folder.add("01_one")
+    folder = course_folder.folder("01_one")
+    record = records.Record("01_one", "smoke", {}, folder, course_folder.root)
+    for text, main in (("The answer.", True), ("An aside.", False)):
+        record.finding(Finding(text, "level", {}), main=main)
+    record.save()
+    monkeypatch.setattr(files, "repository", lambda: course_folder.root)
+    monkeypatch.setattr(runner, "_watch", lambda job, *_: (record.save(), {"status": "finished"})[1])
+    assert cli.main(["run", "01", "--profile", "smoke"]) == 0
+    shown = capsys.readouterr().out
+    assert "\n01  The answer.\n\nThe executed notebooks are in build/runs/smoke/NAME/.\nPublished claims: " in shown
+    assert "An aside" not in shown and shown.endswith("asrlib claims --profile smoke\n")
 
 
 def test_claims_are_printed_and_as_json(capsys):
