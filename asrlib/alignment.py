@@ -68,8 +68,8 @@ def count(references: Sequence[str], hypotheses: Sequence[str], process: Callabl
         Substitutions, deletions, insertions and the reference's length, shape (utterances, 4).
     """
     counts = np.zeros((len(references), 4), dtype=np.int64)
-    if len(references):
-        found = process(list(references), list(hypotheses))
+    if references:
+        found = process(references, hypotheses)
         for row, chunks, tokens in zip(counts, found.alignments, found.references, strict=True):
             row[3] = len(tokens)
             for chunk in chunks:

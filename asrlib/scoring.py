@@ -206,8 +206,9 @@ class Tally:
         Raises:
             AsrlibError: lengths that differ.
         """
+        references, hypotheses = list(references), list(hypotheses)
         n, seen = len(references), len(self._blocks)
-        labels = range(seen, seen + n) if blocks is None else blocks
+        labels = range(seen, seen + n) if blocks is None else list(blocks)
         for what, side in (("hypotheses", hypotheses), ("block labels", labels)):
             if len(side) != n:
                 raise AsrlibError(f"{n} references and {len(side)} {what} cannot be scored: give one per reference.")

@@ -38,6 +38,12 @@ def test_alignment_spells_both_sides(reference, hypothesis):
     assert errors == kaldialign.edit_distance(reference.split(), hypothesis.split())["total"]
 
 
+def test_texts_and_blocks_may_come_from_generators():
+    texts, speakers = ["a b", "c d"] * 10, [number // 2 for number in range(20)]
+    lazy = scoring.score(iter(texts), iter(["a b"] * 20), blocks=iter(speakers))
+    assert lazy.interval == scoring.score(texts, ["a b"] * 20, blocks=speakers).interval
+
+
 def test_empty_reference_counts_insertions_and_adds_no_words():
     result = scoring.score(["one two", "", ""], ["one two", "three four", ""])
     assert (result.insertions, result.words, result.wer) == (2, 2, 1.0)
