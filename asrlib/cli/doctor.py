@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from packaging.utils import canonicalize_name
-
 from asrlib.io import files
 from asrlib.io.environment import SET_UP, lock_file, optimum_python, pins
 
@@ -83,16 +81,15 @@ def _optimum() -> Iterator[Finding]:
 
 def _compared(lock: Path, path: list[str], mend: str) -> Iterator[Finding]:
     """Compare the packages in some folders, of which the first counts, with a lock."""
-    installed: dict[str, str] = {}
-    for found in metadata.distributions(path=path):
-        installed.setdefault(canonicalize_name(found.name), found.version)
-    wanted = pins(lock.read_text(encoding="utf-8"))
-    wrong = [name for name, version in wanted.items() if installed.get(name, "").split("+")[0] != version]
-    for name in wrong:
-        if name in installed:
-            yield Finding("DIFFERS", f"package {name} {installed[name]}, tested with {wanted[name]}", mend)
-        else:
-            yield Finding("MISSING", f"package {name} {wanted[name]}", mend)
+    wanted, wrong = pins(lock.read_text(encoding="utf-8")), 0
+    for name, version in wanted.items():
+        here = next((found.version or "" for found in metadata.distributions(name=name, path=path)), "")
+        if here.split("+")[0] != version:
+            wrong += 1
+            if here:
+                yield Finding("DIFFERS", f"package {name} {here}, tested with {version}", mend)
+            else:
+                yield Finding("MISSING", f"package {name} {version}", mend)
     if not wrong:
         yield Finding("OK", f"{len(wanted)} packages have the versions of {lock.name}")
 
