@@ -237,6 +237,13 @@ def test_the_sentences_of_a_trend():
         "The WER falls with the number of clips: from 100 % (at 0 clips) to 45 % (at 11 clips) "
         "(Spearman's rank correlation -1.00 [-1.00, -1.00], 12 points)."
     )
+    noisy = [1, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 12]
+    value, (low, high) = uncertainty.spearman(range(12), noisy)
+    rising = str(findings.trend(range(12), noisy, "loss", "noise", y_unit=""))
+    assert rising == (
+        "Loss rises with noise: from 1 (at 0) to 12 (at 11) "
+        f"(Spearman's rank correlation {value:.2f} [{low:.2f}, {high:.2f}], 12 points)."
+    )
     few = findings.trend([100, 1550], [30.06, 24], "the WER", "the number of clips", x_unit="clips")
     assert (
         str(few)
