@@ -77,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     _course_commands(command)
     model = {"default": MODEL, "help": f"Hub id, or folder of a checkpoint; default: {MODEL}"}
     _speech_commands(command, model)
-    _data_commands(command, model)
+    _prepare_command(command, model)
+    _distil_command(command, model)
     return parser
 
 
@@ -144,7 +145,7 @@ def _speech_commands(command: Callable[..., Any], model: dict[str, str]) -> None
     option("--port", type=port, default=7860, metavar="N", help="port of 127.0.0.1; default: 7860")
 
 
-def _data_commands(command: Callable[..., Any], model: dict[str, str]) -> None:
+def _prepare_command(command: Callable[..., Any], model: dict[str, str]) -> None:
     option = command("prepare", "speech", "make a data set with pseudo-labels of long recordings, or folders of them")
     option("audio", nargs="+", type=Path, metavar="FILE|FOLDER")
     option("--output", type=Path, required=True, metavar="FOLDER", help="for the data set; a killed run goes on there")
@@ -152,19 +153,38 @@ def _data_commands(command: Callable[..., Any], model: dict[str, str]) -> None:
     option("--second", metavar="MODEL", help="transcribes again, to compare; default: the same, faster sound")
     option("--language", help="code or name; default: the model detects it, for each recording")
 
+
+def _distil_command(command: Callable[..., Any], model: dict[str, str]) -> None:
     option = command("distil", "speech", "distil a model to a smaller one; in N processes: torchrun ... asrlib distil")
-    option("corpus", metavar="CORPUS/LANGUAGE/SPLIT", help="such as telephone/en/train; its transcripts are the filter")
+    option("corpus", nargs="+", metavar="CORPUS/LANGUAGE/SPLIT[:packed][=SHARE]",
+           help="such as telephone/en/train; packed: joined to 30 s; transcripts, where there are any, are the filter")  # fmt: skip
     option("--output", type=Path, required=True, metavar="FOLDER", help="for the student; a killed run goes on there")
+    option("--validation", action="append", default=[], metavar="CORPUS/LANGUAGE/SPLIT",
+           help="score the student on it while it is trained, and keep the best; may be given again")  # fmt: skip
     option("--root", type=Path, metavar="FOLDER", help="where a corpus lies that is not packaged")
     option("--model", **model)
-    count, share = _number(int, 1), _number(float, 0)
-    option("--clips", type=count, metavar="N", help="default: all of at most 30 s")
+    count, share, weight = _number(int, 1), _number(float, 0, 1), _number(float, 0)
+    option("--clips", type=count, metavar="N", help="of each corpus; default: all of at most 30 s")
     option("--layers", type=count, default=2, metavar="N", help="of the student's decoder; default: 2")
-    option("--threshold", type=share, default=10, metavar="WER", help="%% beyond which a label is dropped; default: 10")
-    option("--steps", type=count, default=240, metavar="N", help="default: 240")
-    option("--batch-size", type=count, default=12, metavar="N", help="clips in a step, of all processes; default: 12")
-    option("--learning-rate", type=share, default=1e-4, metavar="X", help="its highest value; default: 1e-4")
-    option("--seed", type=int, default=0, metavar="N", help="of the choice of clips and their order; default: 0")
+    option("--published", action="store_true",
+           help="train the whole decoder, on labels and distributions alone; default: its layers, on the last states too")  # fmt: skip
+    option("--threshold", type=weight, default=10, metavar="WER", help="%% above which a label is dropped; default: 10")
+    option("--timestamps", type=share, default=0, metavar="P", help="share of the labels that keep times; default: 0")
+    option("--previous", type=share, default=0, metavar="P",
+           help="probability that a packed label follows the text before it; default: 0")  # fmt: skip
+    option("--steps", type=count, default=400, metavar="N", help="default: 400")
+    option("--batch-size", type=count, default=6, metavar="N", help="clips in a step, of all processes; default: 6")
+    option("--learning-rate", type=weight, default=5e-4, metavar="X", help="its highest value; default: 5e-4")
+    option("--kl", type=weight, default=0.8, metavar="X", help="weight of the teacher's distributions; default: 0.8")
+    option("--hidden", type=weight, default=1, metavar="X", help="weight of the teacher's last states; default: 1")
+    option("--mask", type=share, default=0, metavar="P", help="share of the sound that is masked; default: 0")
+    option("--dropout", type=share, default=0, metavar="P", help="in the student's layers; default: 0")
+    option("--every", type=count, default=100, metavar="N", help="steps between two scores; default: 100")
+    never = _number(int, 0)
+    option("--patience", type=never, default=0, metavar="N", help="end after N scores without a better one; 0: never")
+    option("--seed", type=int, default=0, metavar="N", help="of the choice of clips, order and chance; default: 0")
+    option("--live", action="store_true", help="encode each batch anew: for more speech than the disk holds, on a GPU")
+    option("--push", metavar="ID", help="upload the student to the Hub, as a private model of this name")
 
 
 def _number(kind: type, least: float, most: float = math.inf) -> Callable[[str], Any]:

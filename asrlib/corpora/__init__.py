@@ -9,7 +9,7 @@ compared with the committed list in ``data/splits``, which also holds the splits
 from asrlib.corpora.cards import Card, card
 from asrlib.corpora.catalogue import names
 from asrlib.corpora.loading import load
+from asrlib.corpora.packing import pack
 from asrlib.corpora.sources import available, fetch
-from asrlib.corpora.untranscribed import pack
 
 __all__ = ["Card", "available", "card", "fetch", "load", "names", "pack"]

@@ -54,7 +54,7 @@ def said(capsys, *arguments):
         ("evaluate telephone/en/other", "no split 'other'"),
         ("prepare tone.wav", "required: --output"),
         ("prepare nowhere.wav --output out", "nowhere.wav does not exist"),
-        ("distil telephone --output out", "write it as CORPUS/LANGUAGE/SPLIT"),
+        ("distil telephone --output out", "write a corpus as CORPUS/LANGUAGE/SPLIT"),
         ("distil telephone/en/other --output out", "no split 'other'"),
     ],
 )
