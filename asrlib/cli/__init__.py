@@ -96,12 +96,8 @@ def _course_commands(command: Callable[..., Any]) -> None:
     option("--output", type=Path, metavar="FOLDER", help="for PROFILE/NAME/, instead of build/runs/")
 
     option = command("fetch", "course", "fetch the speech and weights that the reference profile needs")
-    option(
-        "notebooks",
-        nargs="*",
-        metavar="NN|CORPUS[/LANGUAGE]",
-        help="notebooks, or corpora such as telephone/it; default: all notebooks",
-    )
+    places = "notebooks, or corpora such as telephone or telephone/it; default: all notebooks"
+    option("notebooks", nargs="*", metavar="NN|CORPUS", help=places)
 
     command("doctor", "doctor", "say what this machine has and lacks, and the command that mends it")
 
