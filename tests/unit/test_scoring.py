@@ -170,7 +170,8 @@ def test_capping_takes_off_insertions_only(pairs):
     raw = scoring.score(*zip(*pairs, strict=True))
     assert np.array_equal(raw.capped.errors, np.minimum(raw.errors, raw.lengths))
     assert np.array_equal(raw.capped.kinds[:, :2], raw.kinds[:, :2])
-    assert raw.capped.cer <= raw.cer
+    letters = np.minimum(raw.characters[:, :3].sum(axis=1), np.maximum(raw.characters[:, 3], 1))
+    assert np.array_equal(raw.capped.characters[:, :3].sum(axis=1), letters)
 
 
 def trainings(errors, seed=0):
@@ -223,12 +224,11 @@ def test_a_mean_is_compared_with_a_system_that_is_as_it_is():
     assert scoring.compare(again, scoring.over_seeds(runs[::-1])).delta == 0.0
 
 
-def test_one_block_falls_back_to_utterances():
+def test_one_block_falls_back_to_utterances_and_two_are_too_few():
     references, hypotheses, _ = corpus(20)
-    assert (
-        scoring.score(references, hypotheses, blocks=["only"] * 20).interval
-        == scoring.score(references, hypotheses).interval
-    )
+    one = scoring.score(references, hypotheses, blocks=["only"] * 20)
+    assert one.interval == scoring.score(references, hypotheses).interval is not None
+    assert scoring.score(references, hypotheses, blocks=["a", "b"] * 10).shortage == "only 2 speakers"
 
 
 def test_bootstrap_is_deterministic_and_chunking_does_not_change_it(monkeypatch):
@@ -252,6 +252,9 @@ def test_a_contrast_of_the_same_clips_is_drawn_together_and_of_other_clips_apart
     assert itself.interval == (0, 0)
     other = scoring.contrast(loose, loose, same_clips=False).interval
     assert other[0] < 0 < other[1]
+    short = scoring.score(said[:12], heard[:12])
+    sides = [scoring.bootstrap(x.errors, x.lengths, blocks=x.blocks, seed=n) for n, x in enumerate((strict, short))]
+    assert scoring.contrast(strict, short, same_clips=False).interval == uncertainty.interval(sides[0] - sides[1], 12)
 
 
 def test_a_contrast_of_few_clips_has_no_interval_and_other_clips_are_told_apart():
