@@ -252,9 +252,16 @@ def test_a_contrast_of_the_same_clips_is_drawn_together_and_of_other_clips_apart
     assert itself.interval == (0, 0)
     other = scoring.contrast(loose, loose, same_clips=False).interval
     assert other[0] < 0 < other[1]
-    short = scoring.score(said[:12], heard[:12])
-    sides = [scoring.bootstrap(x.errors, x.lengths, blocks=x.blocks, seed=n) for n, x in enumerate((strict, short))]
-    assert scoring.contrast(strict, short, same_clips=False).interval == uncertainty.interval(sides[0] - sides[1], 12)
+
+
+def test_of_a_contrast_the_fewer_clips_decide_how_wide_it_is():
+    sides = [scoring.score(*corpus(clips, seed=clips)[:2]) for clips in (200, 12)]
+    one, other = (
+        scoring.bootstrap(side.errors, side.lengths, blocks=side.blocks, seed=n) for n, side in enumerate(sides)
+    )
+    found = scoring.contrast(*sides, same_clips=False)
+    assert found.interval == uncertainty.interval(one - other, 12)
+    assert found.p_value == uncertainty.p_value(one - other, 12)
 
 
 def test_a_contrast_of_few_clips_has_no_interval_and_other_clips_are_told_apart():
