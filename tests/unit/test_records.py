@@ -1,5 +1,6 @@
 import json
 import subprocess
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,6 +33,16 @@ def test_a_paired_difference_is_kept_in_points_with_its_interval_and_counts(reco
     assert metric["value"] == pytest.approx(100 * 2 / 9)
     assert metric["interval"] == pytest.approx([100 * end for end in found.interval])
     assert (metric["utterances"], metric["words"], metric["labels"]) == (12, 36, {"method": "int8"})
+
+
+def test_a_score_is_kept_in_percent_with_the_transcripts(record):
+    heard = [SimpleNamespace(id=f"{n}", text="ab ce", seconds_audio=1.23456) for n in range(10)]
+    record.score(scoring.score(["ab cd"] * 10, ["ab ce"] * 10), heard, model="m")
+    wer, cer = record.metrics
+    assert (wer["value"], wer["interval"], wer["words"]) == (50, [50, 50], 20)
+    assert (cer["value"], cer["interval"], cer["labels"]) == (20, None, {"model": "m"})
+    counts = {"substitutions": 1, "deletions": 0, "insertions": 0, "words": 2}
+    assert record.rows[3] == {"id": "3", "model": "m", "hypothesis": "ab ce", "seconds": 1.235, **counts}
 
 
 def test_a_saved_record_reads_back_with_what_was_added(record):
