@@ -44,7 +44,7 @@ def audio_files(places: Iterable[Path], output: Path | None = None) -> list[Path
 
 
 def names(paths: Sequence[Path], suffix: str, outcomes: Outcomes) -> dict[Path, str]:
-    """Return what the transcript of each file is called in a folder: no two files ever share a name there.
+    """Return what the transcript of each file is called in a folder: no two files ever share a name there, nor a file that is there.
 
     A file keeps the name that it was given before. The others are called by their stem, as long as all of those differ; else by
     their whole name, else by their path below the folder that they share, else by their whole path.
@@ -57,7 +57,9 @@ def names(paths: Sequence[Path], suffix: str, outcomes: Outcomes) -> dict[Path, 
     made = {file: row["made"] for file, row in outcomes.of.items() if row.get("made", "").endswith(f".{suffix}")}
     files = {path: whole(path) for path in paths}
     new = [file for file in files.values() if file not in made]
-    taken = {name.casefold() for name in made.values()}
+    folder = outcomes.path.parent  # where files of the user's own may lie too
+    taken = {str(path.relative_to(folder)).casefold() for path in folder.rglob(f"*.{suffix}")}
+    taken |= {name.casefold() for name in made.values()}
     shared = os.path.commonpath([Path(file).parent for file in new]) if new else ""
     ways = (
         lambda file: Path(file).stem,

@@ -195,4 +195,4 @@ def test_a_hub_that_does_not_answer_is_a_note(monkeypatch):
     monkeypatch.setattr(doctor, "HUB", "http://127.0.0.1:9/")
     found = doctor._hub()
     assert found.state == "NOTE"
-    assert "only profile paper needs it" in found.what
+    assert "only profiles colab and paper need it" in found.what
