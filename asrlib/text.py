@@ -120,6 +120,11 @@ def basic() -> Normalizer:
     return Normalizer("whisper-basic-1", lambda text: " ".join(function(text).split()))
 
 
+def base_code(language: str) -> str:
+    """Return a language's code without its region: ``zh`` for ``zh-CN`` or ``cmn_hans_cn``'s ``cmn``; a name stays a name."""
+    return re.split("[-_]", language.strip().lower())[0]
+
+
 def language_code(language: str) -> str:
     """Return Whisper's code of a language given by code, with or without a region, or by English name.
 
@@ -132,7 +137,7 @@ def language_code(language: str) -> str:
     from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
     wanted = language.strip().lower()
-    base = re.split("[-_]", wanted)[0]
+    base = base_code(language)
     code = TO_LANGUAGE_CODE.get(wanted) or OTHER_CODES.get(base, base)
     if code not in LANGUAGES:
         raise AsrlibError(

@@ -63,24 +63,21 @@ def pack(rows: Iterable[Mapping[str, Any]], *, seconds: float = 30.0) -> Iterato
         seconds: a longer clip is left as it is.
 
     Yields:
-        Rows with ``id`` (the first clip's and the number of clips), ``ids``, ``audio`` (float32, 16 kHz), ``seconds``, an empty ``text``, and the
-        first clip's language and split.
+        Rows with ``id`` (the first clip's and the number of others), ``ids``, ``audio`` (float32, 16 kHz), ``seconds``, an empty
+        ``text``, and the first clip's language and split.
 
     Raises:
         AsrlibError: a clip that cannot be read.
     """
     pause = np.zeros(int(PAUSE * audio.SAMPLING_RATE), np.float32)
-    room = int(seconds * audio.SAMPLING_RATE)
     held: list[Mapping[str, Any]] = []
     sounds: list[np.ndarray] = []
-    used = 0
     for row, samples in _decoded(rows):
-        if held and used + len(pause) + len(samples) > room:
+        if held and sum(map(len, sounds)) + len(pause) + len(samples) > int(seconds * audio.SAMPLING_RATE):
             yield _packed(held, sounds)
-            held, sounds, used = [], [], 0
+            held, sounds = [], []
         sounds += [pause, samples] if held else [samples]
         held.append(row)
-        used = sum(map(len, sounds))
     if held:
         yield _packed(held, sounds)
 
