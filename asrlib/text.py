@@ -12,21 +12,12 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from asrlib import AsrlibError
 from asrlib.io.files import data_file, read_toml
 
-__all__ = [
-    "Normalizer",
-    "basic",
-    "english",
-    "language_code",
-    "normalizer",
-    "spaced",
-    "training_hours",
-    "unicode_aware",
-]
+__all__ = ["Normalizer", "basic", "english", "language_code", "normalizer", "spaced", "training_hours", "unicode_aware"]
 
 # Written without spaces between words: Unicode Standard Annex 14 (line breaking), classes ID and SA.
 UNSPACED = frozenset({"zh", "yue", "ja", "th", "lo", "km", "my"})
@@ -57,14 +48,11 @@ class Normalizer:
     """
 
     name: str
-    function: Callable[[str], str]
+    function: Callable[[str], str] = field(repr=False)
 
     def __call__(self, text: str) -> str:
         """Return the normalised text: lower case, single spaces, no punctuation."""
         return self.function(text)
-
-    def __repr__(self) -> str:
-        return f"Normalizer({self.name!r})"
 
 
 def _seen(text: str) -> str:
@@ -136,9 +124,8 @@ def language_code(language: str) -> str:
     """
     from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
-    wanted = language.strip().lower()
     base = base_code(language)
-    code = TO_LANGUAGE_CODE.get(wanted) or OTHER_CODES.get(base, base)
+    code = TO_LANGUAGE_CODE.get(language.strip().lower()) or OTHER_CODES.get(base, base)
     if code not in LANGUAGES:
         raise AsrlibError(
             f"Whisper knows no language {language!r}: give a code such as 'en' or a name such as 'romanian'."

@@ -10,7 +10,7 @@ import soundfile
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
+from transformers import GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from asrlib import AsrlibError, audio, cli, corpora, scoring, text
@@ -244,10 +244,9 @@ def test_a_folder_with_other_content_is_left_alone(recordings, tmp_path):
 @pytest.mark.usefixtures("found", "labelled")
 def test_labels_of_two_settings_do_not_mix(recordings, tmp_path):
     preparation.prepare(recordings, tmp_path / "set")
-    with pytest.raises(AsrlibError, match="begun with another limits"):
-        preparation.prepare(recordings, tmp_path / "set", limits=Limits(logprob=-0.5))
-    with pytest.raises(AsrlibError, match="begun with another model"):
-        preparation.prepare(recordings, tmp_path / "set", model="openai/whisper-small")
+    for other in ({"limits": Limits(logprob=-0.5)}, {"model": "openai/whisper-small"}, {"language": "en"}):
+        with pytest.raises(AsrlibError, match="belongs to another model, language or limits"):
+            preparation.prepare(recordings, tmp_path / "set", **other)
 
 
 @pytest.mark.usefixtures("found", "labelled")
@@ -301,38 +300,22 @@ def test_the_command_says_what_was_kept_and_where(recordings, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("found")
-def test_an_exported_model_or_another_language_is_refused(recordings, tmp_path, monkeypatch, labelled):
+def test_a_language_that_the_model_does_not_know_is_refused(recordings, tmp_path, labelled):
     with pytest.raises(AsrlibError, match="English-only model transcribes English"):
         preparation.prepare(recordings, tmp_path / "set", language="fr")
-    monkeypatch.setattr(transcription, "load", lambda model: (object(), None))
-    with pytest.raises(AsrlibError, match="exported to ONNX"):
-        preparation.prepare(recordings, tmp_path / "set2")
 
 
-def test_the_measures_of_a_label_are_the_probabilities_of_transformers():
-    torch.manual_seed(0)
-    sizes = dict.fromkeys(("d_model", "encoder_ffn_dim", "decoder_ffn_dim"), 16)
-    layers = dict.fromkeys(
-        ("encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads"), 2
+def test_the_share_of_a_language_is_that_of_transformers(random_model):
+    random_model.generation_config = GenerationConfig(
+        decoder_start_token_id=49, is_multilingual=True, no_timestamps_token_id=55, lang_to_id={"<|en|>": 50, "<|fr|>": 51}
     )
-    tokens = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 48)
-    model = WhisperForConditionalGeneration(
-        WhisperConfig(vocab_size=60, init_std=0.3, **sizes, **layers, **tokens)
-    ).eval()
-    model.generation_config = GenerationConfig(
-        decoder_start_token_id=49, eos_token_id=[48], is_multilingual=True, no_timestamps_token_id=55,
-        lang_to_id={"<|en|>": 50, "<|fr|>": 51}, task_to_id={"transcribe": 52},
-    )  # fmt: skip
-    states, start, written = torch.randn(2, 5, 16), [49, 50, 52, 55], [[7, 8, 9], [6]]
-    found = list(labelling._confidence(model, states, start, written))
-    for row, state, measures in zip(written, states, found, strict=True):
-        read = torch.tensor([start + row])
-        with torch.no_grad():
-            logits = model(encoder_outputs=BaseModelOutput(state[None]), decoder_input_ids=read).logits[0]
-        probable, first = logits[3:].log_softmax(-1), logits[0].softmax(-1)
-        logprob = np.mean([probable[at, token].item() for at, token in enumerate([*row, 48])])
-        expected = (logprob, first[54].item(), (first[50] / (first[50] + first[51])).item())  # 54 is no speech
-        assert measures == pytest.approx(expected, rel=1e-4)
+    states = torch.randn(2, 5, random_model.config.d_model)
+    with torch.no_grad():
+        out = random_model(encoder_outputs=BaseModelOutput(states), decoder_input_ids=torch.full((2, 1), 49))
+    expected = out.logits[:, 0, [50, 51]].softmax(-1)
+    for place in (0, 1):
+        found = labelling._shares(random_model, states, [49, 50 + place, 52, 55])
+        assert found == pytest.approx(expected[:, place].tolist(), rel=1e-4)
 
 
 @pytest.fixture(scope="module")
