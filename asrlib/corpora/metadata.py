@@ -48,7 +48,11 @@ def common_voice(path: Path) -> list[dict[str, str]]:
 
 
 def _rows(path: Path, groups: Groups, quoting: int = csv.QUOTE_MINIMAL) -> list[dict[str, str]]:
-    lines = enumerate(files.read_jsonl(path), 1) if path.suffix == ".jsonl" else _lines(path, groups, quoting)
+    if path.suffix == ".jsonl":
+        numbers = [number for number, line in enumerate(path.read_bytes().split(b"\n"), 1) if line.strip()]
+        lines = zip(numbers, files.read_jsonl(path), strict=True)
+    else:
+        lines = _lines(path, groups, quoting)
     rows = []
     for number, row in lines:
         row = {name: value for name, value in row.items() if value is not None}

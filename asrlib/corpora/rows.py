@@ -70,6 +70,6 @@ def lengths(paths: Sequence[Path], root: Path, read: Callable[[Path], Any]) -> l
 def _mark(path: Path) -> str | None:
     try:
         facts = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name that no file can have
         return None
     return f"{facts.st_size} {facts.st_mtime_ns}"

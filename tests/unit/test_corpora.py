@@ -630,10 +630,26 @@ def test_folder_problems_are_named(tmp_path, table, problem):
 
 
 @pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        ('{"file_name": "a.wav", "text": "Yes"}\n\n{"file_name": "a.wav", "text": 5}', "line 3, has no transcription"),
+        ('{"file": "a.wav", "text": "Yes"}', "line 1, has no file_name"),
+        ('{"file_name": "", "text": "Yes"}', "line 1, has no file_name"),
+        ("[1]", "line 1, is no JSON object"),
+        ("\n", "names no recording"),
+    ],
+)
+def test_problems_of_json_lines_are_named(tmp_path, lines, problem):
+    (tmp_path / "metadata.jsonl").write_text(lines)
+    with pytest.raises(AsrlibError, match=problem):
+        corpora.load("folder", root=tmp_path)
+
+
+@pytest.mark.parametrize(
     ("name", "content"),
     [
         ("metadata.tsv", "file_name\ttext\na.wav\tYes, please.\n"),
-        ("metadata.jsonl", '{"file_name": "a.wav", "text": "Yes, please."}\n'),
+        ("metadata.jsonl", '\n{"file_name": "a.wav", "text": "Yes, please.", "speaker": 7, "split": null}\n\n'),
         ("metadata.csv", 'file_name,text\na.wav,"Yes, please."\n\n'),
         ("metadata.csv", "file_name;text\na.wav;Yes, please.\n"),
         ("metadata.csv", '"file_name"\t "text"\r\na.wav\tYes, please.\r\n'),
@@ -650,7 +666,7 @@ def test_tables_of_every_kind(tmp_path, name, content):
 def test_a_recording_that_cannot_be_read_is_counted_each_time_and_the_others_are_there(tmp_path, cache):
     tone(tmp_path / "a.wav")
     (tmp_path / "b.wav").write_bytes(b"")
-    (tmp_path / "metadata.csv").write_text("file_name,text\na.wav,Yes\nb.wav,No\nc.wav,Oh\n")
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.wav,Yes\nb.wav,No\nc\0.wav,Oh\n")
     for _ in range(2):
         with pytest.warns(UserWarning, match=r"2 of 3 recordings cannot be read.*b\.wav is empty"):
             assert corpora.load("folder", root=tmp_path)["seconds"] == [1.0, 0.0, 0.0]
