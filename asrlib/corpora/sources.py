@@ -84,8 +84,6 @@ def rows_of(name: str, language: str) -> tuple[Path, list[dict[str, Any]]]:
             try:
                 with files.new_folder(target) as folder:
                     source(name, language, folder)
-                    if not packaged.verified(name, language, folder):
-                        raise AsrlibError("what it sent differs from the list in data/splits")
                 return target, packaged.verified(name, language, target)
             except files.DiskFullError:
                 raise
@@ -99,10 +97,14 @@ def rows_of(name: str, language: str) -> tuple[Path, list[dict[str, Any]]]:
 
 
 @contextlib.contextmanager
-def _used(archive: Path, *, shared: bool) -> Iterator[Path]:
-    """Delete an archive, or a folder of packages, after its use; one that serves other languages too stays if it was good."""
+def _used(archive: Path, name: str, language: str, folder: Path, *, shared: bool) -> Iterator[None]:
+    """Check what was unpacked of an archive, or of a folder of packages, and delete that; what serves other languages too stays,
+    if it was good.
+    """
     try:
-        yield archive
+        yield
+        if not packaged.verified(name, language, folder):
+            raise AsrlibError("what it sent differs from the list in data/splits")
     except BaseException:
         shared = False
         raise
@@ -170,7 +172,7 @@ def _from_apt(name: str, language: str, folder: Path) -> None:
     shared = facts["packages"] == catalogue.table()[name]["packages"]  # no language in their names
     store = files.cache_dir() / "corpora" / "downloads" / "+".join(facts["packages"])
     packages = files.prepared(store, functools.partial(_apt_download, facts["packages"]))
-    with _used(packages, shared=shared):
+    with _used(packages, name, language, folder, shared=shared):
         for package in sorted(packages.glob("*.deb")):
             _unpack_package(package, folder, _wanted(facts["files"]))
 
@@ -184,8 +186,6 @@ def _from_upstream(name: str, language: str, folder: Path) -> None:
         if not archive.exists():
             downloads.download(facts["upstream"], archive, sha256_hex=facts["upstream_sha256"])
         wanted = _wanted(facts["files"], facts["upstream_folder"], facts["upstream_becomes"])
-        with (
-            _used(archive, shared=facts["upstream"] == catalogue.table()[name]["upstream"]),
-            open(archive, "rb") as stream,
-        ):
+        shared = facts["upstream"] == catalogue.table()[name]["upstream"]
+        with _used(archive, name, language, folder, shared=shared), open(archive, "rb") as stream:
             downloads.extract(stream, folder, wanted, source=archive.name)

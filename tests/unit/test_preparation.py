@@ -146,41 +146,43 @@ def test_pieces_of_impossible_lengths_are_refused(range_):
 
 @pytest.mark.usefixtures("found", "labelled")
 def test_a_folder_is_written_that_corpora_reads(recordings, tmp_path):
-    output = tmp_path / "set"
-    made = preparation.prepare(recordings, output)
-    assert (made.pieces, made.kept, made.dropped) == (3, 3, {})
-    assert made.kept_seconds == pytest.approx(12, abs=0.01)
+    output, other = tmp_path / "set", tmp_path / "other" / "one.wav"
+    other.parent.mkdir()
+    soundfile.write(other, spoken((0.5, 6.5), seconds=7), RATE)  # of the same name as another
+    made = preparation.prepare([*recordings, other], output)
+    assert (made.pieces, made.kept, made.dropped) == (4, 4, {})
+    assert made.kept_seconds == pytest.approx(18, abs=0.01)
     rows = corpora.load("folder", root=output, split="train")
-    assert sorted(rows["text"]) == ["word " * 2 + "word", "word " * 3 + "word", "word " * 4 + "word"]
-    assert set(rows["language"]) == {"en"}
-    assert len(set(rows["speaker"])) == 2
-    assert sorted(len(audio.load(row["audio"])) for row in rows) == [3 * RATE, 4 * RATE, 5 * RATE]
+    assert sorted(rows["text"]) == [" ".join(["word"] * number) for number in (3, 4, 5, 6)]
+    assert set(rows["language"]) == {"en"} and len(set(rows["speaker"])) == 3
+    assert sorted(len(audio.load(row["audio"])) for row in rows) == [3 * RATE, 4 * RATE, 5 * RATE, 6 * RATE]
 
 
 @pytest.mark.usefixtures("found")
-def test_what_is_dropped_is_listed_and_not_written(recordings, tmp_path, labelled, monkeypatch):
+def test_what_is_dropped_is_listed_and_not_written_and_what_is_too_short_not_even_labelled(
+    tmp_path, labelled, monkeypatch
+):
     monkeypatch.setattr(
         preparation, "rejection", lambda label, limits: "improbable" if label.text.count("word") == 4 else ""
     )
-    made = preparation.prepare(recordings, tmp_path / "set")
-    assert (made.kept, made.dropped) == (2, {"improbable": 1})
-    listed = [
-        json.loads(line) for path in (tmp_path / "set/labels").iterdir() for line in path.read_text().splitlines()
+    soundfile.write(tmp_path / "x.wav", spoken((1, 4), (6, 10), (12, 12.5), seconds=14), RATE)
+    made = preparation.prepare([tmp_path / "x.wav"], tmp_path / "set")
+    assert (made.pieces, made.kept, made.dropped, len(labelled)) == (3, 1, {"improbable": 1, "too short": 1}, 2)
+    assert made.seconds == pytest.approx(7.5, abs=0.01) and made.kept_seconds == pytest.approx(3, abs=0.01)
+    (listing,) = (tmp_path / "set/labels").iterdir()
+    rows = [json.loads(line) for line in listing.read_text().splitlines()]
+    assert [(row["dropped"], row["text"].count("word")) for row in rows] == [
+        ("", 3),
+        ("improbable", 4),
+        ("too short", 0),
     ]
-    assert [row["dropped"] for row in listed if not row["clip"]] == ["improbable"]
-    assert all(row["text"] for row in listed)
-    assert len(list((tmp_path / "set/clips").iterdir())) == 2
+    assert [row["clip"] for row in rows if row["clip"]] == [
+        f"clips/{path.name}" for path in (tmp_path / "set/clips").iterdir()
+    ]
 
 
 def recordings_of(folder):
     return {name.rsplit("-", 1)[0]: name for name in corpora.load("folder", root=folder)["speaker"]}
-
-
-@pytest.mark.usefixtures("found")
-def test_what_is_too_short_is_listed_and_not_labelled(tmp_path, labelled):
-    soundfile.write(tmp_path / "short.wav", spoken((1, 4), (8, 8.5), seconds=10), RATE)
-    made = preparation.prepare([tmp_path / "short.wav"], tmp_path / "set")
-    assert (made.pieces, made.kept, made.dropped, len(labelled)) == (2, 1, {"too short": 1}, 1)
 
 
 @pytest.mark.usefixtures("found")
@@ -218,16 +220,9 @@ def test_a_killed_run_is_not_believed_and_goes_on(recordings, tmp_path, labelled
     labelled.clear()
     assert preparation.prepare(recordings, tmp_path / "set").kept == 3
     assert len(labelled) == 1  # the first recording was finished
-
-
-@pytest.mark.usefixtures("found")
-def test_a_recording_whose_clip_is_gone_is_made_again(recordings, tmp_path, labelled):
-    preparation.prepare(recordings, tmp_path / "set")
     next((tmp_path / "set/clips").glob("one-*.flac")).unlink()
-    labelled.clear()
     assert preparation.prepare(recordings, tmp_path / "set").kept == 3
-    assert len(labelled) == 2
-    assert len(corpora.load("folder", root=tmp_path / "set")) == 3
+    assert len(labelled) == 3  # a recording whose clip is gone is made again
 
 
 @pytest.mark.usefixtures("found", "labelled")
@@ -247,14 +242,6 @@ def test_labels_of_two_settings_do_not_mix(recordings, tmp_path):
     for other in ({"limits": Limits(logprob=-0.5)}, {"model": "openai/whisper-small"}, {"language": "en"}):
         with pytest.raises(AsrlibError, match="belongs to another model, language or limits"):
             preparation.prepare(recordings, tmp_path / "set", **other)
-
-
-@pytest.mark.usefixtures("found", "labelled")
-def test_recordings_of_one_name_do_not_meet(recordings, tmp_path):
-    (tmp_path / "other").mkdir()
-    soundfile.write(tmp_path / "other/one.wav", spoken((0.5, 6.5), seconds=7), RATE)
-    preparation.prepare([recordings[0], tmp_path / "other/one.wav"], tmp_path / "set")
-    assert len(corpora.load("folder", root=tmp_path / "set")) == 3
 
 
 @pytest.mark.usefixtures("found", "labelled")
@@ -307,7 +294,10 @@ def test_a_language_that_the_model_does_not_know_is_refused(recordings, tmp_path
 
 def test_the_share_of_a_language_is_that_of_transformers(random_model):
     random_model.generation_config = GenerationConfig(
-        decoder_start_token_id=49, is_multilingual=True, no_timestamps_token_id=55, lang_to_id={"<|en|>": 50, "<|fr|>": 51}
+        decoder_start_token_id=49,
+        is_multilingual=True,
+        no_timestamps_token_id=55,
+        lang_to_id={"<|en|>": 50, "<|fr|>": 51},
     )
     states = torch.randn(2, 5, random_model.config.d_model)
     with torch.no_grad():
