@@ -184,10 +184,13 @@ def test_not_audio(tmp_path, content, said):
 
 
 def test_missing_and_folder(tmp_path):
-    with pytest.raises(AsrlibError, match=r"nowhere\.wav does not exist"):
-        audio.load(tmp_path / "nowhere.wav")
-    with pytest.raises(AsrlibError, match="is a folder"):
-        audio.load(tmp_path)
+    for name, said in (
+        ("nowhere.wav", r"nowhere\.wav does not exist"),
+        (".", "is a folder"),
+        ("a\0", "does not exist"),
+    ):
+        with pytest.raises(AsrlibError, match=said):
+            audio.load(tmp_path / name)
 
 
 def test_wrong_extension_is_read_by_content(tmp_path):
@@ -210,12 +213,6 @@ def test_useless_samples(tmp_path, samples, said):
     soundfile.write(path, samples, 16_000, subtype="FLOAT")
     with pytest.raises(AsrlibError, match=f"clip.wav .*{said}"):
         audio.load(path)
-
-
-def test_clipped_audio_is_audio(tmp_path):
-    path = tmp_path / "clipped.wav"
-    soundfile.write(path, np.clip(WAVE * 50, -1, 1), 16_000)
-    assert np.abs(audio.load(path)).max() == pytest.approx(1, abs=1e-3)
 
 
 def test_too_long_is_refused_before_decoding(tmp_path):
