@@ -118,6 +118,8 @@ def card(name: str, language: str | None = None) -> Card:
         rows = manifest(name, language)
     found = facts(name, language)
     packages = f", Debian packages {', '.join(found['packages'])}" if "packages" in found else ""
+    if packages and not found["upstream"]:
+        packages += " alone: no archive of its makers holds the same file"
     shown = {"source": found["home"] + packages} | {key: found[key] for key in ("licence", "attribution", "speakers")}
     excluded = Counter(row["excluded"] for row in rows if "excluded" in row)
     lengths: dict[str, list[float]] = {}

@@ -91,7 +91,7 @@ def _decoded(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, A
 
 
 def _packed(rows: list[Mapping[str, Any]], sounds: list[np.ndarray]) -> dict[str, Any]:
-    samples = np.concatenate(sounds)
-    row = {name: rows[0][name] for name in ("language", "split") if name in rows[0]}
-    row |= {"id": f"{rows[0]['id']}+{len(rows) - 1}", "ids": [one["id"] for one in rows], "text": ""}
-    return row | {"audio": samples, "seconds": len(samples) / audio.SAMPLING_RATE}
+    samples, ids = np.concatenate(sounds), [row["id"] for row in rows]
+    kept = {name: rows[0][name] for name in ("language", "split") if name in rows[0]}
+    seconds = len(samples) / audio.SAMPLING_RATE
+    return kept | {"id": f"{ids[0]}+{len(ids) - 1}", "ids": ids, "text": "", "audio": samples, "seconds": seconds}

@@ -220,6 +220,10 @@ def test_card_shows_licence_counts_and_exclusions():
         assert said in shown
     assert list(card.clips) == ["train", "validation", "test"]
     assert corpora.card("fleurs").facts["licence"] == "CC-BY-4.0"
+    alone = {
+        name for name in corpora.names() if "alone" in corpora.card(name, corpora.names()[name][0]).facts["source"]
+    }
+    assert alone == {"untranscribed"}
 
 
 @pytest.mark.parametrize(
