@@ -29,12 +29,15 @@ LETTERS = {
     **dict.fromkeys(("tr", "az"), str.maketrans({"I": "ı", "İ": "i"})),
     # Unicode Standard 7.1, "Latin Extended-B": Romanian has a comma below; older encodings had only the cedilla.
     "ro": str.maketrans({"ş": "ș", "Ş": "Ș", "ţ": "ț", "Ţ": "Ț"}),
+    # Unicode Standard 9.2, "Arabic": Persian and Urdu have their own yeh and keheh; older keyboards wrote the Arabic letters.
+    **dict.fromkeys(("fa", "ur"), str.maketrans({"\u064a": "\u06cc", "\u0649": "\u06cc", "\u0643": "\u06a9"})),
 }
 # Unicode Standard 6.2, "Apostrophes": typed, typographic, letter apostrophe, and what keyboards offer instead.
 _APOSTROPHES = str.maketrans(dict.fromkeys("\u2019\u2018\u201b\u02bc\u02bb\u02b9\uff07\u00b4\u0060", "'"))
-# Default_Ignorable_Code_Point that are marks or letters; the others are of category Cf (soft hyphen, joiners, directions).
+# Default_Ignorable_Code_Point that are marks or letters; the others are of category Cf (soft hyphen, joiners, directions). Before
+# them the tatweel, which only stretches an Arabic word (Unicode Standard 9.2).
 _IGNORABLE = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+    "[\u0640\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 _BRACKETED = re.compile(r"[<\[][^>\]]*[>\]]|\(([^)]+?)\)")
 

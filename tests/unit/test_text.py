@@ -58,6 +58,9 @@ def test_equals_whisper_basic_where_there_are_no_marks(sentence):
         ("en", "we'll", "we´ll"),
         ("ro", "și ţară", "şi țară"),
         ("ja", "今日はいい天気です", "今日は、いい天気です。"),
+        ("ar", "مرحبا", "مرحبـــا"),
+        ("fa", "یک", "يك"),
+        ("ur", "کی", "كى"),
         ("yue", "今天天气很好", "今天 天气 很好"),
     ],
 )
@@ -70,6 +73,7 @@ def test_what_differs_in_one_language_is_kept_apart_in_others():
     assert text.normalizer("tr")("ış") != text.normalizer("tr")("is")
     assert text.normalizer("tr")("şey ţ") == "şey ţ"
     assert text.normalizer("de")("ILIK") == "ilik"
+    assert text.normalizer("ar")("يك") == "يك"
 
 
 def test_errors_are_counted_in_words_or_in_characters():
