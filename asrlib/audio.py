@@ -12,11 +12,12 @@ import numpy as np
 from asrlib import AsrlibError
 from asrlib.io import sound
 
-__all__ = ["SAMPLING_RATE", "Recording", "duration", "load", "play", "stitch"]
+__all__ = ["PAUSE", "SAMPLING_RATE", "Joined", "Recording", "duration", "load", "play", "stitch"]
 
 SAMPLING_RATE = 16_000  # Hz, what every Whisper model was trained on
 MAX_SECONDS = 6 * 3600.0  # 1.4 GB as float32; a longer file is a mistake or an attack
 SILENCE = 1e-4  # peak below -80 dB of full scale: no microphone is that quiet
+PAUSE = 0.3  # seconds between clips that are joined
 CANCELLED = 1e-3  # the channels' average has less than this share of their power: they are each other's opposite
 
 
@@ -76,8 +77,8 @@ def load(source: Any, *, max_seconds: float = MAX_SECONDS) -> np.ndarray:
     """Decode sound, or the sound of a video, to mono, 16 kHz, float32.
 
     Args:
-        source: path (a pipe such as ``/dev/stdin`` too), encoded bytes, or an undecoded row of ``datasets`` (a dict with ``path``
-            and ``bytes``). A 1-D numpy array is taken as 16 kHz audio and only checked.
+        source: path (a pipe such as ``/dev/stdin`` too), encoded bytes, an undecoded row of ``datasets`` (a dict with ``path``
+            and ``bytes``), or several of these `Joined`. A 1-D numpy array is taken as 16 kHz audio and only checked.
         max_seconds: longer audio is refused.
 
     Returns:
@@ -94,6 +95,10 @@ def load(source: Any, *, max_seconds: float = MAX_SECONDS) -> np.ndarray:
             raise AsrlibError(
                 f"The audio array has shape {samples.shape}: give one channel, shape (samples,), at 16 kHz."
             )
+    elif isinstance(source, Joined):
+        pause = np.zeros(int(PAUSE * SAMPLING_RATE), np.float32)
+        pieces = [piece for part in source.parts for piece in (pause, load(part, max_seconds=max_seconds))]
+        samples, name = np.concatenate(pieces[1:]), "the joined audio"
     else:
         with sound.opened(source) as (stream, name):
             samples = _decoded(stream, name, max_seconds)
@@ -105,6 +110,13 @@ def load(source: Any, *, max_seconds: float = MAX_SECONDS) -> np.ndarray:
     if peak < SILENCE:
         raise AsrlibError(f"{name} is silent: check the recording.")
     return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Clips that are one recording, with a pause of `PAUSE` between two; decoded when they are loaded."""
+
+    parts: tuple[Any, ...]
 
 
 @dataclass(frozen=True)

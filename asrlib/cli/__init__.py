@@ -144,17 +144,45 @@ def _data_commands(command: Callable[..., Any]) -> None:
     option("--language", help="code or name; default: the model detects it, for each recording")
 
     option = command("distil", "speech", "distil a model to a smaller one; in N processes: torchrun ... asrlib distil")
-    option("corpus", metavar="CORPUS/LANGUAGE/SPLIT", help="such as telephone/en/train; its transcripts are the filter")
+    option("corpus", nargs="+", metavar="CORPUS/LANGUAGE/SPLIT[:packed][=SHARE]",
+           help="such as telephone/en/train; packed: joined to 30 s; transcripts, where there are any, are the filter")  # fmt: skip
     option("--output", type=Path, required=True, metavar="FOLDER", help="for the student; a killed run goes on there")
+    option("--validation", action="append", default=[], metavar="CORPUS/LANGUAGE/SPLIT",
+           help="score the student on it while it is trained, and keep the best; may be given again")  # fmt: skip
     option("--root", type=Path, metavar="FOLDER", help="where a corpus lies that is not packaged")
     option("--model", **model)
-    option("--clips", type=_count, metavar="N", help="default: all of at most 30 s")
+    option("--clips", type=_count, metavar="N", help="of each corpus; default: all of at most 30 s")
     option("--layers", type=_count, default=2, metavar="N", help="of the student's decoder; default: 2")
+    option("--published", action="store_true",
+           help="train the whole decoder, on labels and distributions alone; default: its layers, on the last states too")  # fmt: skip
     option("--threshold", type=float, default=10, metavar="WER", help="%% beyond which a label is dropped; default: 10")
-    option("--steps", type=_count, default=240, metavar="N", help="default: 240")
-    option("--batch-size", type=_count, default=12, metavar="N", help="clips in a step, of all processes; default: 12")
-    option("--learning-rate", type=_positive, default=1e-4, metavar="X", help="its highest value; default: 1e-4")
-    option("--seed", type=int, default=0, metavar="N", help="of the choice of clips and their order; default: 0")
+    option(
+        "--timestamps", type=_share, default=0, metavar="P", help="probability that a label keeps its times; default: 0"
+    )
+    option("--previous", type=_share, default=0, metavar="P",
+           help="probability that a packed label follows the text before it; default: 0")  # fmt: skip
+    option("--steps", type=_count, default=400, metavar="N", help="default: 400")
+    option("--batch-size", type=_count, default=6, metavar="N", help="clips in a step, of all processes; default: 6")
+    option("--learning-rate", type=_positive, default=5e-4, metavar="X", help="its highest value; default: 5e-4")
+    option("--kl", type=float, default=0.8, metavar="X", help="weight of the teacher's distributions; default: 0.8")
+    option("--hidden", type=float, default=1, metavar="X", help="weight of the teacher's last states; default: 1")
+    option("--mask", type=_share, default=0, metavar="P", help="share of the sound that is masked; default: 0")
+    option("--dropout", type=_share, default=0, metavar="P", help="in the student's layers; default: 0")
+    option("--every", type=_count, default=100, metavar="N", help="steps between two scores; default: 100")
+    option(
+        "--patience", type=int, default=0, metavar="N", help="end after N scores without a better one; default: never"
+    )
+    option(
+        "--seed", type=int, default=0, metavar="N", help="of the choice of clips, their order and chance; default: 0"
+    )
+    option("--live", action="store_true", help="encode each batch anew: for more speech than the disk holds, on a GPU")
+    option("--push", metavar="ID", help="upload the student to the Hub, as a private model of this name")
+
+
+def _share(text: str) -> float:
+    if 0 <= (value := float(text)) <= 1:
+        return value
+    raise argparse.ArgumentTypeError("must be from 0 to 1")
 
 
 def _positive(text: str) -> float:

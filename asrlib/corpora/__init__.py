@@ -6,7 +6,7 @@ the upstream archive, in this order, and compared clip by clip with ``data/split
 
 from asrlib.corpora.catalogue import Card, card, names
 from asrlib.corpora.loading import load
+from asrlib.corpora.packing import pack
 from asrlib.corpora.sources import available, fetch
-from asrlib.corpora.untranscribed import pack
 
 __all__ = ["Card", "available", "card", "fetch", "load", "names", "pack"]

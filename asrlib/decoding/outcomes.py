@@ -36,6 +36,8 @@ class Failed:
 
 def content(source: Any) -> str:
     """Return the SHA-256 of an audio source, as `asrlib.audio.load` takes them; empty where there is nothing to read."""
+    if isinstance(source, audio.Joined):
+        return hashlib.sha256(" ".join(map(content, source.parts)).encode()).hexdigest()
     if isinstance(source, Mapping):
         source = source.get("path") if source.get("bytes") is None else source["bytes"]
     if isinstance(source, bytes):

@@ -159,7 +159,9 @@ def test_committed_splits(name, language):
     assert max(map(len, splits_of.values())) == 1, "a text family is in two splits"
     counts = Counter(row["split"] for row in rows if "split" in row)
     if name in ("audiobook", "untranscribed"):
-        assert counts == {"audiobook": {"test": 5}, "untranscribed": {"train": 6740}}[name]
+        assert (
+            counts == {"audiobook": {"test": 5}, "untranscribed": {"train": 6460, "validation": 80, "test": 200}}[name]
+        )
     else:  # families are small enough to fill what test and validation may take, but for a few clips
         assert min(200, 0.3 * counts.total()) - 2 < counts["test"] <= min(200, 0.3 * counts.total())
         assert min(80, 0.1 * counts.total()) - 2 < counts["validation"] <= min(80, 0.1 * counts.total())
@@ -381,15 +383,31 @@ def test_untranscribed_clips_are_packed_in_order_and_nothing_is_lost(queen):
     rows = corpora.load("untranscribed")
     assert rows["id"] == [f"untranscribed/en/{number}" for number in range(4)]
     assert set(rows["text"]) == {""} and corpora.available("untranscribed")
-    packed = list(corpora.pack(rows, seconds=7.5))
+    packed = corpora.pack(rows, seconds=7.5)
     assert [row["ids"] for row in packed] == [rows["id"][:2], rows["id"][2:]]
+    assert [row["before"] for row in packed] == ["", packed[0]["id"]]
     clips = [audio.load(row["audio"]) for row in rows]
     pause = np.zeros(round(0.3 * 16_000), np.float32)
-    assert np.array_equal(packed[0]["audio"], np.concatenate([clips[0], pause, clips[1]]))
-    assert all(row["seconds"] == len(row["audio"]) / 16_000 <= 7.5 for row in packed)
+    assert np.array_equal(audio.load(packed[0]["audio"]), np.concatenate([clips[0], pause, clips[1]]))
+    assert all(
+        abs(row["seconds"] - len(audio.load(row["audio"])) / 16_000) < 0.02 and row["seconds"] <= 7.5 for row in packed
+    )
     assert [len(row["ids"]) for row in corpora.pack(rows, seconds=7.15)] == [1, 3]  # the pauses count
     assert [len(row["ids"]) for row in corpora.pack(rows, seconds=1.5)] == [1] * 4
-    assert list(corpora.pack([])) == []
+    assert corpora.pack([]) == []
+
+
+def test_packing_keeps_to_one_speaker_and_joins_the_words():
+    rows = [
+        {"id": name, "audio": name, "seconds": 4.0, "text": text, "speaker": speaker, "language": language}
+        for name, text, speaker, language in [
+            ("a", "one", "x", "en"), ("b", "two", "x", "en"), ("c", "three", "y", "en"), ("d", "我", "y", "zh"), ("e", "爱", "y", "zh")
+        ]
+    ]  # fmt: skip
+    packed = corpora.pack(rows, seconds=9)
+    assert [row["text"] for row in packed] == ["one two", "three 我", "爱"]
+    assert [row["before"] for row in packed] == ["", "", "c+1"]
+    assert packed[0]["seconds"] == 8.3
 
 
 def test_a_truncated_bundle_is_passed_over_in_one_sentence(queen):
