@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import gzip
 import io
 import json
 import os
@@ -10,7 +9,6 @@ import re
 import struct
 import subprocess
 import sys
-import tracemalloc
 
 import nbformat
 import pytest
@@ -18,7 +16,6 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from asrlib import AsrlibError, cli
-from asrlib.corpora import packaged
 from asrlib.corpora import sources as corpus_sources
 from asrlib.course import claims, parameters, registry
 from asrlib.decoding import transcription
@@ -142,22 +139,6 @@ def test_a_link_to_nowhere_is_refused_and_a_link_to_weights_is_followed(small, t
 
 
 # ---- archives
-
-
-def test_a_list_of_transcripts_that_is_a_bomb_fills_no_memory(tmp_path):
-    """A megabyte that unpacks to a gigabyte, where a list of the telephone prompts belongs."""
-    package = tmp_path / "package"
-    package.mkdir()
-    piece = gzip.compress(bytes(1 << 24))
-    with open(package / "core-sounds-en.txt.gz", "wb") as stream:
-        for _ in range(64):
-            stream.write(piece)
-    tracemalloc.start()
-    try:
-        packaged._telephone_lines(package, tmp_path, "core-sounds-en.txt")
-        assert tracemalloc.get_traced_memory()[1] < 8 * packaged.MAX_LIST_BYTES
-    finally:
-        tracemalloc.stop()
 
 
 # ---- tables
