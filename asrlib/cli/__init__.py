@@ -110,7 +110,7 @@ def _speech_commands(command: Callable[..., Any]) -> None:
     option("audio", nargs="+", type=Path, metavar="FILE|FOLDER")
     option("--model", **model)
     option("--language", help="code or name; default: the model detects it, clip by clip")
-    option("--format", choices=tuple(FORMATS), default="txt", help="default: txt; the others have segment times")
+    option("--format", choices=FORMATS, default="txt", help="default: txt; the others have segment times")
     option("--output", type=Path, metavar="FOLDER", help="for a file of each transcript, once; default: print them")
     option("--words", action="store_true", help="times of words: srt and vtt get short lines, json single words")
     option("--vad", action="store_true", help="only where a voice activity detector finds speech; needs faster-whisper")

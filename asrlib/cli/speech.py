@@ -50,7 +50,7 @@ def transcribe(options: argparse.Namespace) -> int:
             failed += 1
         else:
             prefix = f"{path}\t" if options.format == "txt" and len(paths) > 1 else ""
-            print(prefix + subtitles.FORMATS[options.format](outcome), end="", flush=True)
+            print(prefix + subtitles.write(outcome, options.format), end="", flush=True)
     return 1 if failed else 0
 
 
@@ -74,7 +74,7 @@ def _into_folder(options: argparse.Namespace, paths: Sequence[Path]) -> int:
             book.add(path, failed=outcome.reason, run=run)
         else:
             print(
-                files.write_atomic(options.output / names[path], subtitles.FORMATS[options.format](outcome)), flush=True
+                files.write_atomic(options.output / names[path], subtitles.write(outcome, options.format)), flush=True
             )
             book.add(path, made=names[path], run=run)
     return 1 if failed else 0

@@ -18,12 +18,12 @@ import contextlib
 import functools
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch.nn.functional import gelu, pad, scaled_dot_product_attention
 
 from asrlib import hardware
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = ["attention", "laid_out", "linear"]
 
@@ -40,10 +40,8 @@ def laid_out(blocks: dict[Any, torch.Tensor] | None = None) -> Iterator[None]:
     Args:
         blocks: keeps the copies for a later block, over which the weights stay the same too; empty at first.
     """
-    if blocks is None:
-        known = _blocks.get()
-        blocks = {} if known is None else known
-    token = _blocks.set(blocks)
+    known = _blocks.get() if blocks is None else blocks
+    token = _blocks.set({} if known is None else known)
     try:
         yield
     finally:
@@ -61,12 +59,10 @@ def linear(layer: Any, x: torch.Tensor, activation: str = "none") -> torch.Tenso
         x: (..., in), in the layer's precision; in `laid_out` no gradient flows.
         activation: ``"none"`` or ``"gelu"``.
     """
-    import torch
-
     blocks = _blocks.get()
     if blocks is None or not _usable(layer, x):
         y = layer(x)
-        return torch.nn.functional.gelu(y) if activation == "gelu" else y
+        return gelu(y) if activation == "gelu" else y
     if layer not in blocks:
         blocks[layer] = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
     exact = "none" if activation == "gelu" else ""  # GELU by the error function, as Whisper's
@@ -74,8 +70,6 @@ def linear(layer: Any, x: torch.Tensor, activation: str = "none") -> torch.Tenso
 
 
 def _usable(layer: Any, x: torch.Tensor) -> bool:
-    import torch
-
     return (
         type(layer) is torch.nn.Linear
         and not (layer._forward_pre_hooks or layer._forward_hooks or "forward" in vars(layer))
@@ -99,15 +93,13 @@ def attention(
     Returns:
         (clips, heads, positions, size of a head).
     """
-    import torch
-
     if query.device.type != "cpu" or query.dtype != torch.bfloat16 or _amx() or not hardware.multiplies(query.dtype):
-        return torch.nn.functional.scaled_dot_product_attention(query, key, value, bias)
+        return scaled_dot_product_attention(query, key, value, bias)
     heads, size = query.shape[1], query.shape[3]
     query, value = query * size**-0.5, value.contiguous()
     if bias is not None:  # q k + 1 b is one product too; of two columns, for bfloat16 is multiplied in pairs
-        column = torch.nn.functional.pad(bias.transpose(2, 3), (0, 1)).expand(-1, heads, -1, -1)
-        query, key = torch.nn.functional.pad(query, (0, 2), value=1.0), torch.cat([key, column], dim=3)
+        column = pad(bias.transpose(2, 3), (0, 1)).expand(-1, heads, -1, -1)
+        query, key = pad(query, (0, 2), value=1.0), torch.cat([key, column], dim=3)
     query, key = query.contiguous(), key.contiguous().transpose(2, 3)
     together = max(1, CACHED // (query.shape[2] * key.shape[3]))
     heard = value.new_empty(*query.shape[:3], size)
