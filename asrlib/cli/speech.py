@@ -87,7 +87,7 @@ def _transcripts(options: argparse.Namespace, paths: Sequence[Path]) -> Iterable
     wanted = {"language": options.language, "timestamps": options.format != "txt"}
     finish, longest = (lambda outcome: outcome), audio.MAX_SECONDS
     if options.engine:
-        start = functools.partial(_runtime(options, paths).transcribe, **wanted)
+        start = functools.partial(_runtime(options, paths).transcribe, strict=False, **wanted)
     else:
         model, processor = transcription.load(options.model)
         wanted |= {"window": options.window, **({"vad": True} if options.vad else {})}

@@ -1,8 +1,7 @@
 """What keeps a decoder from writing what nobody said: the tests and the fallback of the Whisper paper, section 3.8.
 
-Thresholds as published, and as in openai-whisper, with two differences. Small models are sure of their *you* in digital silence and
-noise, so a sound without syllables counts as silence where the model takes it for silence, however probable the text. And where
-all temperatures fail, the most probable text that does not repeat itself is taken, as faster-whisper does, not the last.
+As in openai-whisper, but that a sound without syllables is silence where the model takes it for silence, however probable its *you*;
+and that where all temperatures fail, the most probable text that does not repeat itself is taken, as in faster-whisper.
 """
 
 from __future__ import annotations
@@ -58,9 +57,8 @@ def steady(sound: torch.Tensor) -> bool:
     Args:
         sound: its log-mel features, (mel bins, frames), without padding.
     """
-    levels = (
-        10 * torch.logsumexp(sound.float() * 4 * math.log(10), dim=0) / math.log(10)
-    )  # decibels; features are decades / 4
+    decades = torch.logsumexp(sound.float() * 4 * math.log(10), dim=0) / math.log(10)  # features are decades / 4
+    levels = 10 * decades
     loud = levels.sort(descending=True).values[SYLLABLE - 1 : SYLLABLE]
     return bool((loud < levels.quantile(0.1) + LOUDER).all())
 

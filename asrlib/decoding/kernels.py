@@ -1,15 +1,7 @@
-"""Linear layers and attention the way this processor multiplies them best.
+"""Linear layers and attention the way this processor multiplies them best, as ``torch.compile`` does with frozen weights.
 
-``torch.nn.Linear`` gives oneDNN its weight as PyTorch stores it, row after row, at every call. oneDNN multiplies by blocks of
-rows; laid out in blocks once, a weight is read straight through, and what follows the product can be done while its result is
-still in the cache. Both are what ``torch.compile`` does with frozen weights, without its minutes of compilation.
-
-It costs the memory of a second copy of the weights that are used, and holds only while no weight changes. Nothing tells of every
-change (the version of a tensor does not count edits through ``.data``, nor a step of ``AdamW(fused=True)``), so the copies
-live no longer than a block `laid_out`: one call of `asrlib.decoding.transcription.transcribe`, say.
-
-PyTorch's fused attention computes small tiles. In bfloat16, on a processor without AMX, it reaches a third of the rate of a
-matrix product; a head's scores as one product, small enough for the cache, come to half of it.
+oneDNN multiplies by blocks of rows: a weight that is laid out in blocks once is read straight through. Nothing tells of every change
+of a weight (``.data``, ``AdamW(fused=True)``), so these copies live no longer than a block `laid_out`, such as one transcription.
 """
 
 from __future__ import annotations
@@ -85,6 +77,9 @@ def attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Attend with many queries to many keys; the numbers are those of ``scaled_dot_product_attention``, up to rounding.
+
+    In bfloat16 without AMX, PyTorch's small tiles reach a third of the rate of a matrix product; a head's scores as one product that
+    fits the cache reach half of it.
 
     Args:
         query, key, value: (clips, heads, positions, size of a head); no gradient flows.

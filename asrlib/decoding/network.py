@@ -1,8 +1,7 @@
-"""Encoder and decoder of Whisper, layer by layer, for many clips and without gradients.
+"""Encoder and decoder of Whisper, by the model's own layers, for many clips and without gradients.
 
-The model's own layers are called. What differs from its ``forward``: caches are kept in place, attention of few queries is two
-plain products, and the silence that pads a clip to 30 seconds may be represented by few positions, each weighted by the number it
-stands for (proportional attention, Bolya et al. 2022, arXiv:2210.09461, section 3, applied to padding).
+Other than in its ``forward``, caches stay in place, attention of few queries is two plain products, and few positions may stand for
+the silence that pads a clip (proportional attention, Bolya et al. 2022, arXiv:2210.09461, section 3, applied to padding).
 """
 
 from __future__ import annotations
@@ -92,7 +91,7 @@ def encode(model: Any, features: torch.Tensor, lengths: Sequence[int] | None = N
         these positions, the logarithm of how many positions each stands for, minus infinity where a clip is only filled up;
         or None.
     """
-    if isinstance(model, graphs.ExportedWhisper):
+    if hasattr(model, "encode"):  # a graph, of the whole model or of its encoder
         return model.encode(features), None
     encoder = model.model.encoder
     with torch.inference_mode():

@@ -17,9 +17,8 @@ __all__ = ["Found", "Rules", "detect_language", "greedy", "search"]
 
 UNSET = 20  # the ``max_length`` that old versions of transformers wrote where nobody had set one
 SEED = 0  # of what is drawn for each clip: a run repeats, and a clip's tokens do not depend on its batch
-Rules = Callable[
-    [torch.Tensor, torch.Tensor], torch.Tensor
-]  # (tokens so far, logits) -> logits; may change them in place
+# (tokens so far, logits) -> logits; may change them in place
+Rules = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from asrlib.decoding.batching import Clip, Engine, Hypothesis, Result
 from asrlib.decoding.features import log_mel, long_log_mel
 from asrlib.decoding.kernels import laid_out
 from asrlib.decoding.search import Found, Rules, detect_language, search
-from asrlib.models import graphs
 from asrlib.models.loading import load
 from asrlib.text import language_code
 from asrlib.whisper import HOP, POSITIONS, SAMPLES_PER_POSITION
@@ -101,7 +100,7 @@ class TorchEngine(Engine):
         self.positions = self.model.config.max_source_positions
         self.language = self.language and language_code(self.language)
         self.blocks: dict[Any, torch.Tensor] = {}  # nobody changes the weights while this engine is used
-        if isinstance(self.model, graphs.ExportedWhisper) and self.window == "merged":
+        if hasattr(self.model, "encode") and self.window == "merged":
             raise AsrlibError("An exported model always encodes 30 seconds: choose the window 'full' for it.")
         whisper.prompt(self.generation, self.language or "en", self.task)  # an English-only model refuses others
 

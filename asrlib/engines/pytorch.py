@@ -10,13 +10,12 @@ import torch
 from asrlib.decoding import batching, transcription
 from asrlib.decoding.batching import Hypothesis
 from asrlib.engines.runtime import Runtime
-from asrlib.text import language_code
 
 __all__ = ["PyTorch"]
 
 
 class PyTorch(Runtime):
-    """The library's own decoding, on the CPU."""
+    """The library's own decoding, on the CPU, with its tests (`asrlib.decoding.guards`) where a call is not strict."""
 
     precisions = ("auto", "float32", "bfloat16", "float16")
     beam_search = False
@@ -28,11 +27,19 @@ class PyTorch(Runtime):
         self.model, self.processor = transcription.load(self.files, device="cpu", dtype=dtype)
 
     def transcribe(
-        self, clips: Iterable[Any], *, language: str | None = None, timestamps: bool = False, label: str = ""
+        self,
+        clips: Iterable[Any],
+        *,
+        language: str | None = None,
+        timestamps: bool = False,
+        strict: bool = True,
+        label: str = "",
     ) -> Iterator[Hypothesis]:
-        """Transcribe clips in order."""
-        engine = self._engine(self.model, self.processor, language and language_code(language), timestamps)
-        return batching.run(engine, clips, batch_size=self.batch_size, label=label)
-
-    def _engine(self, model: Any, processor: Any, language: str | None, timestamps: bool) -> transcription.TorchEngine:
-        return transcription.TorchEngine(model, processor, language, timestamps=timestamps, strict=True)
+        """Transcribe clips in order; arguments as for every runtime."""
+        asked = {"language": language, "timestamps": timestamps, "strict": strict}
+        return batching.run(
+            transcription.TorchEngine(self.model, self.processor, **asked),
+            clips,
+            batch_size=self.batch_size,
+            label=label,
+        )

@@ -44,17 +44,15 @@ class TransformersJs(Runtime):
         self.script = Script(program, modules)
         self.script.ask(model=str(self.files), threads=self.threads)
 
-    def transcribe(
-        self, clips: Iterable[Any], *, language: str | None = None, timestamps: bool = False, label: str = ""
-    ) -> Iterator[Hypothesis]:
-        """Transcribe clips in order.
+    def transcribe(self, clips: Iterable[Any], *, language: str | None = None, **options: Any) -> Iterator[Hypothesis]:
+        """Transcribe clips in order; it has no tests of what it wrote.
 
         Raises:
             AsrlibError: as every runtime, and where a multilingual model is not told the language.
         """
         if self.multilingual and not language:
             raise AsrlibError("Transformers.js cannot detect the language: name it, or choose another engine.")
-        return super().transcribe(clips, language=language, timestamps=timestamps, label=label)
+        return super().transcribe(clips, language=language, **options)
 
     def _transcribe(self, samples: np.ndarray, times: bool) -> Result:
         options = {"language": self.known_language, "task": "transcribe"} if self.multilingual else {}
