@@ -29,23 +29,16 @@ Result = tuple[str, str, tuple[tuple[float, float, str], ...]]  # text, language
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """What a model heard in one clip.
-
-    Attributes:
-        id: the clip's.
-        text: transcript as the model wrote it, not normalised.
-        language: code the model was told or detected; ``"en"`` for an English-only model.
-        seconds_audio: length of the clip.
-        seconds_compute: this clip's share of the wall time of features, encoding and decoding.
-        segments: (start seconds, end seconds, text); empty for a short clip decoded without timestamps.
-    """
+    """What a model heard in one clip."""
 
     id: str
-    text: str
-    language: str
+    text: str  # as the model wrote it, not normalised
+    language: str  # code that the model was told or detected; "en" for an English-only model
     seconds_audio: float
-    seconds_compute: float
-    segments: tuple[tuple[float, float, str], ...] = ()
+    seconds_compute: float  # this clip's share of the wall time of features, encoding and decoding
+    segments: tuple[
+        tuple[float, float, str], ...
+    ] = ()  # start seconds, end seconds, text; none where no times were wanted
 
 
 @dataclass
@@ -63,7 +56,7 @@ class Clip:
 
 
 class Engine(Protocol):
-    """What transcribes batches of clips: the library's own search, or another runtime, with what most of them have in common."""
+    """What transcribes batches of clips, the library's own search or another runtime; with what most have in common."""
 
     timestamps: bool = False  # whether segment times of short clips are wanted too
 
@@ -97,10 +90,11 @@ def rtfx(hypotheses: Iterable[Hypothesis]) -> float:
 def run(engine: Engine, clips: Iterable[Any], *, batch_size: int = 16, label: str = "") -> Iterator[Hypothesis]:
     """Let any engine transcribe clips; yield hypotheses in the clips' order, at constant memory.
 
+    Clips of like length share a batch; those that are longer than the engine's window are not mixed with others.
+
     Args:
         engine: such as the runtimes of `asrlib.engines`.
-        clips, batch_size, label: as in `asrlib.decoding.transcription.transcribe`. Clips of like length share a batch; those that are longer than the
-            engine's window, or whose times are wanted, are not mixed with others.
+        clips, batch_size, label: as in `asrlib.decoding.transcription.transcribe`.
 
     Raises:
         AsrlibError: one recording in the place of several.

@@ -46,7 +46,7 @@ def content(source: Any) -> str:
 
 
 def fingerprint(facts: Mapping[str, Any]) -> str:
-    """Return a short name for what a run depends on; another run has another."""
+    """Return a short name for what a run depends on."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

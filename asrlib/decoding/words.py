@@ -1,4 +1,4 @@
-"""When each word was said: some heads of the cross-attention follow the speech, and dynamic time warping finds their boundaries.
+"""When each word was said: some heads of the cross-attention follow the speech, and dynamic time warping finds the boundaries.
 
 As in openai-whisper (``whisper/timing.py``). The path has no place for silence, so that a pause falls to the word before it:
 `leave_out` takes it out again. Words are (start seconds, end seconds, text); `asrlib.decoding.subtitles` makes lines of them.
@@ -108,10 +108,8 @@ def _alignment_heads(model: Any) -> list[tuple[int, int]]:
     upper = [(layer, head) for layer in range(len(counts) // 2, len(counts)) for head in range(counts[layer])]
     if set(counts) != {model.config.decoder_attention_heads}:  # pruned: the published numbers mean other heads now
         return upper
-    known = getattr(model.generation_config, "alignment_heads", None) or upper
-    return [
-        (layer, head) for layer, head in known if layer < len(counts)
-    ] or upper  # a distilled decoder has fewer layers
+    known = getattr(model.generation_config, "alignment_heads", None) or []
+    return [(layer, head) for layer, head in known if layer < len(counts)] or upper  # a distilled decoder is shorter
 
 
 def _cross_attention(
@@ -160,8 +158,8 @@ def boundaries(weights: torch.Tensor, *, width: int = 7) -> np.ndarray:
 def _first_positions(cost: np.ndarray) -> np.ndarray:
     """Return the first position of each row on the cheapest path from corner to corner of a cost matrix (rows, positions).
 
-    The path goes right, down, or both. Rows are filled at once: the best way to a cell comes down into its row somewhere to
-    its left and then runs along it, which costs a difference of running sums.
+    The path goes right, down, or both. Rows are filled at once: the best way to a cell comes down into its row somewhere to its left
+    and then runs along it, which costs a difference of running sums.
     """
     rows, positions = cost.shape
     total = np.full((rows + 1, positions + 1), np.inf)
