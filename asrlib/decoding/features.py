@@ -21,8 +21,8 @@ PIECE = 3000  # frames of a long recording that are transformed together
 def log_mel(processor: Any, samples: Sequence[np.ndarray], positions: int = POSITIONS) -> torch.Tensor:
     """Return Whisper's features of clips, those of its feature extractor.
 
-    What follows a clip in its window is silence, which has one log-mel, the least. So only the clip and half a second of silence are
-    transformed.
+    What follows a clip in its window is silence, which has one log-mel, the least. So only the clip and half a second of
+    silence are transformed.
 
     Args:
         processor: a ``WhisperProcessor``.

@@ -1,7 +1,7 @@
 """What keeps a decoder from writing what nobody said: the tests and the fallback of the Whisper paper, section 3.8.
 
-As in openai-whisper, but that a sound without syllables is silence where the model takes it for silence, however probable its *you*;
-and that where all temperatures fail, the most probable text that does not repeat itself is taken, as in faster-whisper.
+As in openai-whisper, but that a sound without syllables is silence where the model takes it for silence, however probable its
+text; and that where all temperatures fail, the most probable text that does not repeat itself is taken, as in faster-whisper.
 """
 
 from __future__ import annotations
@@ -81,11 +81,12 @@ def guarded(
         sounds: log-mel features of each clip, (mel bins, frames), without padding.
 
     Returns:
-        What was found in each clip; no tokens where nobody speaks. Of a window with times, at most as many tokens as fill half
-        of the decoder's positions, as in openai-whisper: the next window goes on from there.
+        What was found in each clip: no tokens where nobody speaks, at most `most_tokens`, and of a window with times at most
+        half of the decoder's positions, as in openai-whisper: the next window goes on from there.
     """
     half, times = model.config.max_target_positions // 2, whisper.time_tokens(model.generation_config)
-    limits = [half if rules else most_tokens(sound.shape[1] / 100) for sound in sounds]
+    limits = [most_tokens(sound.shape[1] / 100) for sound in sounds]
+    limits = [min(half, limit) for limit in limits] if rules else limits
     tries: list[list[_Try]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))
     for temperature in TEMPERATURES:
@@ -110,7 +111,7 @@ def _silent(found: Found, sound: torch.Tensor) -> bool:
 
 
 def _best(tries: Sequence[_Try]) -> Found:
-    """Return the last try if it did not fail, else the most probable one, of those that do not repeat themselves if there are such."""
+    """Return the last try if it did not fail, else the most probable, if possible of those that do not repeat themselves."""
     best = tries[-1]
     if best.failed:
         best = min(tries, key=lambda made: (made.repeats, -made.found.logprob))

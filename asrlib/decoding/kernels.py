@@ -1,7 +1,7 @@
 """Linear layers and attention the way this processor multiplies them best, as ``torch.compile`` does with frozen weights.
 
-oneDNN multiplies by blocks of rows: a weight that is laid out in blocks once is read straight through. Nothing tells of every change
-of a weight (``.data``, ``AdamW(fused=True)``), so these copies live no longer than a block `laid_out`, such as one transcription.
+oneDNN multiplies by blocks of rows: a weight that is laid out in blocks once is read straight through. Nothing tells of every
+change of a weight (``.data``, ``AdamW(fused=True)``), so these copies live no longer than a block `laid_out`.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def attention(
 ) -> torch.Tensor:
     """Attend with many queries to many keys; the numbers are those of ``scaled_dot_product_attention``, up to rounding.
 
-    In bfloat16 without AMX, PyTorch's small tiles reach a third of the rate of a matrix product; a head's scores as one product that
-    fits the cache reach half of it.
+    In bfloat16 without AMX, PyTorch's small tiles reach a third of the rate of a matrix product; a head's scores as one
+    product that fits the cache reach half of it.
 
     Args:
         query, key, value: (clips, heads, positions, size of a head); no gradient flows.

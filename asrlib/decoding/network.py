@@ -1,7 +1,7 @@
 """Encoder and decoder of Whisper, by the model's own layers, for many clips and without gradients.
 
-Other than in its ``forward``, caches stay in place, attention of few queries is two plain products, and few positions may stand for
-the silence that pads a clip (proportional attention, Bolya et al. 2022, arXiv:2210.09461, section 3, applied to padding).
+Other than in its ``forward``, caches stay in place, attention of few queries is two plain products, and few positions may stand
+for the silence that pads a clip (proportional attention, Bolya et al. 2022, arXiv:2210.09461, section 3, applied to padding).
 """
 
 from __future__ import annotations

@@ -119,8 +119,8 @@ class TorchEngine(Engine):
         return self.positions if self.window == "full" else network.merged_width(len(clip.samples), self.positions)
 
     def features(self, clips: Sequence[Clip]) -> torch.Tensor | list[torch.Tensor]:
-        """Return log-mel features, (clips, mel bins, frames of the context: 3000); of clips, shortest first, that are heard with
-        times or in several windows a list of (1, mel bins, frames), with at least a window of frames.
+        """Return log-mel features, (clips, mel bins, frames of the context: 3000); of clips that are heard with times or in
+        several windows a list of (1, mel bins, frames), with at least a window of frames.
         """
         if self.fits(clips[-1]) and not self.timestamps:
             return log_mel(self.processor, [clip.samples for clip in clips], self.positions)

@@ -1,4 +1,4 @@
-"""When each word was said: some heads of the cross-attention follow the speech, and dynamic time warping finds the boundaries.
+"""When each word was said: heads of the cross-attention follow the speech, dynamic time warping finds the boundaries.
 
 As in openai-whisper (``whisper/timing.py``). The path has no place for silence, so that a pause falls to the word before it:
 `leave_out` takes it out again. Words are (start seconds, end seconds, text); `asrlib.decoding.subtitles` makes lines of them.

@@ -18,7 +18,7 @@ __all__ = ["CTranslate2"]
 
 
 class CTranslate2(FasterWhisper):
-    """Batches of short clips. Longer clips, and those whose times are wanted, are left to faster-whisper, with the same weights."""
+    """Batches of short clips; faster-whisper gets longer ones, those whose times are wanted, and what must be decoded again."""
 
     batch_size = 8
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
-
 import torch
 
-from asrlib.decoding import batching, transcription
-from asrlib.decoding.batching import Hypothesis
+from asrlib.decoding import transcription
 from asrlib.engines.runtime import Runtime
 
 __all__ = ["PyTorch"]
@@ -26,20 +22,6 @@ class PyTorch(Runtime):
         self.files = self.folder
         self.model, self.processor = transcription.load(self.files, device="cpu", dtype=dtype)
 
-    def transcribe(
-        self,
-        clips: Iterable[Any],
-        *,
-        language: str | None = None,
-        timestamps: bool = False,
-        strict: bool = True,
-        label: str = "",
-    ) -> Iterator[Hypothesis]:
-        """Transcribe clips in order; arguments as for every runtime."""
-        asked = {"language": language, "timestamps": timestamps, "strict": strict}
-        return batching.run(
-            transcription.TorchEngine(self.model, self.processor, **asked),
-            clips,
-            batch_size=self.batch_size,
-            label=label,
-        )
+    def _engine(self) -> transcription.TorchEngine:
+        options = {"timestamps": self.timestamps, "strict": self.strict}
+        return transcription.TorchEngine(self.model, self.processor, self.language, **options)

@@ -72,8 +72,8 @@ class Runtime(batching.Engine):
 
         Args:
             clips, language, timestamps, label: as there.
-            strict: the same plain search in every runtime, to compare them; else each tests what it wrote for silence and loops,
-                and decodes it again, by the thresholds of the Whisper paper, section 3.8, as far as it can.
+            strict: the same plain search in every runtime, to compare them; else each tests what it wrote for silence and
+                loops and decodes it again, by the thresholds of the Whisper paper, section 3.8, as far as it can.
 
         Raises:
             AsrlibError: unknown language, or another language than English for an English-only model.
@@ -81,7 +81,11 @@ class Runtime(batching.Engine):
         call = copy.copy(self)  # shares the weights; the settings are those of this call
         call.language, call.timestamps, call.strict = language and language_code(language), timestamps, strict
         whisper.prompt(self.generation, call.language or "en")  # an English-only model refuses others
-        return batching.run(call, clips, batch_size=self.batch_size, label=label)
+        return batching.run(call._engine(), clips, batch_size=self.batch_size, label=label)
+
+    def _engine(self) -> batching.Engine:
+        """Return what transcribes with the settings of this call."""
+        return self
 
     def decode(self, clips: Sequence[Clip], features: Any) -> list[Result]:
         """Return (text, language, segments) of each clip."""

@@ -38,7 +38,7 @@ def test_each_clip_is_decoded_again_until_it_can_be_believed(monkeypatch, togeth
         asked.append((temperature, [prompt[0] for prompt in prompts]))
         assert [state.item() for state in states] == [10 * prompt[0] for prompt in prompts]
         assert rules is times
-        assert max_new_tokens == [224 if times else 24 + 4 * prompt[0] for prompt in prompts]
+        assert max_new_tokens == [min(224 if times else 448, 24 + 40 * prompt[0]) for prompt in prompts]
         step = round(5 * temperature)
         return [Found(*list(TRIES.values())[prompt[0]][0][step], temperature) for prompt in prompts]
 
@@ -51,7 +51,7 @@ def test_each_clip_is_decoded_again_until_it_can_be_believed(monkeypatch, togeth
     rows = list(range(len(TRIES)))
     found = []
     for part in [rows] if together else [[row] for row in rows]:
-        sounds = [torch.arange(20.0 * (row + 1)).expand(80, -1) for row in part]
+        sounds = [torch.arange(20.0 + 200.0 * row).expand(80, -1) for row in part]
         states = torch.tensor([10 * row for row in part])
         found += guards.guarded(model, processor, states, [[row] for row in part], sounds, rules=times)
     for one, (tries, best) in zip(found, TRIES.values(), strict=True):
