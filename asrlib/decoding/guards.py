@@ -1,7 +1,8 @@
 """What keeps a decoder from writing what nobody said: the tests and the fallback of the Whisper paper, section 3.8.
 
-As in openai-whisper, but that a sound without syllables is silence where the model takes it for silence, however probable its
-text; and that where all temperatures fail, the most probable text that does not repeat itself is taken, as in faster-whisper.
+As in openai-whisper, but that small models are surer of their *you* where nobody speaks: where a model takes a sound for silence, it
+is silence also if it has no syllables, or its text is no more than a token a second and not quite probable. And where all
+temperatures fail, the most probable text that does not repeat itself is taken, as in faster-whisper, unless it may be silence.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from asrlib.decoding.search import Found, Rules, search
 __all__ = ["compression", "guarded", "most_tokens", "steady"]
 
 NO_SPEECH = 0.6  # probability of silence above which a text must be probable, of a sound that varies, to be believed
+PERHAPS = 0.3  # probability of silence above which a text must be probable at one of the temperatures
 LOGPROB = -1.0  # mean log-probability below which a text is not believed
+SPARSE = -0.5  # the same in silence, of a text of less than a token a second
 COMPRESSION = 2.4  # above it a text repeats itself
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 TOKENS_PER_SECOND = 20  # no speech holds more ...
@@ -97,17 +100,18 @@ def guarded(
         )  # fmt: skip
         words = [[token for token in one.tokens if token not in times] for one in found]
         texts = processor.batch_decode(words, skip_special_tokens=True)
-        for row, one, text in zip(rows, found, texts, strict=True):
+        for row, one, spoken, text in zip(rows, found, words, texts, strict=True):
             repeats = compression(text.strip()) > COMPRESSION
-            tries[row].append(_Try(one, repeats, _silent(one, sounds[row])))
+            tries[row].append(_Try(one, repeats, _silent(one, len(spoken), sounds[row])))
         rows = [row for row in rows if tries[row][-1].failed]
         if not rows:
             break
     return [_best(made) for made in tries]
 
 
-def _silent(found: Found, sound: torch.Tensor) -> bool:
-    return found.no_speech > NO_SPEECH and (found.logprob < LOGPROB or steady(sound))
+def _silent(found: Found, tokens: int, sound: torch.Tensor) -> bool:
+    least = SPARSE if tokens < sound.shape[1] / 100 else LOGPROB
+    return found.no_speech > NO_SPEECH and (found.logprob < least or steady(sound))
 
 
 def _best(tries: Sequence[_Try]) -> Found:
@@ -115,4 +119,5 @@ def _best(tries: Sequence[_Try]) -> Found:
     best = tries[-1]
     if best.failed:
         best = min(tries, key=lambda made: (made.repeats, -made.found.logprob))
-    return replace(best.found, tokens=[]) if best.silent else best.found
+    doubtful = best.found.logprob < LOGPROB and best.found.no_speech > PERHAPS
+    return replace(best.found, tokens=[]) if best.silent or doubtful else best.found

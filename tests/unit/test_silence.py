@@ -25,7 +25,8 @@ TRIES = {
     "silence": ([(PROSE, -1.01, 0.61)], None),
     "a loop in silence": ([(LOOP, -1.01, 0.61)], None),
     "a loop, then silence": ([(LOOP, -0.1, 0.61), (PROSE, -1.01, 0.61)], None),
-    "never good": ([(PROSE, -1.3, 0.5), (PROSE[:5], -1.2, 0.5), (LOOP, -0.1, 0.5)], 1),
+    "never good": ([(PROSE, -1.3, 0.3), (PROSE[:5], -1.2, 0.3), (LOOP, -0.1, 0.3)], 1),
+    "never good, perhaps silence": ([(PROSE, -1.3, 0.31), (PROSE[:5], -1.2, 0.31), (LOOP, -0.1, 0.31)], None),
     "nothing but loops": ([(LOOP, -0.3, 0.5), (LOOP[:90], -0.1, 0.5), (LOOP, -0.2, 0.5)], 1),
 }
 
@@ -129,8 +130,15 @@ def test_a_sound_without_syllables_is_told_from_speech(name):
 def test_where_silence_is_probable_a_sound_without_syllables_is_silent(monkeypatch):
     found = Found(PROSE, -0.1, 0.61)
     varied, flat = torch.arange(20.0).expand(80, -1), torch.zeros(80, 20)
-    assert [guards._silent(found, sound) for sound in (varied, flat)] == [False, True]
-    assert not guards._silent(Found(PROSE, -0.1, 0.6), flat)
+    assert [guards._silent(found, 13, sound) for sound in (varied, flat)] == [False, True]
+    assert not guards._silent(Found(PROSE, -0.1, 0.6), 13, flat)
+
+
+def test_where_silence_is_probable_a_text_of_few_tokens_must_be_more_probable():
+    second = torch.arange(100.0).expand(80, -1)
+    asked = [(-0.51, 0.61, 0), (-0.5, 0.61, 0), (-0.51, 0.6, 0), (-0.51, 0.61, 1), (-1.01, 0.61, 1)]
+    silent = [guards._silent(Found([], logprob, none), tokens, second) for logprob, none, tokens in asked]
+    assert silent == [True, False, False, False, True]
 
 
 @pytest.fixture(scope="module")
