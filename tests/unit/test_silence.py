@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import WhisperFeatureExtractor, WhisperTokenizer
 
-from asrlib import audio, corpora, text
+from asrlib import audio, corpora, engines, text
 from asrlib.decoding import features, guards, transcription
 from asrlib.decoding.search import Found
 from asrlib.models import checkpoints
@@ -118,6 +118,22 @@ EMPTY = {
 }
 
 
+def gusts(every):
+    """Return six seconds of noise that comes and goes."""
+    rise = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(6 * RATE) / RATE / every)
+    return (noise(6, -30) * rise**2).astype(np.float32)
+
+
+SCALE = [tone(0.4, pitch) * np.hanning(6400).astype(np.float32) for pitch in (262, 294, 330, 349, 392, 440, 494, 523)]
+KEYS = [np.pad(tone(0.2, *pair), (0, 1600)) for pair in ((697, 1209), (770, 1336), (852, 1477), (941, 1336))]
+VARIED = {  # as speech does
+    "gusts of wind": gusts(2.0),
+    "quick gusts": gusts(0.3),
+    "a scale": np.concatenate(2 * SCALE),
+    "keys of a telephone": np.concatenate(5 * KEYS),
+}
+
+
 @pytest.mark.parametrize("name", EMPTY)
 def test_a_sound_without_syllables_is_told_from_speech(name):
     extractor = WhisperFeatureExtractor()
@@ -150,15 +166,30 @@ def said(speech):
 
 @pytest.mark.weights
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [TINY, BASE])
-def test_nothing_is_written_where_nobody_speaks(name, said):
+@pytest.mark.parametrize(
+    ("name", "dtype", "longest"), [(TINY, torch.float32, 40), (BASE, torch.float32, 40), (TINY, torch.bfloat16, 6)]
+)
+def test_nothing_is_written_where_nobody_speaks(name, dtype, longest, said):
     loud = int(np.abs(said).argmax())
     clips = EMPTY | {"10 ms": said[loud:][:160], "100 ms": said[loud:][:1600], "quiet": said[loud:][:3200] / 1000}
-    clips = {kind: clip for kind, clip in clips.items() if name == TINY or len(clip) < 30 * RATE}
-    model = transcription.load(name, device="cpu", dtype=torch.float32)
+    clips = {kind: clip for kind, clip in clips.items() if len(clip) <= longest * RATE + 1}
+    model = transcription.load(name, device="cpu", dtype=dtype)
     for times in (False, True):
         heard = transcription.transcribe(*model, list(clips.values()), language="en", timestamps=times)
         assert {kind: one.text for kind, one in zip(clips, heard, strict=True) if one.text or one.segments} == {}
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+@pytest.mark.parametrize("peer", ["openai-whisper", "faster-whisper"])
+def test_nothing_is_written_where_another_runtime_writes_nothing(tiny_en, peer):
+    for times in (False, True):
+        options = {"language": "en", "timestamps": times}
+        theirs = engines.load(peer, TINY).transcribe(list(VARIED.values()), strict=False, **options)
+        ours = transcription.transcribe(*tiny_en, list(VARIED.values()), **options)
+        texts = {kind: (one.text, other.text) for kind, one, other in zip(VARIED, ours, theirs, strict=True)}
+        assert [kind for kind, (one, other) in texts.items() if one and not other] == []
+        assert not all(other for _, other in texts.values())
 
 
 @pytest.mark.weights
