@@ -115,8 +115,8 @@ def _speech_commands(command: Callable[..., Any]) -> None:
     option("--words", action="store_true", help="times of words: srt and vtt get short lines, json single words")
     option("--vad", action="store_true", help="only where a voice activity detector finds speech; needs faster-whisper")
     option("--engine", metavar="NAME",
-           help="another runtime, such as whisper.cpp (notebook 08), or fastest: tried out first; all but transformers.js test "
-                "what they wrote for silence and loops")  # fmt: skip
+           help="another runtime, such as whisper.cpp (notebook 08), or fastest: tried out first. asrlib, onnxruntime, openvino, "
+                "ctranslate2, faster-whisper and openai-whisper test what they wrote for silence and loops")  # fmt: skip
     option("--window", choices=("full", "merged"), default="full",
            help="merged: faster with short clips, by an approximation, and without segment times; default: full")  # fmt: skip
 
