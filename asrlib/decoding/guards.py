@@ -1,7 +1,7 @@
 """What keeps a decoder from writing what nobody said: the tests and the fallback of the Whisper paper, section 3.8.
 
-As in openai-whisper, but that small models are surer of their *you* where nobody speaks: where a model takes a sound for silence, it
-is silence also if it has no syllables, or its text is no more than a token a second and not quite probable. And where all
+As in openai-whisper, but that small models are surer of their *you* where nobody speaks: what a model takes for silence is silence
+also if it has no syllables, or a text of less than a token a second that is not quite probable. And where all
 temperatures fail, the most probable text that does not repeat itself is taken, as in faster-whisper, unless it may be silence.
 """
 
