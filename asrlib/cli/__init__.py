@@ -117,12 +117,13 @@ def _speech_commands(command: Callable[..., Any], model: dict[str, str]) -> None
     option("audio", nargs="+", type=Path, metavar="FILE|FOLDER")
     option("--model", **model)
     option("--language", help="code or name; default: the model detects it, clip by clip")
-    option("--format", choices=tuple(FORMATS), default="txt", help="default: txt; the others have segment times")
+    option("--format", choices=FORMATS, default="txt", help="default: txt; the others have segment times")
     option("--output", type=Path, metavar="FOLDER", help="for a file of each transcript, once; default: print them")
     option("--words", action="store_true", help="times of words: srt and vtt get short lines, json single words")
     option("--vad", action="store_true", help="only where a voice activity detector finds speech; needs faster-whisper")
     option("--engine", metavar="NAME",
-           help="another runtime, such as whisper.cpp (notebook 08), or fastest: tried out first")  # fmt: skip
+           help="another runtime, such as whisper.cpp (notebook 08), or fastest: tried out first. asrlib, onnxruntime, openvino, "
+                "ctranslate2, faster-whisper and openai-whisper test what they wrote for silence and loops")  # fmt: skip
     option("--window", choices=("full", "merged"), default="full",
            help="merged: faster with short clips, by an approximation, and without segment times; default: full")  # fmt: skip
 

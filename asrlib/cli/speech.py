@@ -51,7 +51,7 @@ def transcribe(options: argparse.Namespace) -> int:
             failed += 1
         else:
             prefix = f"{path}\t" if options.format == "txt" and len(paths) > 1 else ""
-            print(prefix + subtitles.FORMATS[options.format](outcome), end="", flush=True)
+            print(prefix + subtitles.write(outcome, options.format), end="", flush=True)
     return 1 if failed else 0
 
 
@@ -73,7 +73,7 @@ def _into_folder(options: argparse.Namespace, paths: Sequence[Path]) -> int:
             failed += 1
             book.add(path, failed=outcome.reason, run=run)
         else:
-            written = files.write_atomic(options.output / names[path], subtitles.FORMATS[options.format](outcome))
+            written = files.write_atomic(options.output / names[path], subtitles.write(outcome, options.format))
             book.add(path, made=names[path], run=run)
             print(written, flush=True)
     return 1 if failed else 0
@@ -86,7 +86,7 @@ def _transcripts(options: argparse.Namespace, paths: Sequence[Path]) -> Iterable
     wanted = {"language": options.language, "timestamps": options.format != "txt"}
     finish, longest = (lambda outcome: outcome), audio.MAX_SECONDS
     if options.engine:
-        start = functools.partial(_runtime(options, paths).transcribe, **wanted)
+        start = functools.partial(_runtime(options, paths).transcribe, strict=False, **wanted)
     else:
         model, processor = transcription.load(options.model)
         wanted |= {"window": options.window, **({"vad": True} if options.vad else {})}
