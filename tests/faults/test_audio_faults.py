@@ -78,10 +78,10 @@ def test_truncated(tmp_path, name, kept):
         audio.load(path)
 
 
-@pytest.mark.parametrize("kind", ["OGG", "MP3", "opus", "vbr"])
+@pytest.mark.parametrize("kind", ["OGG", "MP3", "FLAC", "WAV", "AIFF", "AU", "CAF", "W64", "opus", "m4a", "mka", "wma", "aac", "webm", "vbr"])
 def test_recordings_that_were_joined_are_heard_to_the_last(kind):
     pieces = {
-        "opus": [muxed(*SIZED["opus"])] * 3,
+        **{name: [muxed(*(SIZED | UNSIZED)[name])] * 3 for name in ("opus", "m4a", "mka", "wma", "aac", "webm")},
         "vbr": [muxed("mp3", "libmp3lame", write_xing="0")] * 2,  # no length anywhere
     }.get(kind) or [encoded(kind), encoded(kind, 22_050)]
     apart = sum(map(audio.duration, pieces))

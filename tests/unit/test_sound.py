@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from asrlib import AsrlibError, audio
-from asrlib.io import sound
+from asrlib.io import containers, sound
 
 WAVE = (0.3 * np.sin(np.arange(48_000) / 7)).astype(np.float32)
 
@@ -92,14 +92,14 @@ def test_mp4_boxes_of_64_bits_and_junk_behind_them():
     for behind, size in ((b"", 40), (struct.pack(">I4s", 100, b"free"), 140), (b"\0\0\0\x09<-->" + bytes(9), None)):
         stream = io.BytesIO(head + behind)
         length = len(stream.getvalue())
-        assert sound._end(stream, head[:64], length) == (size or length)
+        assert containers.announced_end(stream, head[:64], length) == (size or length)
 
 
 def test_an_empty_chunk_and_one_without_a_length():
     desc, data = b"desc" + struct.pack(">q", 0), b"data" + struct.pack(">q", 50)
     for chunks, end in ((desc + data, 8 + 12 + 12 + 50), (b"data" + struct.pack(">q", -1), 20)):
         head = b"caff\0\1\0\0" + chunks
-        assert sound._end(io.BytesIO(head), head, len(head)) == end
+        assert containers.announced_end(io.BytesIO(head), head, len(head)) == end
 
 
 def test_a_recording_begins_with_the_first_pages_of_its_streams():
@@ -109,10 +109,11 @@ def test_a_recording_begins_with_the_first_pages_of_its_streams():
     one = page(2) + page(2) + page(0) + page(1) + page(4)  # two streams; 1: goes on with a packet; 4: the last
     joined = one + b"junk" + one
     for data, links in ((one, [(0, len(one))]), (joined, [(0, len(one) + 4), (len(one) + 4, len(joined))])):
-        assert sound._ogg_links(io.BytesIO(data), "x.oga", len(data)) == links
+        found = list(containers.recordings(io.BytesIO(data), "x.oga"))
+        assert [(part.start, part.start + part.size) for part in found] == links
     for lost in (1, 11, 12):
         with pytest.raises(AsrlibError, match="is truncated"):
-            sound._ogg_links(io.BytesIO(one[:-lost]), "x.oga", len(one) - lost)
+            list(containers.recordings(io.BytesIO(one[:-lost]), "x.oga"))
 
 
 def test_a_count_of_samples_that_is_not_reached_is_a_missing_end():
