@@ -9,9 +9,10 @@ arXiv:2502.14856).
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from asrlib.decoding.kernels import laid_out
 from asrlib.decoding.search import token_limits
 from asrlib.whisper import end_tokens
 
-__all__ = ["Assistant", "Speculated", "frequent_tokens", "predicted_gain", "speculate", "tokens_per_round"]
+__all__ = ["Assistant", "Speculated", "costs", "frequent_tokens", "predicted_gain", "speculate", "tokens_per_round"]
 
 
 @dataclass(frozen=True)
@@ -194,3 +195,36 @@ def predicted_gain(per_round: float, drafts: float, draft: float, check: float) 
         check: cost of the teacher's pass over the drafts.
     """
     return per_round / (drafts * draft + check)
+
+
+@laid_out()
+def costs(
+    teacher: Any, assistants: Mapping[str, Assistant], states: torch.Tensor, drafts: int, *, rounds: int = 20
+) -> dict[str, float]:
+    """Time single passes of the decoders, in turn; return medians, where the teacher's pass over one token costs 1.
+
+    Args:
+        teacher: a ``WhisperForConditionalGeneration``.
+        assistants: by name.
+        states: encoder states, (1, positions, width).
+        drafts: tokens of a round.
+        rounds: that are timed, after one that warms up.
+
+    Returns:
+        ``check``: the teacher's pass over ``drafts + 1`` tokens; and by name a draft of each assistant.
+    """
+    itself, read = Assistant(teacher), 40  # tokens before them, as in the middle of a window
+    passes = {"step": (itself, 1), "check": (itself, drafts + 1)} | {name: (one, 1) for name, one in assistants.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in passes}
+    with torch.inference_mode():
+        start = torch.full((1, read), teacher.generation_config.decoder_start_token_id, device=states.device)
+        decoders = {name: drafter.decoder(states, None, read + drafts + 1) for name, (drafter, _) in passes.items()}
+        for decoder in decoders.values():
+            decoder.step(start)
+        for _ in range(rounds + 1):
+            for name, (_, number) in passes.items():
+                decoders[name].at, started = read, time.perf_counter()
+                decoders[name].step(start[:, :number], list(range(number))).argmax(dim=-1).tolist()
+                seconds[name].append(time.perf_counter() - started)
+    step = statistics.median(seconds.pop("step")[1:])
+    return {name: statistics.median(taken[1:]) / step for name, taken in seconds.items()}

@@ -104,6 +104,21 @@ def test_the_gain_counts_drafts_and_check():
     assert speculative.predicted_gain(5.0, drafts=4, draft=0.0, check=1.0) == 5.0  # drafts for nothing
 
 
+def test_costs_are_those_of_each_pass_beside_the_teachers_own(random_model, monkeypatch):
+    """The clock is played: a decoder of two layers takes two seconds a token, one of one layer one."""
+    small, now, real = copy.deepcopy(random_model), [0.0], network.Decoder.step
+    del small.model.decoder.layers[1]
+    monkeypatch.setattr(speculative.time, "perf_counter", lambda: now[0])
+
+    def slow(decoder, tokens, places=-1):
+        now[0] += len(decoder.model.model.decoder.layers) * tokens.shape[1]
+        return real(decoder, tokens, places)
+
+    monkeypatch.setattr(network.Decoder, "step", slow)
+    states, drafter = torch.zeros(1, 100, 32), speculative.Assistant(small)
+    assert speculative.costs(random_model, {"small": drafter}, states, 4, rounds=3) == {"check": 5.0, "small": 0.5}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
