@@ -122,34 +122,40 @@ def speculate(
         AsrlibError: several clips, no draft, or an assistant with another vocabulary or width.
     """
     _fit(teacher, assistant.model, states, drafts)
-    generation, ends = teacher.generation_config, end_tokens(teacher.generation_config)
-    barred, at_first = (
-        torch.tensor(tokens or [], dtype=torch.long, device=states.device)
-        for tokens in (generation.suppress_tokens, generation.begin_suppress_tokens)
-    )
+    ends, (barred, at_first) = end_tokens(teacher.generation_config), _barred(teacher)
     known, stop = list(prompt), len(prompt) + token_limits(teacher, [prompt], max_new_tokens)[0]
     started, rounds, drafted, accepted, rejected = time.perf_counter(), 0, 0, 0, 0
     with torch.inference_mode():
-        checker, drafter = (
-            one.decoder(states, bias, len(prompt) + 60 + drafts) for one in (Assistant(teacher), assistant)
-        )
+        room = len(prompt) + 60 + drafts
+        checker, drafter = (one.decoder(states, bias, room) for one in (Assistant(teacher), assistant))
         while len(known) < stop and known[-1] not in ends:
             proposed = _draft(assistant, drafter, known, min(drafts, stop - len(known) - 1), ends)
             read = torch.tensor([known[checker.at :] + proposed], device=states.device)
             logits = checker.step(read, list(range(-len(proposed) - 1, 0)))[0].index_fill_(1, barred, -torch.inf)
             logits[0, at_first[: 0 if rounds else None]] = -torch.inf
             chosen = logits.argmax(dim=-1).tolist()
-            right = next((n for n, token in enumerate(proposed) if token != chosen[n]), len(proposed))
-            over = right and chosen[right - 1] in ends  # what the teacher says after the end does not count
-            known += chosen[: right if over else right + 1]
-            checker.at = (
-                len(known) - 1
-            )  # both forget the drafts that were wrong; the last token is read in the next round
+            right, kept = _agreed(proposed, chosen, ends)
+            known += kept
+            checker.at = len(known) - 1  # wrong drafts are forgotten; the last token is read in the next round
             drafter.at = min(drafter.at, checker.at)
             rounds, drafted, accepted = rounds + 1, drafted + len(proposed), accepted + right
             rejected += right < len(proposed)
     written = [token for token in known[len(prompt) :] if token not in ends]
     return Speculated(written, rounds, drafted, accepted, rejected, time.perf_counter() - started)
+
+
+def _barred(teacher: Any) -> list[torch.Tensor]:
+    """Return the tokens that are never written, and those that no text begins with."""
+    generation = teacher.generation_config
+    listed = (generation.suppress_tokens, generation.begin_suppress_tokens)
+    return [torch.tensor(tokens or [], dtype=torch.long, device=teacher.device) for tokens in listed]
+
+
+def _agreed(proposed: list[int], chosen: list[int], ends: set[int]) -> tuple[int, list[int]]:
+    """Return how many drafts are what the teacher chose, and what a round writes: these, and its own token unless they end."""
+    right = next((n for n, token in enumerate(proposed) if token != chosen[n]), len(proposed))
+    over = right > 0 and chosen[right - 1] in ends
+    return right, chosen[: right if over else right + 1]
 
 
 def _draft(assistant: Assistant, drafter: network.Decoder, known: list[int], number: int, ends: set[int]) -> list[int]:
