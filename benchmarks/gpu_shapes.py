@@ -82,7 +82,8 @@ def build(name: str, device: str, dtype: torch.dtype) -> WhisperForConditionalGe
     shape = architectures.config(name)
     with torch.device(device):
         model = WhisperForConditionalGeneration._from_config(shape, dtype=dtype, attn_implementation="sdpa")
-    model.generation_config = GenerationConfig.from_dict(architectures.generation(shape))
+    tokens = architectures.special_tokens(shape.vocab_size)
+    model.generation_config = GenerationConfig.from_dict(architectures.generation(tokens, shape.max_target_positions))
     return model.eval()
 
 

@@ -177,10 +177,8 @@ def curate(name: str, language: str) -> list[dict[str, Any]]:
         left = {clip: text for clip, text in left.items() if not reasons[clip]}
     rows = [{"id": f"{name}/{language}/{clip}", "excluded": reason} for clip, reason in reasons.items() if reason]
     if name == "untranscribed":
-        digest = {fingerprint(path.read_bytes()) for path in {clips[clip].path for clip in left}}
-        shared = {"id": f"{name}/{language}", "split": "train", "sha256": digest.pop()}
         return [
-            shared | {"clips": {clip: round(lengths[clip], 2) for clip in left}},
+            *_untranscribed(f"{name}/{language}", {clip: clips[clip] for clip in left}, lengths),
             *sorted(rows, key=lambda row: row["id"]),
         ]
     family = {clip: level(clip) for clip in left} if name == "dialogue" else families(left)
@@ -195,17 +193,49 @@ def curate(name: str, language: str) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["id"])
 
 
+def _bytes(clip: Clip) -> bytes:
+    first, size = clip.span or (0, -1)
+    with open(clip.path, "rb") as stream:
+        stream.seek(first)
+        return stream.read(size)
+
+
+def scenes(sounds: Mapping[str, bytes]) -> dict[str, str]:
+    """Return clip -> scene: the first three characters of its name; scenes that share a sound are one.
+
+    Args:
+        sounds: clip -> its file.
+    """
+    scene, first = {clip: clip[:3] for clip in sounds}, {}
+    for clip, sound in sounds.items():
+        twin = first.setdefault(hashlib.sha256(sound).digest(), clip)
+        if scene[twin] != scene[clip]:
+            scene = {name: scene[twin] if own == scene[clip] else own for name, own in scene.items()}
+    return scene
+
+
+def _untranscribed(name: str, clips: Mapping[str, Clip], lengths: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Return a line for each split of a corpus that is one file without transcripts."""
+    splits = assign_splits(scenes({clip: _bytes(found) for clip, found in clips.items()}), whole=True)
+    digest = {fingerprint(path.read_bytes()) for path in {found.path for found in clips.values()}}.pop()
+    return [
+        {
+            "id": name,
+            "split": split,
+            "sha256": digest,
+            "clips": {clip: round(lengths[clip], 2) for clip in clips if splits[clip] == split},
+        }
+        for split in ("train", "validation", "test")
+        if split in splits.values()
+    ]
+
+
 def _lengths(clips: Mapping[str, Clip]) -> dict[str, float]:
     """Return the decoded length of each clip, or 0 for audio that is silent or cannot be read."""
 
     def seconds(clip: Clip) -> float:
-        source = clip.path
-        if clip.span:
-            with open(clip.path, "rb") as stream:
-                stream.seek(clip.span[0])
-                source = stream.read(clip.span[1])
         try:
-            return audio.load(source).size / audio.SAMPLING_RATE
+            return audio.load(_bytes(clip) if clip.span else clip.path).size / audio.SAMPLING_RATE
         except AsrlibError:
             return 0.0
 

@@ -7,23 +7,15 @@ one, a 32-bit offset and size, all big-endian. Names that end in ``.SB`` are spe
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from asrlib import AsrlibError, audio
+from asrlib import AsrlibError
 from asrlib.corpora.clips import Clip, Clips
 
-__all__ = ["pack", "read"]
+__all__ = ["read"]
 
 ENTRIES = 13  # place of their number
 ENTRY = struct.Struct(">12sBII")
-PAUSE = 0.3  # seconds between clips that are joined
-THREADS = 8  # decoding leaves the interpreter's lock
 
 
 def read(share: Path, language: str, voice: str) -> Clips:
@@ -51,50 +43,3 @@ def read(share: Path, language: str, voice: str) -> Clips:
         if kind == "SB" and stem.isascii() and stem.replace("_", "").isalnum():
             clips[stem] = Clip(path, None, span=(offset, length))
     return clips
-
-
-def pack(rows: Iterable[Mapping[str, Any]], *, seconds: float = 30.0) -> Iterator[dict[str, Any]]:
-    """Join neighbouring clips to recordings of at most ``seconds``, with a short pause between two.
-
-    Full windows cost a model no more than short ones. Clips are decoded in parallel threads.
-
-    Args:
-        rows: clips with ``id`` and ``audio``, such as ``corpora.load("untranscribed")``; taken in order.
-        seconds: a longer clip is left as it is.
-
-    Yields:
-        Rows with ``id`` (the first clip's and the number of clips), ``ids``, ``audio`` (float32, 16 kHz), ``seconds``, an empty ``text``, and the
-        first clip's language and split.
-
-    Raises:
-        AsrlibError: a clip that cannot be read.
-    """
-    pause = np.zeros(int(PAUSE * audio.SAMPLING_RATE), np.float32)
-    room = int(seconds * audio.SAMPLING_RATE)
-    held: list[Mapping[str, Any]] = []
-    sounds: list[np.ndarray] = []
-    used = 0
-    for row, samples in _decoded(rows):
-        if held and used + len(pause) + len(samples) > room:
-            yield _packed(held, sounds)
-            held, sounds, used = [], [], 0
-        sounds += [pause, samples] if held else [samples]
-        held.append(row)
-        used = sum(map(len, sounds))
-    if held:
-        yield _packed(held, sounds)
-
-
-def _decoded(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], np.ndarray]]:
-    """Yield rows with their samples, in order; a few clips are decoded ahead."""
-    rows = iter(rows)
-    with ThreadPoolExecutor(THREADS) as pool:
-        while some := list(islice(rows, 8 * THREADS)):
-            yield from zip(some, pool.map(lambda row: audio.load(row["audio"]), some), strict=True)
-
-
-def _packed(rows: list[Mapping[str, Any]], sounds: list[np.ndarray]) -> dict[str, Any]:
-    samples = np.concatenate(sounds)
-    row = {name: rows[0][name] for name in ("language", "split") if name in rows[0]}
-    row |= {"id": f"{rows[0]['id']}+{len(rows) - 1}", "ids": [one["id"] for one in rows], "text": ""}
-    return row | {"audio": samples, "seconds": len(samples) / audio.SAMPLING_RATE}

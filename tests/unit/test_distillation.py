@@ -18,6 +18,7 @@ import torch
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import (
     GenerationConfig,
     WhisperConfig,
@@ -35,7 +36,9 @@ from asrlib.decoding import network, search, transcription
 from asrlib.io import files
 from asrlib.training import distillation
 from asrlib.training.distillation import labels, recipe, training
-from asrlib.training.distillation.losses import inputs_and_targets
+from asrlib.training.distillation.labels import Label
+from asrlib.training.distillation.losses import masked
+from asrlib.training.distillation.training import Group, batches
 
 REPOSITORY = files.repository()
 
@@ -89,6 +92,16 @@ def test_states_are_those_of_the_encoder_rounded_to_bfloat16(tmp_path, model, cl
         assert torch.equal(bias, weights)
         assert bias.shape[3] % network.STEP == 0
     torch.testing.assert_close(cached[read].float(), exact[read], rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("window", ["merged", "full"])
+def test_live_states_are_those_of_the_encoder_and_take_no_disk(tmp_path, model, clips, window):
+    broken = [*clips, {"id": "broken", "audio": b"no sound", "seconds": 1.0}]
+    made = distillation.LiveStates(tmp_path, model, Processor, broken, clips_per_shard=2, window=window)
+    assert made.ids == ["a", "b", "c"] and made.failed.keys() == {"broken"}
+    for found, wanted in zip(made.batch(["c", "a"]), direct(model, clips, ["c", "a"], window == "merged"), strict=True):
+        assert found is wanted is None or torch.equal(found, wanted)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2000
 
 
 def test_a_table_of_datasets_serves_as_a_list_does(tmp_path, model, clips):
@@ -225,7 +238,6 @@ def test_the_notebook_teaches_what_the_library_does(name):
     module = inspect.getmodule(getattr(distillation, name))
     assert plain(ast.parse(cells), name) == plain(ast.parse(inspect.getsource(module)), name)
     assert f"\nTEMPERATURE = {distillation.TEMPERATURE}\n" in cells
-    assert f"\nPAPER, CODE = {json.dumps(distillation.WEIGHTS)}, " in cells
 
 
 @pytest.mark.parametrize(
@@ -258,64 +270,229 @@ def test_divergence_is_nothing_for_the_same_and_the_kl_of_softened_distributions
     assert distillation.divergence(*twice).item() == expected  # a mean over tokens
 
 
+GENERATION = SimpleNamespace(
+    decoder_start_token_id=1, no_timestamps_token_id=4, eos_token_id=0, is_multilingual=False
+)  # earlier text: 2, silence: 3, no times: 4, times: 5 and more
+
+
+def label(*tokens, text="a", logprob=-0.1):
+    return Label(list(tokens), text, logprob)
+
+
 def test_the_label_and_its_end_are_targets_and_nothing_else():
-    rows = [torch.tensor([50, 51, 52, 7, 8, 9]), torch.tensor([50, 51, 52, 5, 9])]  # three tokens of a prompt; 9 ends
-    inputs, targets = inputs_and_targets(rows, 3, 9)
-    assert inputs.tolist() == [[50, 51, 52, 7, 8], [50, 51, 52, 5, 9]]
-    assert targets.tolist() == [[-100, -100, 7, 8, 9], [-100, -100, 5, 9, -100]]
+    rows = [distillation.Example([50, 51, 52, 7, 8, 9], 3), distillation.Example([2, 50, 51, 52, 5, 9], 4)]  # 9 ends
+    inputs, targets = distillation.inputs_and_targets(rows, 9)
+    assert inputs.tolist() == [[50, 51, 52, 7, 8], [2, 50, 51, 52, 5]]
+    assert targets.tolist() == [[-100, -100, 7, 8, 9], [-100, -100, -100, 5, 9]]
+    assert [row.targets for row in rows] == [3, 2]
+    inputs, targets = distillation.inputs_and_targets([rows[0], distillation.Example([50, 51, 52, 9], 3)], 9)
+    assert inputs[1].tolist() == [50, 51, 52, 9, 9]
+    assert targets[1].tolist() == [-100, -100, 9, -100, -100]
+    assert distillation.vocabulary(dict(enumerate(rows))).tolist() == [5, 7, 8, 9]
+
+
+def test_times_and_earlier_text_come_by_chance_that_is_drawn_once():
+    first, words = 2000, GENERATION.no_timestamps_token_id + 1
+    found = {f"{number:03d}": label(words, first + number, words + 50) for number in range(400)}
+    spoken, before = dict.fromkeys(found, "en"), {"001": "000", "002": "missing"}
+
+    def made(**options):
+        return distillation.examples(found, spoken, GENERATION, 60, before=before, **options)
+
+    assert made()["007"] == distillation.Example([1, 4, first + 7, 0], 2)
+    assert made(timestamps=1.0)["007"] == distillation.Example([1, words, first + 7, words + 50, 0], 1)
+    assert made(previous=1.0)["001"] == distillation.Example([2, first, 1, 4, first + 1, 0], 4)
+    assert made(previous=1.0)["002"].first == 2  # whose recording before has no label
+    timed = [len(row.tokens) == 5 for row in made(timestamps=0.5).values()]
+    assert 150 < sum(timed) < 250
+    assert made(timestamps=0.5) == made(timestamps=0.5) != made(timestamps=0.5, seed=1)
+
+
+@given(st.integers(0, 80), st.integers(0, 80))
+def test_an_example_fits_into_the_decoder_and_keeps_its_prompt(size, earlier):
+    found = {"a": label(*[3000] * earlier), "b": label(*[4000] * size)}
+    row = distillation.examples(found, dict.fromkeys(found, "en"), GENERATION, 40, before={"b": "a"}, previous=1.0)["b"]
+    assert len(row.tokens) <= 41
+    assert row.tokens[row.first - 2 : row.first] == [1, 4]
+    assert row.tokens[1 : row.first - 2] == [3000] * min(earlier, 19)
+    assert row.tokens[row.first :] == ([4000] * size + [0])[: 41 - row.first]
 
 
 @pytest.fixture
 def training_set(tmp_path, model, clips):
-    labels = {"a": [5], "b": [6, 7, 8], "c": []}
-    tokenizer = SimpleNamespace(eos_token_id=0)
-    return distillation.TrainingSet(model, tokenizer, [1, 2, 3], states(tmp_path, model, clips), labels)
+    stored = states(tmp_path, model, clips)
+    rows = {"a": ([1, 2, 3, 5, 0], 3), "b": ([1, 2, 3, 6, 7, 8, 0], 3), "c": ([9, 1, 2, 3, 0], 4)}
+    rows = {name: distillation.Example(*row) for name, row in rows.items()}
+    teaching = distillation.TeacherStates(stored, model, rows)
+    teaching.complete(stored)
+    return distillation.TrainingSet(stored, teaching, rows, model.proj_out.weight.detach())
 
 
-def test_losses_are_those_of_transformers_and_sums_over_the_targets(training_set, model):
+def expected_losses(training_set, student, teacher, name, chosen):
+    """Return the losses of a clip by the models' own forward."""
+    row = training_set.examples[name]
+    tokens = torch.tensor(row.tokens)
+    encoder_states, bias = training_set.states.batch([name])
+    given = {"encoder_outputs": BaseModelOutput(encoder_states.float()), "decoder_input_ids": tokens[None, :-1]}
+    with torch.no_grad(), distillation.attending(bias, student, teacher):
+        outputs = [one(**given, output_hidden_states=True) for one in (student, teacher)]
+    theirs, taught = (one.logits[0, row.first - 1 :][:, chosen].double() for one in outputs)
+    targets = (tokens[row.first :, None] == chosen).nonzero()[:, 1]
+    p, q = ((logits / 2).softmax(-1) for logits in (taught, theirs))
+    last, wanted = (one.decoder_hidden_states[-1][0, row.first - 1 :] for one in outputs)
+    distance = ((last - wanted).norm(dim=1) / wanted.norm(dim=1)).square().sum()
+    kl = 4 * (p * (p / q).log()).sum()
+    return torch.stack([torch.nn.functional.cross_entropy(theirs, targets, reduction="sum"), kl, distance.double()])
+
+
+@pytest.mark.parametrize("chosen", [None, [0, 5, 6, 7, 8]])
+def test_losses_are_those_of_transformers_and_sums_over_the_targets(training_set, model, chosen):
+    vocabulary = None if chosen is None else torch.tensor(chosen)
+    training_set = distillation.TrainingSet(
+        training_set.states, training_set.teaching, training_set.examples, training_set.whole, vocabulary
+    )
     student = distillation.initialise(model, 1).eval()
     names = ["a", "b", "c"]
     assert training_set.targets(names) == 2 + 4 + 1
     with torch.no_grad():
         found = training_set.losses(student, names)
-        alone = [training_set.losses(student, [name]) for name in names]
-        torch.testing.assert_close(found, sum(alone))
-        for name, (cross_entropy, kl) in zip(names, alone, strict=True):
-            tokens = training_set.tokens(name)
-            encoder_states, bias = training_set.states.batch([name])
-            given = {"encoder_outputs": BaseModelOutput(encoder_states.float()), "decoder_input_ids": tokens[None, :-1]}
-            with distillation.attending(bias, student, model):
-                theirs, teacher = student(**given).logits[0, 2:], model(**given).logits[0, 2:]
-            expected = torch.nn.functional.cross_entropy(theirs, tokens[3:], reduction="sum")
-            torch.testing.assert_close(cross_entropy, expected)
-            p, q = ((logits / 2).double().softmax(-1) for logits in (teacher, theirs))
-            assert kl.item() == pytest.approx(4 * (p * (p / q).log()).sum().item(), rel=1e-3)
+        alone = torch.stack([training_set.losses(student, [name]) for name in names])
+    torch.testing.assert_close(found, alone.sum(dim=0))
+    rows = torch.arange(60) if chosen is None else vocabulary
+    expected = torch.stack([expected_losses(training_set, student, model, name, rows) for name in names])
+    torch.testing.assert_close(
+        alone.double(), expected, rtol=2e-2, atol=1e-4
+    )  # the teacher's states are kept in bfloat16
 
 
-def test_a_label_longer_than_the_decoder_loses_its_end(training_set, monkeypatch):
-    monkeypatch.setattr(training_set.teacher.config, "max_target_positions", 5)
-    assert training_set.tokens("b").tolist() == [1, 2, 3, 6, 7, 8]
-    assert training_set.tokens("a").tolist() == [1, 2, 3, 5, 0]
+def test_the_teachers_own_copy_loses_nothing_to_it(training_set, model):
+    same = distillation.initialise(model, 2).eval()
+    with torch.no_grad():
+        _, kl, distance = training_set.losses(same, ["b"]).tolist()
+    assert kl < 1e-2 and distance < 1e-3
+
+
+def test_the_teacher_decodes_each_label_once(training_set, model, monkeypatch):
+    monkeypatch.setattr(distillation.losses, "decode", None)
+    again = distillation.TeacherStates(training_set.states, model, training_set.examples)
+    again.complete(training_set.states)
+    assert torch.equal(again.batch(["c", "a"]), training_set.teaching.batch(["c", "a"]))
+    with pytest.raises(TypeError):  # another label is decoded
+        changed = training_set.examples | {"a": distillation.Example([1, 2, 3, 7, 0], 3)}
+        distillation.TeacherStates(training_set.states, model, changed)
+
+
+@given(st.floats(0, 1), st.integers(1, 200))
+def test_spans_of_the_states_are_masked_as_often_as_wanted(share, positions):
+    torch.manual_seed(0)
+    states = torch.ones(50, positions, 2)
+    kept = masked(states, share)
+    assert set(kept.unique().tolist()) <= {0.0, 1.0}
+    assert torch.equal(kept[:, :, 0], kept[:, :, 1])
+    for at in range(0, positions, 25):  # half a second goes or stays as a whole
+        assert (kept[:, at : at + 25, 0] == kept[:, at : at + 1, 0]).all()
+    assert abs(1 - kept.mean().item() - share) < 0.3
+
+
+def test_batches_are_of_one_corpus_in_the_shares_wanted_and_each_clip_comes_round():
+    groups = [Group([f"a{n}" for n in range(10)], 3.0), Group([f"b{n}" for n in range(4)], 1.0)]
+    drawn = [names for names, _ in zip(batches(groups, 3, 0), range(800), strict=False)]
+    assert all(len({name[0] for name in names}) == 1 for names in drawn)
+    of_first = [names for names in drawn if names[0][0] == "a"]
+    assert 0.7 < len(of_first) / len(drawn) < 0.8
+    for first in range(0, len(of_first) - 4, 4):  # four batches are the corpus
+        assert sorted(name for names in of_first[first : first + 4] for name in names) == sorted(groups[0].names)
+    even = [
+        names[0][0] for names, _ in zip(batches([Group(list("aaaa")), Group(["b"])], 2, 0), range(300), strict=False)
+    ]
+    assert 0.55 < even.count("a") / 300 < 0.78  # two batches of three
+    assert [*zip(batches(groups, 3, 1), range(5), strict=False)] == [
+        *zip(batches(groups, 3, 1), range(5), strict=False)
+    ]
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_what_is_trained_is_the_decoder_or_its_layers_without_the_way_to_the_encoder(model, published):
+    student = distillation.initialise(model, 1)
+    names = set(training.choose(student, published))
+    fixed = {name for name, _ in student.named_parameters() if name not in names}
+    assert all(name.startswith("model.encoder.") for name in fixed if published)
+    assert (
+        ("model.decoder.embed_tokens.weight" in names) == ("model.decoder.embed_positions.weight" in names) == published
+    )
+    crossing = {name for name in fixed | names if "encoder_attn.k_proj" in name or "encoder_attn.v_proj" in name}
+    assert (crossing <= names) if published else (crossing <= fixed)
+    assert {"model.decoder.layer_norm.weight", "model.decoder.layers.0.encoder_attn.q_proj.weight"} <= names
+
+
+def test_a_training_ends_when_its_patience_does_and_returns_the_best(training_set, model):
+    settings = distillation.Settings(corpus=(), steps=50, batch_size=2, every=2, patience=2)
+    course = training.Training(distillation.initialise(model, 1), settings)
+    rates, kept = iter([0.5, 0.3, 0.3, 0.4]), []
+
+    class Scripted:
+        def score(self, student):
+            kept.append(student.model.decoder.layer_norm.weight.detach().clone())
+            return SimpleNamespace(wer=next(rates))
+
+    student = course.run(training_set, [Group(["a", "b", "c"])], [Scripted()])
+    assert [score["step"] for score in course.scores] == [2, 4, 6, 8]  # the last two brought nothing better
+    assert torch.equal(student.model.decoder.layer_norm.weight, kept[1])
+    assert not torch.equal(kept[1], kept[3])
 
 
 def test_labels_end_with_what_the_sound_can_hold(tmp_path, model, clips, monkeypatch):
     limits = []
 
-    def loop(model, states, prompts, bias, *, max_new_tokens):
-        limits.append(max_new_tokens)
-        return [[5] * max_new_tokens for _ in prompts]
+    def loop(model, states, prompts, bias, *, max_new_tokens, scores, rules):
+        limits.extend(max_new_tokens)
+        return [search.Found([5] * most, -0.5, 0.1) for most in max_new_tokens]
 
-    monkeypatch.setattr(search, "greedy", loop)
-    labels.write(states(tmp_path, model, clips), model, [1], "")
-    assert limits == [20 + 30, 20 + 60]  # of the longest clip of each shard: 1.5 s and 3 s
+    monkeypatch.setattr(search, "search", loop)
+    stored = states(tmp_path, model, clips)
+    model.generation_config.is_multilingual, model.generation_config.no_timestamps_token_id = False, 4
+    labels.write(stored, model, dict.fromkeys(LENGTHS, "en"))
+    assert limits == [20 + 8, 20 + 30, 20 + 60]  # 0.4, 1.5 and 3 s, the shortest first
+    read = labels.read(stored, SimpleNamespace(decode=lambda tokens, **_: f" {len(tokens)} "))
+    assert read["b"] == Label([5] * 50, "50", -0.5)
 
 
 @pytest.mark.parametrize(("language", "percents"), [("ko", [0, 100]), ("zh", [0, 25])])
-def test_labels_are_judged_by_words_or_by_characters_where_there_are_no_spaces(tmp_path, language, percents):
-    files.write_jsonl(tmp_path / "0.jsonl", [{"id": "a", "tokens": ["今天天气"]}, {"id": "b", "tokens": ["今天天汽"]}])
-    tokenizer = SimpleNamespace(decode=lambda tokens, **_: "".join(tokens))
-    found = labels.rate(SimpleNamespace(folder=tmp_path), ["a", "b"], ["今天天气"] * 2, tokenizer, language)[1]
+def test_labels_are_judged_by_words_or_by_characters_where_there_are_no_spaces(language, percents):
+    found = labels.rate([label(text="今天天气"), label(text="今天天汽")], ["今天天气"] * 2, language, 20)
     assert [row["error_percent"] for row in found] == percents
+    assert [row["dropped"] for row in found] == ["", "differs from the transcript"]
+
+
+def test_labels_without_transcripts_are_judged_by_themselves():
+    found = [
+        label(text="as sure as can be"), label(text=""), label(text="and so on " * 30), label(text="a b", logprob=-1.01)
+    ]  # fmt: skip
+    rows = labels.rate(found, [""] * 4, "en", 10)
+    assert [row["dropped"] for row in rows] == ["", "no words", "repeats itself", "improbable"]
+    assert {row["error_percent"] for row in rows} == {None}
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("telephone/en/train", ("telephone", "en", "train", False, None)),
+        ("untranscribed/en/train:packed=3", ("untranscribed", "en", "train", True, 3.0)),
+        ("common_voice/zh-CN/test=0.25", ("common_voice", "zh-CN", "test", False, 0.25)),
+    ],
+)
+def test_a_corpus_is_read_with_its_packing_and_its_share(text, source):
+    found = distillation.Source.parse(text)
+    assert found == distillation.Source(*source)
+    assert found.code == source[1].split("-")[0]
+
+
+@pytest.mark.parametrize(
+    "text", ["telephone/en", "telephone", "a/b/c/d", "a/b/c=", "a/b/c=0", "a/b/c=1.2.3", "a/b/c:joined"]
+)
+def test_what_is_no_corpus_is_refused_in_one_sentence(text):
+    with pytest.raises(AsrlibError, match=r"write a corpus as CORPUS/LANGUAGE/SPLIT|a share is a number above zero"):
+        distillation.Source.parse(text)
 
 
 @pytest.fixture(scope="module")
@@ -399,7 +576,7 @@ def test_two_processes_label_and_train_as_one_does_and_fail_with_one_sentence(wo
         cwd=world, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("36 clips, 19 labels within 95 % errors, 8 steps: ") == done.stdout.count("\n") == 1
+    assert done.stdout.count("36 clips, 19 labels of ") == done.stdout.count("\n") == 1
     said = [line for line in done.stderr.splitlines() if line.startswith("asrlib: ")]
     assert len(said) == 2, done.stderr
     assert "two belongs to another teacher or corpus" in said[0]  # which the first process alone finds out
@@ -411,7 +588,7 @@ def test_two_processes_label_and_train_as_one_does_and_fail_with_one_sentence(wo
     assert len({row["text"] for row in files.read_jsonl(one / "labels.jsonl")}) > 1
     losses = [pd.read_json(folder / "losses.jsonl", lines=True) for folder in (one, two)]
     assert len(losses[0]) == 8
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
     students = [transcription.load(folder / "student", device="cpu", dtype=torch.float32)[0] for folder in (one, two)]
     assert students[0].config.decoder_layers == 2
     for first, second in zip(*(student.parameters() for student in students), strict=True):
@@ -428,17 +605,38 @@ def test_the_decoder_alone_is_trained_and_the_student_transcribes(world):
     assert set(heard.text.split()) <= {"a", "b"}
 
 
+def test_a_live_distillation_keeps_no_states(world, monkeypatch):
+    enter(world, monkeypatch)
+    assert cli.main([*command("live"), "--live"]) == 0
+    assert Path("live/student/model.safetensors").is_file()
+    listed = [folder / "shards" / "000000.npy" for folder in (world / "live", world / "one")]
+    assert listed[0].stat().st_size < 1000 < listed[1].stat().st_size
+
+
+def test_a_student_has_a_card_its_numbers_and_its_curves(world):
+    folder = world / "one"
+    facts = files.read_json(folder / "distillation.json")
+    assert (facts["clips"], facts["kept"], facts["settings"]["steps"], facts["failed"]) == (36, 19, 8, {})
+    words = [row["text"] for row in files.read_jsonl(folder / "labels.jsonl") if not row["dropped"]]
+    assert facts["words"] == sum(len(text.split()) for text in words)
+    said = (folder / "student" / "README.md").read_text()
+    assert "2 decoder layers" in said and f"19 pseudo-labels of {facts['words']} words" in said
+    assert "asrlib distil folder/en/test --model ./teacher --root speech --threshold 95 --steps 8" in said
+    events = EventAccumulator(str(folder / "logs")).Reload()
+    assert events.Tags()["scalars"] == ["loss/cross_entropy", "loss/kl", "loss/hidden"]
+    (last,) = events.Scalars("loss/kl")
+    assert last.step == 8 and last.value == pytest.approx(facts["kl"], rel=1e-5)
+
+
 def test_a_killed_distillation_labels_only_the_shard_that_is_missing(world, monkeypatch, capsys):
     enter(world, monkeypatch)
     shutil.copytree("one", "killed")
     for path in Path("killed").rglob("000001.*"):
         path.unlink()
     Path("killed/labels.jsonl").unlink()
-    calls, encode, greedy = [], network.encode, search.greedy
+    calls, encode, find = [], network.encode, search.search
     monkeypatch.setattr(network, "encode", lambda *given: calls.append(len(given[2])) or encode(*given))
-    monkeypatch.setattr(
-        search, "greedy", lambda *given, **limit: calls.append(len(given[2])) or greedy(*given, **limit)
-    )
+    monkeypatch.setattr(search, "search", lambda *given, **limit: calls.append(len(given[2])) or find(*given, **limit))
     assert cli.main(command("killed")) == 0
     assert calls == [4, 4]
     assert Path("killed/labels.jsonl").read_bytes() == Path("one/labels.jsonl").read_bytes()
@@ -448,8 +646,16 @@ def test_a_killed_distillation_labels_only_the_shard_that_is_missing(world, monk
 def test_a_training_killed_between_checkpoints_ends_with_the_same_weights(world, monkeypatch):
     enter(world, monkeypatch)
     monkeypatch.setattr(training, "CHECKPOINT_STEPS", 2)
-    shutil.copytree("one", "stopped", ignore=shutil.ignore_patterns("student", "losses.jsonl"))
-    step, taken = training._Training.step, []
+    for name in ("whole", "stopped"):
+        shutil.copytree("one", name, ignore=shutil.ignore_patterns("student", "losses.jsonl"))
+    chance = {
+        "dropout": 0.1,
+        "mask": 0.3,
+        "validation": "folder/en/test",
+        "every": 3,
+    }  # the best is that of step 3 or 6, or the last
+    assert cli.main(command("whole", **chance)) == 0
+    step, taken = training.Training.step, []
 
     def die(self, *given):
         if len(taken) == 5:
@@ -457,18 +663,18 @@ def test_a_training_killed_between_checkpoints_ends_with_the_same_weights(world,
         taken.append(len(self.log))
         step(self, *given)
 
-    monkeypatch.setattr(training._Training, "step", die)
-    assert cli.main(command("stopped")) == 130
+    monkeypatch.setattr(training.Training, "step", die)
+    assert cli.main(command("stopped", **chance)) == 130
     assert Path("stopped/checkpoint.safetensors").is_file()
     monkeypatch.setattr(
-        training._Training, "step", lambda self, *given: taken.append(len(self.log)) or step(self, *given)
+        training.Training, "step", lambda self, *given: taken.append(len(self.log)) or step(self, *given)
     )
     taken.clear()
-    assert cli.main(command("stopped")) == 0
+    assert cli.main(command("stopped", **chance)) == 0
     assert taken == [4, 5, 6, 7]  # the last checkpoint was that of four steps
     assert not Path("stopped/checkpoint.safetensors").exists()
-    for name in ("losses.jsonl", "student/model.safetensors"):
-        assert Path("stopped", name).read_bytes() == Path("one", name).read_bytes()
+    for name in ("losses.jsonl", "scores.jsonl", "student/model.safetensors"):
+        assert Path("stopped", name).read_bytes() == Path("whole", name).read_bytes()
 
 
 def test_a_checkpoint_of_another_training_is_not_taken_up(world, monkeypatch):
@@ -477,9 +683,9 @@ def test_a_checkpoint_of_another_training_is_not_taken_up(world, monkeypatch):
     monkeypatch.setattr(training, "CHECKPOINT_STEPS", 1)
     monkeypatch.setattr(recipe, "_save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))  # it stays
     assert cli.main(command("other", steps=2)) == 130
-    seen, step = [], training._Training.step
+    seen, step = [], training.Training.step
     monkeypatch.setattr(
-        training._Training, "step", lambda self, *given: seen.append(len(self.log)) or step(self, *given)
+        training.Training, "step", lambda self, *given: seen.append(len(self.log)) or step(self, *given)
     )
     assert cli.main(command("other", steps=2)) == 130
     assert seen == []
@@ -506,4 +712,4 @@ def test_what_a_person_can_mend_is_one_sentence(world, monkeypatch, capsys, opti
 
 def test_labels_that_this_machine_does_not_see_are_missed(tmp_path):
     with pytest.raises(AsrlibError, match="let all processes see the same folder"):
-        labels.rate(SimpleNamespace(folder=tmp_path), ["0.wav"], ["a"], None, "en")
+        labels.read(SimpleNamespace(folder=tmp_path, ids=["0.wav"]), None)

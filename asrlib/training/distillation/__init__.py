@@ -7,25 +7,43 @@ which take no mask for encoder states, the number of positions that each state s
 
 `distil` is the whole recipe, and the same code in each of N processes (torchrun, accelerate). Nothing in it depends on N but
 who does what: a shard of clips is labelled as one batch whoever labels it, and a training step sums over the tokens of one
-batch whoever holds its clips. So on like processors labels are the same to the byte, and losses up to the order of sums.
+batch whoever holds its clips. So on like processors labels are the same to the byte, and losses, without masks and dropout, up to the order of sums.
 """
 
-from asrlib.training.distillation.labels import repeated_ngrams
-from asrlib.training.distillation.losses import TEMPERATURE, WEIGHTS, TrainingSet, divergence
-from asrlib.training.distillation.recipe import distil, initialise, spaced
-from asrlib.training.distillation.states import EncoderStates, attending
-from asrlib.training.distillation.training import Settings
+from asrlib.training.distillation.examples import Example, examples, inputs_and_targets, vocabulary
+from asrlib.training.distillation.labels import Label, rate, repeated_ngrams
+from asrlib.training.distillation.losses import TEMPERATURE, TeacherStates, TrainingSet, divergence
+from asrlib.training.distillation.recipe import clips, distil, groups, initialise, judge, spaced, training_set, validate
+from asrlib.training.distillation.settings import Settings, Source
+from asrlib.training.distillation.states import EncoderStates, LiveStates, attending
+from asrlib.training.distillation.training import Group, Training, Validation
 
 __all__ = [
     "TEMPERATURE",
-    "WEIGHTS",
     "EncoderStates",
+    "Example",
+    "Group",
+    "Label",
+    "LiveStates",
     "Settings",
+    "Source",
+    "TeacherStates",
+    "Training",
     "TrainingSet",
+    "Validation",
     "attending",
+    "clips",
     "distil",
     "divergence",
+    "examples",
+    "groups",
     "initialise",
+    "inputs_and_targets",
+    "judge",
+    "rate",
     "repeated_ngrams",
     "spaced",
+    "training_set",
+    "validate",
+    "vocabulary",
 ]

@@ -6,8 +6,11 @@ import atexit
 import contextlib
 import copy
 import functools
+import json
 import sys
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -20,22 +23,27 @@ from transformers import WhisperForConditionalGeneration
 from asrlib import AsrlibError, corpora, hardware, whisper
 from asrlib.decoding import outcomes, transcription
 from asrlib.io import files, noise
-from asrlib.training.distillation import labels, training
-from asrlib.training.distillation.losses import TrainingSet
-from asrlib.training.distillation.states import EncoderStates
-from asrlib.training.distillation.training import Settings
+from asrlib.training.distillation import labels
+from asrlib.training.distillation.card import card
+from asrlib.training.distillation.examples import examples, vocabulary
+from asrlib.training.distillation.labels import Label
+from asrlib.training.distillation.losses import TeacherStates, TrainingSet
+from asrlib.training.distillation.settings import Settings, Source
+from asrlib.training.distillation.states import EncoderStates, LiveStates
+from asrlib.training.distillation.training import Group, Training, Validation
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-__all__ = ["distil", "initialise", "spaced"]
+__all__ = ["clips", "distil", "groups", "initialise", "judge", "spaced", "training_set", "validate"]
 
 
 def distil(settings: Settings, output: Path | str) -> dict[str, Any] | None:
     """Distil a Whisper model by the recipe of notebook 06; to be called alike in each process of a run.
 
-    The folder gets ``shards/`` (encoder states and pseudo-labels, each file complete or absent), ``labels.jsonl`` (id, text,
-    error of each clip in the corpus's order), ``checkpoint.safetensors`` while the student is trained, ``losses.jsonl`` and
+    The folder gets ``shards/`` (encoder states, pseudo-labels and the teacher's last states, each file complete or absent),
+    ``validation/`` likewise, ``labels.jsonl`` (id, text, error of each clip, and why it is not learnt from), ``checkpoint.safetensors``
+    while the student is trained, ``losses.jsonl``, ``scores.jsonl``, ``distillation.json`` (what is returned, and the settings) and
     ``student/``, an ordinary model. A killed run goes on, and ends with the same weights.
 
     Args:
@@ -43,38 +51,70 @@ def distil(settings: Settings, output: Path | str) -> dict[str, Any] | None:
         output: a folder for this teacher and these clips; processes on several machines must all see it.
 
     Returns:
-        ``clips``, ``kept`` (labels), ``failed`` (id -> why a clip could not be read) and the last ``cross_entropy`` and ``kl``
-        (nats per token); None in all processes but the first.
+        ``clips``, ``kept`` (labels), ``words`` (in them), ``failed`` (id -> why a clip could not be read), ``seconds`` (of the run),
+        the last ``cross_entropy``, ``kl`` and ``hidden``, and ``scores`` on the validation clips; None in all processes but the first.
 
     Raises:
         AsrlibError: what `corpora.load` and `transcription.load` refuse, more processes than clips in a batch, more layers than
-            the teacher's, a folder of another run, or no label within the threshold. All processes end together.
+            the teacher's, a folder of another run, or no label that is kept. All processes end together.
     """
-    processes, output = _processes(), Path(output)
-    first = processes.is_main_process
+    started, processes, output = time.monotonic(), _processes(), Path(output)
+    first, share = processes.is_main_process, (processes.process_index, processes.num_processes)
     with _together(processes):
         rows = _begin(settings, output, processes)
         teacher, processor, student = _models(settings, str(processes.device))
-        prompt = whisper.prompt(teacher.generation_config, settings.language)
+    states, kept = _label(settings, output, rows, teacher, processor, processes)
+    with _together(processes):
+        data = training_set(settings, states, teacher, kept, rows, share=share, label="teacher's states" * first)
+    with _together(processes):
+        data.teaching.complete(states)
+        given = output / "validation", teacher, processor
+        validation = [first and validate(settings, text, *given) for text in settings.validation]
+    facts = asdict(settings) | {"root": "", "labels": [(name, kept[name].tokens) for name in sorted(kept)]}
+    training = Training(student, settings)
+    shown = {"label": "student" * first, "seen": board(output / "logs") if first else None}
+    student = training.run(
+        data, groups(settings.sources, states, data, rows), validation, checkpoint=output / "checkpoint.safetensors",
+        name=outcomes.fingerprint(facts), processes=processes, **shown,
+    )  # fmt: skip
+    words = sum(len(label.text.split()) for label in kept.values())
+    counts = {"clips": len(states.ids), "kept": len(kept), "words": words, "failed": states.failed}
+    with _together(processes):
+        return _write(settings, output, training, student, processor, counts, started) if first else None
+
+
+def _label(
+    settings: Settings, output: Path, rows: Mapping[str, Any], teacher: Any, processor: Any, processes: PartialState
+) -> tuple[EncoderStates, dict[str, Label]]:
+    """Return the encoder states of all clips, and the labels that are learnt from."""
+    first, timed = processes.is_main_process, settings.timestamps > 0
     with _together(processes):
         share = processes.process_index, processes.num_processes
-        shown = {"share": share, "label": "encoder states" * first}
-        states = EncoderStates(output / "shards", teacher, processor, rows, **shown)
-        labels.write(states, teacher, prompt, "pseudo-labels" * first)
+        kind = LiveStates if settings.live else EncoderStates
+        clips = list(rows.values())
+        states = kind(output / "shards", teacher, processor, clips, share=share, label="encoder states" * first)
+        spoken = {name: row["language"] for name, row in rows.items()}
+        labels.write(states, teacher, spoken, timed=timed, label="pseudo-labels" * first)
     with _together(processes):
         states.complete()
-        tokens, kept = _filtered(settings, output, states, rows, processor.tokenizer, first)
-    data = TrainingSet(teacher, processor.tokenizer, prompt, states, tokens)
-    learnt = outcomes.fingerprint(asdict(settings) | {"root": "", "labels": [(name, tokens[name]) for name in kept]})
-    checkpoint = output / "checkpoint.safetensors"
-    losses = training.train(student, data, kept, settings, checkpoint, learnt, processes)
-    with _together(processes):
-        if not first:
-            return None
-        files.write_jsonl(output / "losses.jsonl", ({"step": step, **pair} for step, pair in enumerate(losses, 1)))
-        _save(student, processor, output / "student")
-        checkpoint.unlink(missing_ok=True)
-    return {"clips": len(tokens), "kept": len(kept), "failed": states.failed, **losses[-1]}
+        kept, rated = judge(labels.read(states, processor.tokenizer, timed=timed), rows, settings.threshold)
+        if first:
+            files.write_jsonl(output / "labels.jsonl", rated)
+    return states, kept
+
+
+def _write(
+    settings: Settings, output: Path, training: Training, student: Any, processor: Any, counts: Mapping[str, Any], started: float
+) -> dict[str, Any]:  # fmt: skip
+    """Write what a run has made, and return what `distil` returns."""
+    done = {**counts, "seconds": time.monotonic() - started, "scores": training.scores, **training.log[-1]}
+    files.write_jsonl(output / "losses.jsonl", ({"step": n, **row} for n, row in enumerate(training.log, 1)))
+    files.write_jsonl(output / "scores.jsonl", training.scores)
+    facts = {"settings": asdict(settings) | {"root": str(settings.root or "")}, "command": settings.command(), **done}
+    files.write_atomic(output / "distillation.json", json.dumps(facts, indent=1) + "\n")
+    _save(student, processor, output / "student", card(settings, done))
+    (output / "checkpoint.safetensors").unlink(missing_ok=True)
+    return done
 
 
 @functools.cache
@@ -112,21 +152,52 @@ def _together(processes: PartialState) -> Iterator[None]:
         sys.exit(1)
 
 
-def _begin(settings: Settings, output: Path, processes: PartialState) -> Any:
-    """Reserve the folder and return the clips, of at most 30 s, in the corpus's order."""
+def _begin(settings: Settings, output: Path, processes: PartialState) -> dict[str, dict[str, Any]]:
+    """Reserve the folder and return the clips by id."""
     if processes.num_processes > settings.batch_size:
         raise AsrlibError(
             f"{processes.num_processes} processes cannot share a batch of {settings.batch_size}: start fewer, or raise the "
             "batch size."
         )
-    rows = corpora.load(*settings.corpus.split("/"), root=settings.root)
+    rows = clips(settings.sources, root=settings.root, most=settings.clips, seed=settings.seed)
     if processes.is_main_process:
-        run = {"corpus": settings.corpus, "root": str(settings.root or ""), "teacher": str(settings.model)}
+        run = {"corpus": " ".join(settings.corpus), "root": str(settings.root or ""), "teacher": str(settings.model)}
         files.reserve(output, run, "teacher or corpus")
-    seconds = list(rows["seconds"])
-    order = np.random.default_rng(settings.seed).permutation(len(rows)).tolist()
-    fitting = [place for place in order if seconds[place] <= whisper.WINDOW_SECONDS]
-    return rows.select(sorted(fitting[: settings.clips]))
+    return rows
+
+
+def clips(
+    sources: Sequence[Source], *, root: Path | str | None = None, most: int | None = None, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Return the clips of some corpora by id, each in its corpus's order, those over 30 s left out.
+
+    Args:
+        sources: the corpora.
+        root: where one lies that is not packaged.
+        most: clips of each, chosen by the seed before they are packed; None takes all.
+        seed: of the choice.
+
+    Returns:
+        Rows with ``id``, ``audio``, ``seconds``, ``text``, ``speaker``, ``language`` (Whisper's code), ``before`` (`corpora.pack`) and ``place``
+        (the source's). Where there are several corpora their names are part of the id; an id that a corpus uses twice gets a number.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for source in sources:
+        table = corpora.load(source.name, source.language, source.split, root=root)
+        seconds = list(table["seconds"])
+        order = np.random.default_rng(seed).permutation(len(table)).tolist()
+        fitting = [place for place in order if seconds[place] <= whisper.WINDOW_SECONDS]
+        rows = list(table.select(sorted(fitting[:most])))
+        kept = corpora.pack(rows) if source.packed else [row | {"before": ""} for row in rows]
+        prefix = f"{source.place}:" if len(sources) > 1 else ""
+        used = Counter()
+        for row in kept:
+            name = prefix + row["id"]
+            used[name] += 1
+            name += f" ({used[name]})" if used[name] > 1 else ""
+            before = prefix + row["before"] if row["before"] else ""
+            found[name] = row | {"id": name, "before": before, "language": source.code, "place": source.place}
+    return found
 
 
 def _models(settings: Settings, device: str) -> tuple[Any, Any, Any]:
@@ -168,27 +239,116 @@ def initialise(original: WhisperForConditionalGeneration, layers: int) -> Whispe
     return student
 
 
-def _filtered(
-    settings: Settings, output: Path, states: EncoderStates, rows: Any, tokenizer: Any, first: bool
-) -> tuple[dict[str, list[int]], list[str]]:
-    """Return the tokens of all labels, and the clips whose labels are near enough to their transcripts, shortest first."""
-    read = [(name, text) for name, text in zip(rows["id"], rows["text"], strict=True) if name not in states.failed]
-    if not read:
-        raise AsrlibError(f"None of the {len(rows)} clips could be read.")
-    ids, transcripts = zip(*read, strict=True)
-    tokens, rated = labels.rate(states, ids, transcripts, tokenizer, settings.language)
-    if first:
-        files.write_jsonl(output / "labels.jsonl", rated)
-    near = {row["id"] for row in rated if row["error_percent"] <= settings.threshold}
-    if not near:
-        raise AsrlibError(
-            f"Not one of {len(rated)} labels is within {settings.threshold:g} % errors of its transcript: raise the threshold, "
-            "or take a better teacher."
+def judge(
+    found: Mapping[str, Label], rows: Mapping[str, Mapping[str, Any]], threshold: float
+) -> tuple[dict[str, Label], list[dict[str, Any]]]:
+    """Return the labels that are learnt from, and of all clips that could be read what `labels.rate` says, in their order.
+
+    Args:
+        found: labels by id.
+        rows: clips by id.
+        threshold: largest error of a label with a transcript (%).
+
+    Raises:
+        AsrlibError: no clip could be read, or no label is kept.
+    """
+    rated: dict[str, dict[str, Any]] = {}
+    for language in sorted({rows[name]["language"] for name in found}):
+        names = [name for name in found if rows[name]["language"] == language]
+        judged = labels.rate(
+            [found[name] for name in names], [rows[name]["text"] for name in names], language, threshold
         )
-    return tokens, [name for name in states.ids if name in near]
+        rated |= zip(names, judged, strict=True)
+    if not rated:
+        raise AsrlibError(f"None of the {len(rows)} clips could be read.")
+    kept = {name: label for name, label in found.items() if not rated[name]["dropped"]}
+    if not kept:
+        raise AsrlibError(
+            f"Not one of {len(rated)} labels is within {threshold:g} % errors of its transcript: raise the threshold, or take a "
+            "better teacher."
+        )
+    return kept, [{"id": name} | rated[name] for name in rows if name in rated]
 
 
-def _save(student: Any, processor: Any, target: Path) -> None:
+def training_set(
+    settings: Settings, states: EncoderStates, teacher: Any, kept: Mapping[str, Label], rows: Mapping[str, Mapping[str, Any]],
+    *, share: tuple[int, int] = (0, 1), label: str = "",
+) -> TrainingSet:  # fmt: skip
+    """Return what a student is trained on; the teacher decodes each kept label once.
+
+    Args:
+        settings: of the labels' form and of the losses.
+        states: of the encoder, of all processes.
+        teacher: in the precision in which it computes.
+        kept: labels by id.
+        rows: clips by id, as `clips` returns them.
+        share: (r, N), as for `EncoderStates`.
+        label: shown in the progress line; none is shown without it.
+    """
+    made = examples(
+        kept, {name: rows[name]["language"] for name in kept}, teacher.generation_config, teacher.config.max_target_positions,
+        before={name: rows[name]["before"] for name in kept}, timestamps=settings.timestamps, previous=settings.previous,
+        seed=settings.seed,
+    )  # fmt: skip
+    teaching = TeacherStates(states, teacher, made, share=share, label=label)
+    table = teacher.proj_out.weight.detach()
+    return TrainingSet(states, teaching, made, table, None if settings.published else vocabulary(made))
+
+
+def groups(
+    sources: Sequence[Source], states: EncoderStates, data: TrainingSet, rows: Mapping[str, Mapping[str, Any]]
+) -> list[Group]:
+    """Return the clips of each corpus that are learnt from, the shortest first."""
+    found = [
+        Group(
+            [name for name in states.ids if name in data.examples and rows[name]["place"] == source.place], source.share
+        )
+        for source in sources
+    ]
+    return [group for group in found if group.names]
+
+
+def validate(settings: Settings, text: str, folder: Path, teacher: Any, processor: Any) -> Validation:
+    """Return the clips of a corpus on which a student is scored; their transcripts, or what the teacher writes without them."""
+    source = Source.parse(text)
+    rows = clips([source], root=settings.root, most=settings.clips, seed=settings.seed)
+    states = EncoderStates(
+        folder / source.place.replace("/", "_"),
+        teacher,
+        processor,
+        list(rows.values()),
+        label=f"states of {source.place}",
+    )
+    prompt = whisper.prompt(teacher.generation_config, source.code)
+    references = {name: rows[name]["text"] for name in states.ids}
+    made = Validation(states, dict.fromkeys(states.ids, prompt), references, processor.tokenizer, source.code)
+    if not all(references.values()):
+        made.references = made.write(teacher)
+    return made
+
+
+def board(folder: Path) -> Callable[[Training], None] | None:
+    """Return what writes losses and scores for TensorBoard after each tenth step; None where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    writer = SummaryWriter(str(folder))
+
+    def seen(training: Training) -> None:
+        step = len(training.log)
+        if step % 10 == 0 or step == training.settings.steps:
+            for name, value in training.log[-1].items():
+                writer.add_scalar(f"loss/{name}", value, step)
+        if training.scores and training.scores[-1]["step"] == step:
+            writer.add_scalar("validation/wer", training.scores[-1]["wer"], step)
+        writer.flush()
+
+    return seen
+
+
+def _save(student: Any, processor: Any, target: Path, text: str) -> None:
     with files.new_folder(target) as folder, noise.no_bars():
         student.save_pretrained(folder)
         processor.save_pretrained(folder)
+        files.write_atomic(folder / "README.md", text)
