@@ -93,3 +93,28 @@ def evaluation() -> None:
         "Diagram of an evaluation: Whisper turns sound into a hypothesis; hypothesis and reference text pass through the same "
         "normaliser, are aligned word by word into substitutions, deletions and insertions, and give a WER with an interval.",
     )
+
+
+def drafts() -> None:
+    """Show one round of speculative decoding with four drafts, the third of them wrong (Leviathan et al. 2022, figure 1)."""
+    axes = canvas(7.4, 2.6)
+    words, chosen = [" to", " mute", " you", " self"], [" to", " mute", " your", ""]
+    box(axes, (0.85, 1.3), "encoder states\nshared, once", size=(1.3, 0.6))
+    box(axes, (2.6, 2.1), "assistant drafts\nfour tokens, one by one", size=(1.7, 0.6), color=figures.ORANGE)
+    box(axes, (2.6, 0.5), "teacher checks\nall in one pass", size=(1.7, 0.6), color=figures.BLUE)
+    for start, end in (((1.5, 1.5), (1.85, 1.9)), ((1.5, 1.1), (1.85, 0.7))):
+        arrow(axes, start, end)
+    for place, (draft, own) in enumerate(zip(words, chosen, strict=True)):
+        x, right = 4.1 + 0.75 * place, draft == own
+        box(axes, (x, 2.1), draft, size=(0.65, 0.4), color=figures.ORANGE if right else figures.GREY)
+        if own:
+            box(axes, (x, 0.5), own, size=(0.65, 0.4), color=figures.BLUE)
+            arrow(axes, (x, 1.88), (x, 0.72))
+        axes.text(x + 0.08, 1.3, "kept" if right else "wrong" if own else "dropped", fontsize=7)
+    axes.text(4.1, 0.1, "written in this round: two drafts and one token of the teacher", fontsize=7, ha="left")
+    figures.show(
+        axes.figure,
+        "Diagram of a round: the assistant drafts four tokens from the shared encoder states; the teacher checks them in one "
+        "pass. Two drafts are what the teacher would have written and are kept; the third is not, so the teacher's own token takes "
+        "its place and the draft after it is dropped.",
+    )

@@ -134,20 +134,25 @@ class _Cache:
 
 
 class Decoder:
-    """A decoder of PyTorch's layers that has read nothing yet, for a batch."""
+    """A decoder of PyTorch's layers that has read nothing yet, for a batch.
+
+    Attributes:
+        at: how many tokens it has read; set to less, and it has forgotten those after them.
+        output: the layer from hidden states to logits, the model's own by default.
+    """
 
     def __init__(self, model: Any, states: torch.Tensor, bias: torch.Tensor | None, room: int) -> None:
-        self.model, self.bias, self.at = model, bias, 0
+        self.model, self.bias, self.at, self.output = model, bias, 0, model.proj_out
         self.cache = _Cache(model, states, room)
 
     def step(self, tokens: torch.Tensor, places: int | list[int] = -1) -> torch.Tensor:
-        """Read tokens (clips, new), the prompt first, then one at a time; return the last logits, (clips, vocabulary), or
-        those at some places among the new tokens, (clips, places, vocabulary).
+        """Read tokens (clips, new), the prompt first; return the last logits, (clips, vocabulary), or those at some places
+        among the new tokens, (clips, places, vocabulary).
         """
         decoder, cache, new = self.model.model.decoder, self.cache, tokens.shape[1]
         states = decoder.embed_tokens(tokens) + decoder.embed_positions.weight[self.at : self.at + new]
-        # Only the prompt brings several tokens at once; none may see what follows it.
-        causal = states.new_full((new, new), -float("inf")).triu(1) if new > 1 else None
+        # Of several tokens at once (a prompt, drafts to be checked) none may see what follows it.
+        causal = states.new_full((new, self.at + new), -float("inf")).triu(self.at + 1) if new > 1 else None
         for index, layer in enumerate(decoder.layers):
             normed, attend = layer.self_attn_layer_norm(states), layer.self_attn
             key, value = cache.append(index, self.at, *_pair(attend, normed))
@@ -158,7 +163,7 @@ class Decoder:
             states = states + linear(attend.out_proj, _attend(query, *cache.cross[index], self.bias))
             states = states + linear(layer.fc2, linear(layer.fc1, layer.final_layer_norm(states), "gelu"))
         self.at += new
-        return linear(self.model.proj_out, decoder.layer_norm(states[:, places]))
+        return linear(self.output, decoder.layer_norm(states[:, places]))
 
     def keep(self, rows: torch.Tensor) -> None:
         """Drop the clips that are finished."""

@@ -13,7 +13,7 @@ from asrlib.decoding import network
 from asrlib.decoding.kernels import laid_out
 from asrlib.whisper import end_tokens, language_tokens, no_speech_token
 
-__all__ = ["Found", "Rules", "detect_language", "greedy", "search"]
+__all__ = ["Found", "Rules", "detect_language", "greedy", "search", "token_limits"]
 
 UNSET = 20  # the ``max_length`` that old versions of transformers wrote where nobody had set one
 SEED = 0  # of what is drawn for each clip: a run repeats, and a clip's tokens do not depend on its batch
@@ -72,7 +72,7 @@ def search(
         temperature: 0 takes the most probable token; above, tokens are drawn from the logits divided by it.
         scores: whether to compute `Found.logprob` and `Found.no_speech`, which are nan otherwise; some 5 % of the time.
     """
-    limits = _limits(model, prompts, max_new_tokens)
+    limits = token_limits(model, prompts, max_new_tokens)
     with torch.inference_mode():
         choice = _Choice(model, states.device, allowed, rules, temperature, len(prompts))
         decoder = network.decoder(model, states, bias, room=len(prompts[0]) + 60)
@@ -112,7 +112,7 @@ def _write(
         logits = decoder.step(tokens)
 
 
-def _limits(model: Any, prompts: Sequence[Sequence[int]], asked: int | Sequence[int] | None) -> list[int]:
+def token_limits(model: Any, prompts: Sequence[Sequence[int]], asked: int | Sequence[int] | None) -> list[int]:
     """Return how many tokens each clip may have; Whisper's ``max_length`` does not count the prompt since transformers 5."""
     longest = model.generation_config.max_length
     room = model.config.max_target_positions - len(prompts[0])
