@@ -78,7 +78,9 @@ def test_truncated(tmp_path, name, kept):
         audio.load(path)
 
 
-@pytest.mark.parametrize("kind", ["OGG", "MP3", "FLAC", "WAV", "AIFF", "AU", "CAF", "W64", "opus", "m4a", "mka", "wma", "aac", "webm", "vbr"])
+@pytest.mark.parametrize(
+    "kind", ["OGG", "MP3", "FLAC", "WAV", "AIFF", "AU", "CAF", "W64", "opus", "m4a", "mka", "wma", "aac", "webm", "vbr"]
+)
 def test_recordings_that_were_joined_are_heard_to_the_last(kind):
     pieces = {
         **{name: [muxed(*(SIZED | UNSIZED)[name])] * 3 for name in ("opus", "m4a", "mka", "wma", "aac", "webm")},
