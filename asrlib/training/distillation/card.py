@@ -47,7 +47,7 @@ def card(settings: Settings, counts: Mapping[str, Any]) -> str:
     rows = []
     for source in settings.sources:
         known = corpora.card(source.name, source.language)
-        rows.append(f"| {known.title}, {source.language} | {known.licence} | {known.attribution} |")
+        rows.append(f"| {known.title}, {source.language} | {known.facts['licence']} | {known.facts['attribution']} |")
     best = min(counts["scores"], key=lambda score: score["wer"], default=None)
     validated = ", ".join(text.partition("=")[0] for text in settings.validation)
     score = f"WER on {validated}: {best['wer']:.1f} %." if best else "It was not scored while it was trained."
