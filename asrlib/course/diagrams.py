@@ -9,7 +9,7 @@ from asrlib import figures
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["arrow", "box", "canvas", "evaluation", "whisper"]
+__all__ = ["arrow", "box", "canvas", "copied_layers", "evaluation", "whisper"]
 
 Point = tuple[float, float]
 
@@ -110,4 +110,41 @@ def evaluation() -> None:
         axes.figure,
         "Diagram of an evaluation: Whisper turns sound into a hypothesis; hypothesis and reference text pass through the same "
         "normaliser, are aligned word by word into substitutions, deletions and insertions, and give a WER with an interval.",
+    )
+
+
+def copied_layers(depth: int, chosen: list[int]) -> None:
+    """Show which layers of a teacher's decoder make a student (Gandhi et al. 2023, figure 1).
+
+    Args:
+        depth: layers of the teacher's decoder.
+        chosen: which of them are copied.
+    """
+    axes = canvas(7.4, 2.3)
+    step = 4.6 / depth
+    size = (0.85 * step, 0.5)
+    for height, who, encoder in ((1.8, "teacher", "encoder"), (0.5, "student", "the same encoder,\nfrozen")):
+        axes.text(0.0, height, who, fontsize=8, va="center")
+        box(axes, (1.4, height), encoder, size=(1.3, 0.5), color=figures.BLUE)
+    for layer in range(depth):
+        box(
+            axes,
+            (2.5 + step * layer, 1.8),
+            str(layer),
+            size=size,
+            color=figures.ORANGE if layer in chosen else figures.GREY,
+        )
+    for place, layer in enumerate(chosen):
+        center = 2.5 + step * place
+        box(axes, (center, 0.5), str(place), size=size, color=figures.ORANGE)
+        arrow(axes, (2.5 + step * layer, 1.54), (center, 0.77))
+    arrow(axes, (1.4, 1.54), (1.4, 0.77))
+    axes.text(
+        2.5 + step * (len(chosen) - 0.4), 0.5, "decoder: layers trained, token table frozen", fontsize=7, va="center"
+    )
+    axes.text(2.5 - size[0] / 2, 2.15, "decoder layers", fontsize=7)
+    figures.show(
+        axes.figure,
+        f"Diagram of a student: the teacher's encoder is copied and stays fixed; of its {depth} decoder layers, numbers "
+        f"{', '.join(map(str, chosen))} become the {len(chosen)} layers of the student.",
     )
