@@ -175,6 +175,8 @@ def _data_commands(command: Callable[..., Any]) -> None:
     option(
         "--seed", type=int, default=0, metavar="N", help="of the choice of clips, their order and chance; default: 0"
     )
+    option("--live", action="store_true", help="encode each batch anew: for more speech than the disk holds, on a GPU")
+    option("--push", metavar="ID", help="upload the student to the Hub, as a private model of this name")
 
 
 def _share(text: str) -> float:

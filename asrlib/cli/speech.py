@@ -18,7 +18,7 @@ from asrlib import AsrlibError, __version__, audio, corpora, engines, text, whis
 from asrlib.decoding import outcomes, subtitles, transcription, words
 from asrlib.decoding.batching import Hypothesis
 from asrlib.decoding.outcomes import Failed, Outcomes
-from asrlib.io import files
+from asrlib.io import files, upload
 from asrlib.io.progress import track
 from asrlib.models import checkpoints
 from asrlib.tasks import demo as page
@@ -228,6 +228,8 @@ def distil(options: argparse.Namespace) -> int:
     """Distil a model; 1 where a clip could not be read."""
     chosen = {field.name: getattr(options, field.name) for field in fields(distillation.Settings)}
     chosen |= {name: tuple(chosen[name]) for name in ("corpus", "validation")}
+    if options.push:
+        upload.check(options.push)
     done = distillation.distil(distillation.Settings(**chosen), options.output)
     if not done:
         return 0
@@ -237,4 +239,6 @@ def distil(options: argparse.Namespace) -> int:
         + ", ".join([f"cross-entropy {done['cross_entropy']:.3f}, KL {done['kl']:.3f}", *scores])
         + f"; the student lies in {options.output / 'student'}."
     )
+    if options.push:
+        print(f"It was pushed to {upload.push(options.output / 'student', options.push)}.")
     return 1 if done["failed"] else 0

@@ -18,6 +18,7 @@ import torch
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import (
     GenerationConfig,
     WhisperConfig,
@@ -91,6 +92,16 @@ def test_states_are_those_of_the_encoder_rounded_to_bfloat16(tmp_path, model, cl
         assert torch.equal(bias, weights)
         assert bias.shape[3] % network.STEP == 0
     torch.testing.assert_close(cached[read].float(), exact[read], rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("window", ["merged", "full"])
+def test_live_states_are_those_of_the_encoder_and_take_no_disk(tmp_path, model, clips, window):
+    broken = [*clips, {"id": "broken", "audio": b"no sound", "seconds": 1.0}]
+    made = distillation.LiveStates(tmp_path, model, Processor, broken, clips_per_shard=2, window=window)
+    assert made.ids == ["a", "b", "c"] and made.failed.keys() == {"broken"}
+    for found, wanted in zip(made.batch(["c", "a"]), direct(model, clips, ["c", "a"], window == "merged"), strict=True):
+        assert found is wanted is None or torch.equal(found, wanted)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2000
 
 
 def test_a_table_of_datasets_serves_as_a_list_does(tmp_path, model, clips):
@@ -592,6 +603,29 @@ def test_the_decoder_alone_is_trained_and_the_student_transcribes(world):
     assert not torch.equal(after["model.decoder.layer_norm.weight"], before["model.decoder.layer_norm.weight"])
     heard = next(transcription.transcribe(student, processor, [world / "speech" / "0.wav"]))
     assert set(heard.text.split()) <= {"a", "b"}
+
+
+def test_a_live_distillation_keeps_no_states(world, monkeypatch):
+    enter(world, monkeypatch)
+    assert cli.main([*command("live"), "--live"]) == 0
+    assert Path("live/student/model.safetensors").is_file()
+    listed = [folder / "shards" / "000000.npy" for folder in (world / "live", world / "one")]
+    assert listed[0].stat().st_size < 1000 < listed[1].stat().st_size
+
+
+def test_a_student_has_a_card_its_numbers_and_its_curves(world):
+    folder = world / "one"
+    facts = files.read_json(folder / "distillation.json")
+    assert (facts["clips"], facts["kept"], facts["settings"]["steps"], facts["failed"]) == (36, 19, 8, {})
+    words = [row["text"] for row in files.read_jsonl(folder / "labels.jsonl") if not row["dropped"]]
+    assert facts["words"] == sum(len(text.split()) for text in words)
+    said = (folder / "student" / "README.md").read_text()
+    assert "2 decoder layers" in said and f"19 pseudo-labels of {facts['words']} words" in said
+    assert "asrlib distil folder/en/test --model ./teacher --root speech --threshold 95 --steps 8" in said
+    events = EventAccumulator(str(folder / "logs")).Reload()
+    assert events.Tags()["scalars"] == ["loss/cross_entropy", "loss/kl", "loss/hidden"]
+    (last,) = events.Scalars("loss/kl")
+    assert last.step == 8 and last.value == pytest.approx(facts["kl"], rel=1e-5)
 
 
 def test_a_killed_distillation_labels_only_the_shard_that_is_missing(world, monkeypatch, capsys):

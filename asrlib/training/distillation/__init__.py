@@ -15,7 +15,7 @@ from asrlib.training.distillation.labels import Label, rate, repeated_ngrams
 from asrlib.training.distillation.losses import TEMPERATURE, TeacherStates, TrainingSet, divergence
 from asrlib.training.distillation.recipe import clips, distil, groups, initialise, judge, spaced, training_set, validate
 from asrlib.training.distillation.settings import Settings, Source
-from asrlib.training.distillation.states import EncoderStates, attending
+from asrlib.training.distillation.states import EncoderStates, LiveStates, attending
 from asrlib.training.distillation.training import Group, Training, Validation
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Example",
     "Group",
     "Label",
+    "LiveStates",
     "Settings",
     "Source",
     "TeacherStates",

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -24,11 +24,12 @@ from asrlib import AsrlibError, corpora, hardware, whisper
 from asrlib.decoding import outcomes, transcription
 from asrlib.io import files, noise
 from asrlib.training.distillation import labels
+from asrlib.training.distillation.card import card
 from asrlib.training.distillation.examples import examples, vocabulary
 from asrlib.training.distillation.labels import Label
 from asrlib.training.distillation.losses import TeacherStates, TrainingSet
 from asrlib.training.distillation.settings import Settings, Source
-from asrlib.training.distillation.states import EncoderStates
+from asrlib.training.distillation.states import EncoderStates, LiveStates
 from asrlib.training.distillation.training import Group, Training, Validation
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def distil(settings: Settings, output: Path | str) -> dict[str, Any] | None:
         teacher, processor, student = _models(settings, str(processes.device))
     with _together(processes):
         shown = {"share": share, "label": "encoder states" * first}
-        states = EncoderStates(output / "shards", teacher, processor, list(rows.values()), **shown)
+        kind = LiveStates if settings.live else EncoderStates
+        states = kind(output / "shards", teacher, processor, list(rows.values()), **shown)
         timed, spoken = settings.timestamps > 0, {name: row["language"] for name, row in rows.items()}
         labels.write(states, teacher, spoken, timed=timed, label="pseudo-labels" * first)
     with _together(processes):
@@ -81,7 +83,7 @@ def distil(settings: Settings, output: Path | str) -> dict[str, Any] | None:
     facts = asdict(settings) | {"root": "", "labels": [(name, kept[name].tokens) for name in sorted(kept)]}
     student = training.run(
         data, groups(settings.sources, states, data, rows), validation, checkpoint=output / "checkpoint.safetensors",
-        name=outcomes.fingerprint(facts), processes=processes, label="student" * first,
+        name=outcomes.fingerprint(facts), processes=processes, label="student" * first, seen=board(output / "logs") if first else None,
     )  # fmt: skip
     counts = {"clips": len(states.ids), "kept": len(kept), "words": sum(len(one.text.split()) for one in kept.values())}
     counts |= {"failed": states.failed, "seconds": time.monotonic() - started, "scores": training.scores}
@@ -98,7 +100,7 @@ def _write(
     files.write_jsonl(output / "scores.jsonl", training.scores)
     facts = {"settings": asdict(settings) | {"root": str(settings.root or "")}, "command": settings.command(), **done}
     files.write_atomic(output / "distillation.json", json.dumps(facts, indent=1) + "\n")
-    _save(student, processor, output / "student")
+    _save(student, processor, output / "student", card(settings, done))
     (output / "checkpoint.safetensors").unlink(missing_ok=True)
     return done
 
@@ -313,7 +315,28 @@ def validate(settings: Settings, text: str, folder: Path, teacher: Any, processo
     return made
 
 
-def _save(student: Any, processor: Any, target: Path) -> None:
+def board(folder: Path) -> Callable[[Training], None] | None:
+    """Return what writes losses and scores for TensorBoard after each tenth step; None where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    writer = SummaryWriter(str(folder))
+
+    def seen(training: Training) -> None:
+        step = len(training.log)
+        if step % 10 == 0 or step == training.settings.steps:
+            for name, value in training.log[-1].items():
+                writer.add_scalar(f"loss/{name}", value, step)
+        if training.scores and training.scores[-1]["step"] == step:
+            writer.add_scalar("validation/wer", training.scores[-1]["wer"], step)
+        writer.flush()
+
+    return seen
+
+
+def _save(student: Any, processor: Any, target: Path, text: str) -> None:
     with files.new_folder(target) as folder, noise.no_bars():
         student.save_pretrained(folder)
         processor.save_pretrained(folder)
+        files.write_atomic(folder / "README.md", text)

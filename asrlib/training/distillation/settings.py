@@ -90,6 +90,7 @@ class Settings:
         every: steps from one score on the validation clips to the next.
         patience: scores without a better one after which the training ends; 0 for never.
         seed: of the choice of clips, the order of batches, and all chance in a step.
+        live: encode each batch anew, and keep no states of the encoder.
     """
 
     corpus: tuple[str, ...]
@@ -112,6 +113,7 @@ class Settings:
     every: int = 100
     patience: int = 0
     seed: int = 0
+    live: bool = False
 
     @property
     def sources(self) -> list[Source]:
@@ -128,5 +130,5 @@ class Settings:
             if field.name == "validation":
                 words += [word for text in value for word in (flag, text)]
             else:
-                words += [flag] if value is True else [flag, str(value)]
+                words += [flag] if value is True else [flag, f"{value:g}" if isinstance(value, float) else str(value)]
         return shlex.join([*words, "--output", output])

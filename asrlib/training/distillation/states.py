@@ -22,7 +22,7 @@ from asrlib.decoding import network, outcomes
 from asrlib.io import files
 from asrlib.io.progress import Meter
 
-__all__ = ["EncoderStates", "attending"]
+__all__ = ["EncoderStates", "LiveStates", "attending"]
 
 THREADS = 8  # decoding leaves the interpreter's lock
 
@@ -146,14 +146,18 @@ class EncoderStates:
         files.write_atomic(self._path(number, "json"), json.dumps(listing))
 
     def _encode(self, model: Any, processor: Any, clips: Sequence[np.ndarray]) -> np.ndarray:
-        lengths = [len(samples) for samples in clips]
+        states, _ = self._states(model, processor, clips)
+        kept = [row[: len(self._weights(len(samples)))] for row, samples in zip(states, clips, strict=True)]
+        return torch.cat(kept).to("cpu", torch.bfloat16).view(torch.int16).numpy()
+
+    def _states(
+        self, model: Any, processor: Any, clips: Sequence[np.ndarray]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         features = processor.feature_extractor(
             clips, sampling_rate=audio.SAMPLING_RATE, return_tensors="pt"
         ).input_features
-        merged = lengths if self.window == "merged" else None
-        states, _ = network.encode(model, features.to(model.device, model.dtype), merged)
-        kept = [row[: len(self._weights(length))] for row, length in zip(states, lengths, strict=True)]
-        return torch.cat(kept).to("cpu", torch.bfloat16).view(torch.int16).numpy()
+        lengths = [len(samples) for samples in clips] if self.window == "merged" else None
+        return network.encode(model, features.to(model.device, model.dtype), lengths)
 
     def _read(self, number: int) -> list[str]:
         """Note where the clips of a shard lie, and return those that can be read."""
@@ -194,6 +198,29 @@ class EncoderStates:
         filling = -batch.shape[1] % network.STEP
         bias = pad(pad_sequence(weights, batch_first=True), (0, filling)).log()[:, None, None, :]
         return pad(batch, (0, 0, 0, filling)), bias
+
+
+class LiveStates(EncoderStates):
+    """The same states, computed each time they are asked for: for more speech than the disk holds, where a GPU encodes fast."""
+
+    def __init__(self, folder: Path | str, model: Any, processor: Any, clips: Any, **options: Any) -> None:
+        """Take the same arguments as `EncoderStates`; a clip that cannot be read is found out here."""
+        self.model, self.processor = model, processor
+        self.rows = {row["id"]: row for row in clips}
+        super().__init__(folder, model, processor, clips, **options)
+
+    def _encode(self, model: Any, processor: Any, clips: Sequence[np.ndarray]) -> np.ndarray:
+        return np.empty(0)
+
+    def batch(self, ids: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return what `EncoderStates.batch` does, in the model's precision and on its device."""
+        with ThreadPoolExecutor(THREADS) as pool:
+            clips = list(pool.map(lambda name: audio.load(self.rows[name]["audio"]), ids))
+        states, bias = self._states(self.model, self.processor, clips)
+        return (
+            states.clone(),
+            bias if bias is None else bias.clone(),
+        )  # made in inference mode, of which no gradient comes
 
 
 @contextlib.contextmanager

@@ -232,7 +232,7 @@ class Training:
         name: str = "",
         processes: PartialState | None = None,
         label: str = "",
-        seen: Callable[[Training], None] = lambda training: None,
+        seen: Callable[[Training], None] | None = None,
     ) -> Any:
         """Take all steps that are left; return the student.
 
@@ -255,10 +255,10 @@ class Training:
             self.step(data, names, processes)
             if first and validation and self.due:
                 self.validate(validation)
-            if first:
+            if first and seen:
                 seen(self)
-                if checkpoint and len(self.log) % CHECKPOINT_STEPS == 0:
-                    self.save(checkpoint, name)
+            if first and checkpoint and len(self.log) % CHECKPOINT_STEPS == 0:
+                self.save(checkpoint, name)
             if validation and self.due and _agreed(self.exhausted, processes):
                 break
         return self.finish()
