@@ -121,28 +121,21 @@ def copied_layers(depth: int, chosen: list[int]) -> None:
         chosen: which of them are copied.
     """
     axes = canvas(7.4, 2.3)
-    step = 4.6 / depth
+    step, left = 5.0 / depth, 2.2
     size = (0.85 * step, 0.5)
-    for height, who, encoder in ((1.8, "teacher", "encoder"), (0.5, "student", "the same encoder,\nfrozen")):
+    for height, who, encoder in ((1.7, "teacher", "encoder"), (0.6, "student", "the same encoder,\nfrozen")):
         axes.text(0.0, height, who, fontsize=8, va="center")
         box(axes, (1.4, height), encoder, size=(1.3, 0.5), color=figures.BLUE)
     for layer in range(depth):
-        box(
-            axes,
-            (2.5 + step * layer, 1.8),
-            str(layer),
-            size=size,
-            color=figures.ORANGE if layer in chosen else figures.GREY,
-        )
+        color = figures.ORANGE if layer in chosen else figures.GREY
+        box(axes, (left + step * (layer + 0.5), 1.7), str(layer), size=size, color=color)
     for place, layer in enumerate(chosen):
-        center = 2.5 + step * place
-        box(axes, (center, 0.5), str(place), size=size, color=figures.ORANGE)
-        arrow(axes, (2.5 + step * layer, 1.54), (center, 0.77))
-    arrow(axes, (1.4, 1.54), (1.4, 0.77))
-    axes.text(
-        2.5 + step * (len(chosen) - 0.4), 0.5, "decoder: layers trained, token table frozen", fontsize=7, va="center"
-    )
-    axes.text(2.5 - size[0] / 2, 2.15, "decoder layers", fontsize=7)
+        center = left + step * (place + 0.5)
+        box(axes, (center, 0.6), str(place), size=size, color=figures.ORANGE)
+        arrow(axes, (left + step * (layer + 0.5), 1.44), (center, 0.87))
+    arrow(axes, (1.4, 1.44), (1.4, 0.87))
+    axes.text(left, 2.05, "decoder layers", fontsize=8)
+    axes.text(left, 0.15, "copied layers are trained; token table and positions are frozen", fontsize=8)
     figures.show(
         axes.figure,
         f"Diagram of a student: the teacher's encoder is copied and stays fixed; of its {depth} decoder layers, numbers "
