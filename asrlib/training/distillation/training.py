@@ -119,7 +119,7 @@ class Training:
         student: in float32, on its device; changed in place.
         settings: of the steps.
         log: losses of each step, means over the tokens of its batch.
-        scores: ``step`` and ``wer`` (%) of each validation.
+        scores: ``step`` and ``wer`` (%, loops capped) of each validation.
         best: the trained weights at the best of these.
     """
 
@@ -199,9 +199,12 @@ class Training:
         self.log.append(dict(zip(LOSSES, losses.tolist(), strict=True)))
 
     def validate(self, validation: Sequence[Validation]) -> None:
-        """Score the student, and keep its weights where it is the best so far: the mean WER over the corpora counts."""
+        """Score the student, and keep its weights where it is the best so far: the mean WER over the corpora counts.
+
+        Loops are capped: one clip that a student repeats to the limit would outweigh all others.
+        """
         self.student.eval()
-        wer = float(np.mean([100 * one.score(self.student).wer for one in validation]))
+        wer = float(np.mean([100 * one.score(self.student).capped.wer for one in validation]))
         if not self.scores or wer < min(score["wer"] for score in self.scores):
             self.best = {name: part.detach().clone() for name, part in self.trained.items()}
         self.scores.append({"step": len(self.log), "wer": wer})
