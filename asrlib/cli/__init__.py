@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     _course_commands(command)
     _speech_commands(command)
     _data_commands(command)
+    _training_commands(command)
     return parser
 
 
@@ -177,6 +178,40 @@ def _data_commands(command: Callable[..., Any]) -> None:
     )
     option("--live", action="store_true", help="encode each batch anew: for more speech than the disk holds, on a GPU")
     option("--push", metavar="ID", help="upload the student to the Hub, as a private model of this name")
+
+
+def _training_commands(command: Callable[..., Any]) -> None:
+    option = command("finetune", "training", "fine-tune a model; in N processes: torchrun ... asrlib finetune")
+    option("speech", nargs="+", metavar="FOLDER|CORPUS/LANGUAGE[/SPLIT][=SHARE]",
+           help="folders with metadata.csv (file_name, transcription, perhaps language, split), or corpora; several are mixed")  # fmt: skip
+    option("--output", type=Path, required=True, metavar="FOLDER", help="for the model; a killed run goes on there")
+    option("--validation", action="append", default=[], metavar="FOLDER|CORPUS/LANGUAGE[/SPLIT]",
+           help="score the model on it, and keep the best; default: the split validation, else a tenth of the texts")  # fmt: skip
+    option("--model", default=MODEL, help=f"Hub id, or folder of a checkpoint; default: {MODEL}")
+    option("--language", help="code or name; default: the column language of metadata.csv")
+    option("--root", type=Path, metavar="FOLDER", help="where a corpus lies that is not packaged")
+    option("--context", type=_count, default=30, metavar="S",
+           help="seconds that the encoder reads in training: as long as your clips, for faster steps; default: 30")  # fmt: skip
+    option("--adapter", choices=("lora", "qlora", "adalora"), default="",
+           help="train small matrices beside the model; default: the model")  # fmt: skip
+    option("--freeze-encoder", action="store_true", help="train the decoder alone")
+    option("--steps", type=_count, default=400, metavar="N", help="default: 400")
+    option("--batch-size", type=_count, default=16, metavar="N", help="clips in a step, of all processes; default: 16")
+    option("--accumulate", type=_count, default=1, metavar="N",
+           help="take the clips of a step in N parts: less memory, the same step; default: 1")  # fmt: skip
+    option("--learning-rate", type=_positive, metavar="X",
+           help="its highest value; default: 1e-5, with an adapter 1e-3")  # fmt: skip
+    option(
+        "--every", type=_count, default=100, metavar="N", help="steps between two scores and checkpoints; default: 100"
+    )
+    option(
+        "--patience", type=int, default=0, metavar="N", help="end after N scores without a better one; default: never"
+    )
+    option(
+        "--seed", type=int, default=0, metavar="N", help="of the split by text, the order of clips, chance; default: 0"
+    )
+    option("--stream", action="store_true", help="make features batch by batch, and keep none on disk")
+    option("--push", metavar="ID", help="upload the model to the Hub, as a private model of this name")
 
 
 def _share(text: str) -> float:
