@@ -5,7 +5,8 @@
 - transformers 5.24: ``generate`` of Whisper itself passes two lists of tokens beside its generation config (pull request 48108),
   assisted generation ``use_cache`` and lengths, and then it warns that the caller did; and it takes its own default
   ``min_length`` of 0 for one that somebody set.
-- transformers names the precision of a dequantized model, which is the one that was asked for.
+- transformers names the precision of a dequantized model, which is the one that was asked for; its Trainer misses the output layer of
+  Whisper in a checkpoint, whose weights are those of the token table.
 - PEFT 0.21 and the tracer of PyTorch read an attribute of models that transformers 5.24 has renamed.
 """
 
@@ -25,6 +26,7 @@ NOISE = {  # logger: how its lines begin
     "transformers.generation.utils": "Passing `generation_config` together with generation-related "
     r"arguments=\(\{('(begin_)?suppress_tokens', '(begin_)?suppress_tokens'|.*'use_cache'.*)\}\)"
     r"|Both `min_new_tokens` \(=\d+\) and `min_length`\(=0\)",
+    "transformers.trainer": r"There were missing keys in the checkpoint model loaded: \['proj_out.weight'\]",
     "transformers.integrations.bitsandbytes": "The modules are dequantized in .* and casted to",
 }
 

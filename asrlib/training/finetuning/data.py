@@ -223,6 +223,9 @@ def features(
         cache: file for the features; None makes them anew whenever a batch needs them, and reads no clip now.
         label: shown in the progress line; none is shown without it.
     """
+    from datasets import disable_progress_bars
+
+    disable_progress_bars()  # a `Meter` shows how far it is
     make = functools.partial(_example, processor=processor, limits=limits)
     if cache is None:
         return part, part.table.with_transform(functools.partial(_batch, make)), {}
