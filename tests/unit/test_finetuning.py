@@ -354,7 +354,7 @@ def test_a_fine_tuned_model_is_whole_again_has_a_card_and_its_curves(here, capsy
     assert torch.equal(model.model.encoder.embed_positions.weight, before.model.encoder.embed_positions.weight)
     assert not torch.equal(model.model.encoder.layers[0].fc1.weight, before.model.encoder.layers[0].fc1.weight)
     assert (model.generation_config.language, model.generation_config.task) == ("en", "transcribe")
-    assert next(transcription.transcribe(model, processor, ["speech/0.wav"], language="en")).seconds > 0
+    assert next(transcription.transcribe(model, processor, ["speech/0.wav"], language="en")).language == "en"
 
 
 def test_a_finished_training_is_not_repeated_and_offers_the_next_command(here, capsys, monkeypatch):
@@ -420,7 +420,7 @@ def test_rates_are_of_normalised_and_of_written_words():
     )
     said, heard = (
         [[ord(letter) for letter in line.ljust(9, "\0")] for line in lines]
-        for lines in (["Ja, gut", "ab cd", "好的"], ["ja gut", "ab cx", "好了"])
+        for lines in (["Ja, Gut", "ab cd", "好的"], ["ja gut", "ab cx", "好了"])
     )
     said = np.where(np.array(said) == 0, -100, said)
     prediction = SimpleNamespace(label_ids=said, predictions=np.array(heard))
@@ -494,8 +494,7 @@ def test_a_killed_training_ends_with_the_same_weights(here, tmp_path, monkeypatc
     file = "adapter_model.safetensors" if kind else "model.safetensors"
     assert weights(outputs[1], file) == weights(outputs[0], file)
     for name in ("losses.jsonl", "scores.jsonl"):
-        found, expected = (pd.read_json(Path(output, name), lines=True) for output in reversed(outputs))
-        pd.testing.assert_frame_equal(found, expected, rtol=1e-12)
+        assert Path(outputs[1], name).read_bytes() == Path(outputs[0], name).read_bytes()
 
 
 KILLED = """
@@ -566,7 +565,7 @@ def test_a_clip_whose_sound_ends_early_is_counted_as_failed(here, tmp_path, caps
     assert cli.main(command(str(tmp_path / "out"), str(tmp_path / "cut"), validation="speech")) == 1
     assert "1 clips are left out: 2.wav (2.wav is damaged.)" in capsys.readouterr().out
     facts = files.read_json(tmp_path / "out" / "finetuning.json")
-    assert (facts["clips"], facts["scored"]) == (3, 10) and facts["failed"].keys() == {"2.wav"}
+    assert (facts["clips"], facts["scored"]) == (3, 9) and facts["failed"].keys() == {"2.wav"}
 
 
 @pytest.mark.parametrize(

@@ -116,17 +116,23 @@ def gather(settings: Settings, limits: Limits) -> Speech:
             that is left.
     """
     speech = Speech()
+    fitting = functools.partial(_fitting, limits=limits, left_out=speech.left_out)
     for source in settings.sources:
-        train, validation = _divided(source, settings)
-        speech.train.append(Part(source.place, train, source.share))
-        if validation is not None:
-            speech.validation.append(Part(source.place, validation))
+        train, scored = _splits(source, settings)
+        train = fitting(Part(source.place, train, source.share))
+        if scored is not None:
+            speech.validation.append(fitting(Part(source.place, scored)))
+        elif not settings.validation:
+            train, scored = _divided(train, settings.seed)
+            speech.validation.append(scored)
+        speech.train.append(train)
     for written in settings.validation:
         source = Source.brought(written)
         rows = _load(source, settings, source.split or "validation")
-        speech.validation.append(Part(source.place, rows))
-    speech.train = _fitting(speech.train, limits, speech.left_out)
-    speech.validation = _fitting(speech.validation, limits, speech.left_out)
+        speech.validation.append(fitting(Part(source.place, rows)))
+    speech.train, speech.validation = (
+        [part for part in parts if len(part.table)] for parts in (speech.train, speech.validation)
+    )
     for kind, parts in (("learn from", speech.train), ("score", speech.validation)):
         if not parts:
             first = speech.left_out[0]
@@ -143,8 +149,8 @@ def _load(source: Source, settings: Settings, split: str | None) -> Dataset:
     return corpora.load(source.name, source.language, split, root=settings.root)
 
 
-def _divided(source: Source, settings: Settings) -> tuple[Dataset, Dataset | None]:
-    """Return what is learnt from a source, and what is scored of it where no validation is named."""
+def _splits(source: Source, settings: Settings) -> tuple[Dataset, Dataset | None]:
+    """Return what is learnt from a source, and its split for validation if there is one and no other is named."""
     if source.name == "folder":
         rows = _load(source, settings, None)
         splits = list(rows["split"])
@@ -152,19 +158,23 @@ def _divided(source: Source, settings: Settings) -> tuple[Dataset, Dataset | Non
         if "train" not in chosen and len(chosen) > 1:
             raise AsrlibError(f"{source.place} has the splits {', '.join(chosen)}: one must be called train.")
         train = rows.select(chosen.get("train", range(len(rows))))
-        own = rows.select(chosen["validation"]) if "validation" in chosen else None
-    else:
-        train, own = _load(source, settings, source.split or "train"), None
-        known = catalogue.facts(source.name, source.language).get("splits", [])
-        known = known or corpora.card(source.name, source.language).clips
-        if source.split in (None, "train") and "validation" in known and not settings.validation:
-            own = _load(source, settings, "validation")
-    if settings.validation:
+        scored = rows.select(chosen["validation"]) if "validation" in chosen else None
+        return train, None if settings.validation else scored
+    train = _load(source, settings, source.split or "train")
+    known = catalogue.facts(source.name, source.language).get("splits", [])
+    known = known or corpora.card(source.name, source.language).clips
+    if settings.validation or source.split not in (None, "train") or "validation" not in known:
         return train, None
-    if own is not None:
-        return train, own
-    scored = by_text(list(train["text"]), list(train["language"]), settings.seed, source.place)
-    return train.select(np.flatnonzero(~scored)), train.select(np.flatnonzero(scored))
+    return train, _load(source, settings, "validation")
+
+
+def _divided(part: Part, seed: int) -> tuple[Part, Part]:
+    """Divide clips by text, to be learnt from and to be scored."""
+    if not len(part.table):
+        return part, part
+    scored = by_text(list(part.table["text"]), list(part.table["language"]), seed, part.place)
+    train, scored = (part.table.select(np.flatnonzero(side == scored)) for side in (False, True))
+    return replace(part, table=train), Part(part.place, scored)
 
 
 def by_text(texts: Sequence[str], languages: Sequence[str], seed: int, place: str = "") -> np.ndarray:
@@ -192,23 +202,17 @@ def by_text(texts: Sequence[str], languages: Sequence[str], seed: int, place: st
     return np.array([one in scored for one in said])
 
 
-def _fitting(parts: Sequence[Part], limits: Limits, left_out: list[dict[str, str]]) -> list[Part]:
-    """Return the parts without the clips that cannot be learnt from, which are added to the list."""
-    found = []
-    for part in parts:
-        columns = [list(part.table[name]) for name in ("id", "text", "language", "seconds")]
-        rows = [
-            dict(zip(("id", "text", "language", "seconds"), row, strict=True)) for row in zip(*columns, strict=True)
-        ]
-        reasons = [limits.reason(row) for row in rows]
-        left_out += [
-            {"id": row["id"], "place": part.place, "reason": reason}
-            for row, reason in zip(rows, reasons, strict=True)
-            if reason
-        ]
-        if kept := [at for at, reason in enumerate(reasons) if not reason]:
-            found.append(replace(part, table=part.table.select(kept)))
-    return found
+def _fitting(part: Part, limits: Limits, left_out: list[dict[str, str]]) -> Part:
+    """Return a part without the clips that cannot be learnt from, which are added to the list."""
+    names = ("id", "text", "language", "seconds")
+    kept = []
+    for at, values in enumerate(zip(*(list(part.table[name]) for name in names), strict=True)):
+        row = dict(zip(names, values, strict=True))
+        if reason := limits.reason(row):
+            left_out.append({"id": row["id"], "place": part.place, "reason": reason})
+        else:
+            kept.append(at)
+    return replace(part, table=part.table.select(kept))
 
 
 def features(

@@ -225,6 +225,7 @@ def _train(tuner: FineTuner, settings: Settings, output: Path, processes: Partia
         counted = state["stateful_callbacks"]["EarlyStoppingCallback"]["attributes"]["early_stopping_patience_counter"]
         if counted >= settings.patience:  # killed after its last step
             args.max_steps = state["global_step"]
+            tuner.train_dataset = Subset(tuner.train_dataset, range(args.max_steps * settings.batch_size))
     set_seed(settings.seed)  # a run that was killed before its first checkpoint has scored the model before or not
     tuner.train(resume_from_checkpoint=newest)
 
@@ -232,7 +233,11 @@ def _train(tuner: FineTuner, settings: Settings, output: Path, processes: Partia
 def _score(row: Mapping[str, float]) -> dict[str, float]:
     """Return the rates of an evaluation as the Trainer logs them."""
     rates = {name.removeprefix("eval_"): value for name, value in row.items() if name.startswith("eval_")}
-    kept = {name: value for name, value in rates.items() if name in RATES or name.startswith("wer ")}
+    kept = {
+        name: rates[name]
+        for name in (*RATES, *sorted(rates))
+        if name in rates and (name in RATES or name.startswith("wer "))
+    }
     return {"step": row.get("step", 0)} | kept
 
 

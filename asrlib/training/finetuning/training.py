@@ -39,7 +39,7 @@ def arguments(settings: Settings, output: Path, model: Any, processes: int) -> S
         learning_rate=settings.rate, warmup_steps=math.ceil(WARM_UP * settings.steps), optim="adamw_torch_fused",
         bf16=half == torch.bfloat16, fp16=half == torch.float16, activation_checkpointing=gpu,
         train_sampling_strategy="sequential", dataloader_pin_memory=gpu, dataloader_num_workers=2 * gpu,
-        eval_strategy="steps", eval_steps=settings.every, save_steps=settings.every, save_total_limit=1,
+        eval_strategy="steps", eval_steps=settings.every, save_steps=settings.every, save_total_limit=2,
         load_best_model_at_end=True, metric_for_best_model="wer", greater_is_better=False,
         predict_with_generate=True, generation_max_length=min(MOST_TOKENS, model.generation_config.max_length),
         restore_callback_states_from_checkpoint=True, logging_steps=1, report_to=[], disable_tqdm=True,
