@@ -208,6 +208,8 @@ def _before(output: Path, tuner: FineTuner) -> dict[str, float]:
     path = output / "before.json"
     if not (found := files.read_json(path)):
         found = tuner.evaluate()
+        # Or accelerate takes the model for prepared, and several processes train apart, without a word.
+        tuner.accelerator.unwrap_model(tuner.model, keep_fp32_wrapper=False)._is_accelerate_prepared = False
         if tuner.args.should_save:
             files.write_atomic(path, json.dumps(found) + "\n")
     return found
