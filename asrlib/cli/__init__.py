@@ -1,4 +1,4 @@
-"""The command ``asrlib``: run, fetch, doctor, claims, compare, transcribe, evaluate, prepare, distil, demo.
+"""The command ``asrlib``: run, fetch, doctor, claims, compare, transcribe, evaluate, prepare, distil, finetune, demo.
 
 Exit codes: 0 all well; 1 something failed, and a sentence on stderr says what; 2 wrong usage; 130 interrupted.
 """

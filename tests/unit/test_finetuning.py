@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,9 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
+from accelerate.commands import launch
+from accelerate.utils import DeepSpeedPlugin
+from accelerate.utils.launch import prepare_deepspeed_cmd_env
 from hypothesis import given
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -617,3 +621,23 @@ def test_two_processes_train_as_one_does_and_fail_with_one_sentence(here):
     np.testing.assert_allclose(losses[1], losses[0], rtol=2e-3)
     rates = [[row["wer"] for row in files.read_jsonl(Path(folder, "scores.jsonl"))] for folder in ("one", "two")]
     assert rates[0] == rates[1]
+
+
+def test_the_documented_configuration_of_deepspeed_is_read_by_accelerate(tmp_path, monkeypatch):
+    page = (REPOSITORY / "docs" / "scale.md").read_text("utf-8")
+    (tmp_path / "zero2.yaml").write_text(re.search(r"```yaml\n(distributed_type.*?)```", page, re.DOTALL)[1])
+    (line,) = re.findall(r"^accelerate launch (.*)$", page, re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    options, _, _ = launch._validate_launch_command(launch.launch_command_parser().parse_args(line.split()))
+    assert options.use_deepspeed and options.num_processes == 4
+    parsed = cli._parser().parse_args(options.training_script_args)
+    assert (options.training_script, parsed.command, parsed.batch_size) == ("asrlib", "finetune", 64)
+    options.deepspeed_fields_from_accelerate_config = "zero_stage"
+    for name, value in prepare_deepspeed_cmd_env(options)[1].items():
+        if name.startswith("ACCELERATE_"):
+            monkeypatch.setenv(name, str(value))
+    told = DeepSpeedPlugin().deepspeed_config
+    assert told["zero_optimization"]["stage"] == 2 and told["gradient_clipping"] == 1
+    assert {
+        told[name] for name in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+    } == {"auto"}

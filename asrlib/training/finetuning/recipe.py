@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import ConcatDataset, Subset
-from transformers import WhisperForConditionalGeneration, set_seed
+from transformers import WhisperForConditionalGeneration
 from transformers.integrations import TensorBoardCallback
 
 from asrlib import AsrlibError, hardware, text, whisper
@@ -69,21 +69,14 @@ def finetune(settings: Settings, output: Path | str) -> dict[str, Any] | None:
         return done if first else None
     made, failed = _features(settings, output, speech, processor, limits, processes)
     tuner = _tuner(settings, output, model, processor, speech, made, processes)
-    before = _before(output, tuner)
-    _train(tuner, settings, output, processes)
-    scores = [_score(row) for row in tuner.state.log_history if "eval_wer" in row and row["step"]]
-    done = {
-        "clips": sum(len(part.table) for part in speech.train),
-        "scored": sum(len(part.table) for part in speech.validation),
-    }
-    done |= {"minutes": sum(sum(part.table["seconds"]) for part in speech.train) / 60, "left_out": len(speech.left_out)}
-    done |= {
-        "failed": failed,
-        "steps": tuner.state.global_step,
-        "seconds": time.monotonic() - started,
-        "before": _score(before),
-    }
-    done |= {"scores": scores, "best": min(scores, key=lambda score: score["wer"])}
+    _train(tuner, settings, processes)
+    before, *scores = [_score(row) for row in tuner.state.log_history if "eval_wer" in row]
+    learnt, scored = (
+        [row for part in parts for row in part.table["seconds"]] for parts in (speech.train, speech.validation)
+    )
+    done = {"clips": len(learnt), "minutes": sum(learnt) / 60, "scored": len(scored), "left_out": len(speech.left_out)}
+    done |= {"failed": failed, "steps": tuner.state.global_step, "seconds": time.monotonic() - started}
+    done |= {"before": before, "scores": scores, "best": min(scores, key=lambda score: score["wer"])}
     with together(processes):
         if first:
             _write(settings, output, tuner, processor, speech, done)
@@ -203,19 +196,7 @@ def _tuner(
     return tuner
 
 
-def _before(output: Path, tuner: FineTuner) -> dict[str, float]:
-    """Return the scores of the model as it was, which a resumed run reads."""
-    path = output / "before.json"
-    if not (found := files.read_json(path)):
-        found = tuner.evaluate()
-        # Or accelerate takes the model for prepared, and several processes train apart, without a word.
-        tuner.accelerator.unwrap_model(tuner.model, keep_fp32_wrapper=False)._is_accelerate_prepared = False
-        if tuner.args.should_save:
-            files.write_atomic(path, json.dumps(found) + "\n")
-    return found
-
-
-def _train(tuner: FineTuner, settings: Settings, output: Path, processes: PartialState) -> None:
+def _train(tuner: FineTuner, settings: Settings, processes: PartialState) -> None:
     """Take the steps that are left; the best weights so far are the model's at the end."""
     from accelerate.utils import broadcast_object_list
 
@@ -228,7 +209,8 @@ def _train(tuner: FineTuner, settings: Settings, output: Path, processes: Partia
         if counted >= settings.patience:  # killed after its last step
             args.max_steps = state["global_step"]
             tuner.train_dataset = Subset(tuner.train_dataset, range(args.max_steps * settings.batch_size))
-    set_seed(settings.seed)  # a run that was killed before its first checkpoint has scored the model before or not
+    # Not by evaluate() before: accelerate then takes the model for prepared, and several processes train apart, without a word.
+    args.eval_on_start = newest is None
     tuner.train(resume_from_checkpoint=newest)
 
 
@@ -240,7 +222,7 @@ def _score(row: Mapping[str, float]) -> dict[str, float]:
         for name in (*RATES, *sorted(rates))
         if name in rates and (name in RATES or name.startswith("wer "))
     }
-    return {"step": row.get("step", 0)} | kept
+    return {"step": row["step"]} | kept
 
 
 def _write(
