@@ -1,11 +1,10 @@
-"""Audio in: find, decode, check, resample; and long-form recordings stitched from short clips with known times."""
+"""Audio in: decode, check, resample; and long-form recordings stitched from short clips with known times."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,28 +12,13 @@ import numpy as np
 from asrlib import AsrlibError
 from asrlib.io import sound
 
-__all__ = ["PAUSE", "SAMPLING_RATE", "Joined", "Recording", "duration", "find", "load", "play", "stitch"]
+__all__ = ["PAUSE", "SAMPLING_RATE", "Joined", "Recording", "duration", "load", "play", "stitch"]
 
 SAMPLING_RATE = 16_000  # Hz, what every Whisper model was trained on
 MAX_SECONDS = 6 * 3600.0  # 1.4 GB as float32; a longer file is a mistake or an attack
 SILENCE = 1e-4  # peak below -80 dB of full scale: no microphone is that quiet
 PAUSE = 0.3  # seconds between clips that are joined
 CANCELLED = 1e-3  # the channels' average has less than this share of their power: they are each other's opposite
-
-
-def find(folder: Path) -> tuple[list[Path], dict[Path, str]]:
-    """Return the recordings below a folder by their names, in order, and each file that is not taken with the reason."""
-    files, skipped = [], {}
-    for path in sorted(place for place in folder.rglob("*") if place.is_file()):
-        suffix = path.suffix.lower()
-        if path.name.startswith("."):
-            skipped[path] = "a hidden file"
-        elif suffix in sound.SUFFIXES:
-            files.append(path)
-        else:
-            kind = f"{suffix} is no ending of a sound or video file" if suffix else "its name has no ending"
-            skipped[path] = f"{kind}: name the file itself to have it read"
-    return files, skipped
 
 
 def duration(source: Any) -> float:
@@ -51,64 +35,42 @@ def duration(source: Any) -> float:
         return sum(len(block) / rate for rate, block in sound.blocks(stream, name)) if seconds is None else seconds
 
 
-class _Resampler:
-    """Blocks of any rate to one array at 16 kHz; only a block is in memory besides it.
-
-    The samples are those of ``soxr.resample``, which goes through the whole in the same way.
-    """
-
-    def __init__(self) -> None:
-        self.samples, self.done, self.rate, self.stream = np.empty(0, np.float32), 0, SAMPLING_RATE, None
-
-    def add(self, rate: int, block: np.ndarray, room: int) -> None:
-        import soxr
-
-        if rate != self.rate:
-            self.finish()
-            self.rate = rate
-            self.stream = soxr.ResampleStream(rate, SAMPLING_RATE, 1) if rate != SAMPLING_RATE else None
-        self._keep(self.stream.resample_chunk(block) if self.stream else block, room)
-
-    def finish(self) -> np.ndarray:
-        if self.stream:
-            self._keep(self.stream.resample_chunk(np.empty(0, np.float32), last=True), 0)
-            self.stream = None
-        return self.samples[: self.done]
-
-    def _keep(self, block: np.ndarray, room: int) -> None:
-        if (end := self.done + len(block)) > len(self.samples):
-            self.samples.resize(max(end, room, len(self.samples) * 3 // 2), refcheck=False)
-        self.samples[self.done : end] = block
-        self.done = end
-
-
 def _decoded(stream: Any, name: str, max_seconds: float, channel: int | None = None) -> np.ndarray:
-    """Return the average of the channels, or one of them, at 16 kHz."""
+    """Return the average of the channels, or one of them, at 16 kHz; only a block is in memory besides it."""
+    import soxr
+
     seconds = sound.header_seconds(stream, name)
-    if seconds is not None and seconds > max_seconds:
-        raise _too_long(name, f"{seconds:,.0f} s, more", max_seconds)
-    room = int((seconds or 0) * SAMPLING_RATE) + 2
-    heard, taken, powers, power = _Resampler(), 0.0, np.zeros(1), 0.0
+    _check_length(name, f"{seconds or 0:,.0f} s, more", seconds or 0, max_seconds)
+    heard, taken, known = bytearray(), 0.0, SAMPLING_RATE
+    resampler, powers, power = None, np.zeros(1), 0.0
     for rate, block in sound.blocks(stream, name):
         taken += len(block) / rate
-        if taken > max_seconds:
-            raise _too_long(name, "more", max_seconds)
+        _check_length(name, "more", taken, max_seconds)
         if channel is None:
             mono = block.mean(axis=1, dtype=np.float32)
-            if block.shape[1] > 1:
-                powers = np.zeros(block.shape[1]) if len(powers) != block.shape[1] else powers
-                powers += np.einsum("sc,sc->c", block, block)
-                power += float(mono @ mono)
+            powers = np.zeros(block.shape[1]) if len(powers) != block.shape[1] else powers
+            powers += np.einsum("sc,sc->c", block, block)
+            power += float(mono @ mono)
         else:
             mono = np.ascontiguousarray(block[:, min(channel, block.shape[1] - 1)])
-        heard.add(rate, mono, room)
+        if rate != known:  # recordings of several rates may be joined
+            heard.extend(_rest(resampler))
+            resampler, known = soxr.ResampleStream(rate, SAMPLING_RATE, 1) if rate != SAMPLING_RATE else None, rate
+        heard.extend(resampler.resample_chunk(mono) if resampler else mono)
+    heard.extend(_rest(resampler))
     if power < CANCELLED * powers.mean():
         return _decoded(stream, name, max_seconds, int(powers.argmax()))
-    return heard.finish()
+    return np.frombuffer(heard, np.float32)
 
 
-def _too_long(name: str, lasts: str, allowed: float) -> AsrlibError:
-    return AsrlibError(f"{name} lasts {lasts} than the {allowed:,.0f} s allowed: cut it into parts.")
+def _rest(resampler: Any) -> np.ndarray:
+    """Return what a stream of soxr, if there is one, still holds."""
+    return resampler.resample_chunk(np.empty(0, np.float32), last=True) if resampler else np.empty(0, np.float32)
+
+
+def _check_length(name: str, lasts: str, seconds: float, allowed: float) -> None:
+    if seconds > allowed:
+        raise AsrlibError(f"{name} lasts {lasts} than the {allowed:,.0f} s allowed: cut it into parts.")
 
 
 def load(source: Any, *, max_seconds: float = MAX_SECONDS) -> np.ndarray:
@@ -121,7 +83,7 @@ def load(source: Any, *, max_seconds: float = MAX_SECONDS) -> np.ndarray:
 
     Returns:
         Array of shape (samples,), values within about [-1, 1]; channels are averaged (of channels that cancel each other, the
-        loudest is taken), the rate is changed by soxr (HQ). It takes 64 kB a second, and little more is needed to make it.
+        loudest is taken), the rate is changed by soxr (HQ). It takes 64 kB a second, and an eighth more is needed to make it.
 
     Raises:
         AsrlibError: missing, unreadable, truncated, empty, silent (peak below -80 dB of full scale) or too long audio, or

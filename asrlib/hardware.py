@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import platform
-import resource
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
-
-__all__ = ["best_device", "best_dtype", "cpu_features", "describe", "multiplies", "peak_rss_mib", "product_seconds"]
 
 PAYS = 1.3  # times as fast that bfloat16 must multiply; the rest of the work is not faster
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
@@ -32,14 +28,9 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def cpu_features() -> list[str]:
-    """Return the instruction sets that matter for speed here, among `FEATURES`."""
-    flags = _cpuinfo().get("flags", "")
-    if not flags and sys.platform == "darwin":
-        asked = subprocess.run(
-            ["sysctl", "-n", "machdep.cpu.leaf7_features"], capture_output=True, text=True, check=False
-        )
-        flags = asked.stdout.lower()
-    return [feature for feature in FEATURES if feature in flags.split()]
+    """Return the instruction sets that matter for speed here, among `FEATURES`; none where there is no /proc/cpuinfo."""
+    flags = _cpuinfo().get("flags", "").split()
+    return [feature for feature in FEATURES if feature in flags]
 
 
 def best_device() -> str:
@@ -132,9 +123,3 @@ def describe() -> dict[str, Any]:
         "gpu_memory_gib": round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1) if cuda else 0.0,
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
     }
-
-
-def peak_rss_mib() -> float:
-    """Return the largest resident memory this process has had, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

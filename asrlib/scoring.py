@@ -13,24 +13,13 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
+import jiwer
 import numpy as np
 
 from asrlib import AsrlibError, uncertainty
-from asrlib.alignment import Alignment, align, count
+from asrlib.alignment import align as align
+from asrlib.alignment import count
 from asrlib.uncertainty import REPLICATES, bootstrap
-
-__all__ = [
-    "Alignment",
-    "Difference",
-    "Score",
-    "Tally",
-    "align",
-    "bootstrap",
-    "compare",
-    "contrast",
-    "over_seeds",
-    "score",
-]
 
 
 @dataclass(frozen=True)
@@ -38,31 +27,40 @@ class Score:
     """Errors of one system on a set of utterances. Rates are fractions: 0.084 is a WER of 8.4 %.
 
     Attributes:
-        wer: word errors over reference words, summed over the corpus (never a mean of per-utterance rates).
-        cer: the same over characters.
-        interval: 95 % bootstrap interval of ``wer``; None where there is too little to resample, see ``shortage``.
-        errors: word errors per utterance, shape (utterances,); of several runs their mean.
+        kinds: substitutions, deletions, insertions of words per utterance, shape (utterances, 3); of several runs their mean.
         lengths: reference words per utterance, shape (utterances,).
+        characters: the same three kinds and the length, of characters, shape (utterances, 4).
         blocks: label of the resampling block of each utterance.
-        kinds: substitutions, deletions, insertions per utterance, shape (utterances, 3).
-        characters: the same and reference characters, shape (utterances, 4).
         runs: scores of the single trainings where this is their mean (`over_seeds`), else empty.
+        interval: 95 % bootstrap interval of ``wer``; None where there is too little to resample, see ``shortage``.
     """
 
-    wer: float
-    cer: float
-    interval: tuple[float, float] | None
-    errors: np.ndarray
-    lengths: np.ndarray
-    blocks: tuple[Hashable, ...]
     kinds: np.ndarray
+    lengths: np.ndarray
     characters: np.ndarray
+    blocks: tuple[Hashable, ...]
     runs: tuple[Score, ...] = ()
+    interval: tuple[float, float] | None = None
+
+    @functools.cached_property
+    def errors(self) -> np.ndarray:
+        """Word errors per utterance, shape (utterances,)."""
+        return self.kinds.sum(axis=1)
+
+    @functools.cached_property
+    def wer(self) -> float:
+        """Word errors over reference words, summed over the corpus (never a mean of per-utterance rates)."""
+        return float(self.errors.sum() / self.lengths.sum())
+
+    @functools.cached_property
+    def cer(self) -> float:
+        """The same over characters."""
+        return float(self.characters[:, :3].sum() / self.characters[:, 3].sum())
 
     @property
     def utterances(self) -> int:
         """Number of utterances."""
-        return len(self.errors)
+        return len(self.lengths)
 
     @property
     def words(self) -> int:
@@ -106,7 +104,7 @@ class Score:
         kinds, characters = self.kinds.copy(), self.characters.copy()
         for counts, lengths in ((kinds, self.lengths), (characters, characters[:, 3])):
             counts[:, 2] = np.minimum(counts[:, 2], np.maximum(lengths, 1) - counts[:, :2].sum(axis=1))
-        return _of_counts(kinds, self.lengths, characters, self.blocks, seed=0)
+        return Score(kinds, self.lengths, characters, self.blocks)._with_interval(seed=0)
 
     def row(self) -> dict[str, object]:
         """Return what every table of this course shows of a score, for a data frame.
@@ -129,8 +127,12 @@ class Score:
         interval = f"[{low:.1f}, {high:.1f}]" if self.interval else f"[no interval: {self.shortage}]"
         runs = f", mean of {len(self.runs)} seeds" if self.runs else ""
         loops = f", {100 * self.capped.wer:.2f} % with loops capped" if self.capped.wer < self.wer else ""
-        counts = f"{self.utterances} utterances, {self.words} words"
-        return f"WER {100 * self.wer:.2f} % {interval}{runs}, {counts}{loops}"
+        return f"WER {100 * self.wer:.2f} % {interval}{runs}, {self.utterances} utterances, {self.words} words{loops}"
+
+    def _with_interval(self, seed: int) -> Score:
+        if self.shortage:
+            return self
+        return dataclasses.replace(self, interval=uncertainty.interval(*_replicates(self, seed=seed)))
 
 
 @dataclass(frozen=True)
@@ -190,8 +192,7 @@ class Tally:
     def __init__(self, normalizer: Callable[[str], str] | None = None) -> None:
         """Begin with no utterance; the normalizer is applied to both sides of all that come."""
         self.normalizer = normalizer
-        self._counts: list[np.ndarray] = []
-        self._characters: list[np.ndarray] = []
+        self._words, self._characters = [np.zeros((0, 4), dtype=np.int64)], [np.zeros((0, 4), dtype=np.int64)]
         self._blocks: list[Hashable] = []
 
     def add(
@@ -205,25 +206,18 @@ class Tally:
         Raises:
             AsrlibError: lengths that differ.
         """
-        import jiwer
-
         references, hypotheses = list(references), list(hypotheses)
-        if len(references) != len(hypotheses):
-            raise AsrlibError(
-                f"{len(references)} references and {len(hypotheses)} hypotheses cannot be scored: give one hypothesis per reference."
-            )
-        labels = range(len(self._blocks), len(self._blocks) + len(references)) if blocks is None else list(blocks)
-        if len(labels) != len(references):
-            raise AsrlibError(
-                f"{len(references)} references and {len(labels)} block labels: give one label per reference."
-            )
+        n, seen = len(references), len(self._blocks)
+        labels = range(seen, seen + n) if blocks is None else list(blocks)
+        for what, side in (("hypotheses", hypotheses), ("block labels", labels)):
+            if len(side) != n:
+                raise AsrlibError(f"{n} references and {len(side)} {what} cannot be scored: give one per reference.")
         if self.normalizer:
             references, hypotheses = [[self.normalizer(text) for text in side] for side in (references, hypotheses)]
-        counts = count(references, hypotheses, jiwer.process_words)
-        self._counts.append(counts)
+        self._words.append(count(references, hypotheses, jiwer.process_words))
         self._characters.append(count(references, hypotheses, jiwer.process_characters))
         self._blocks += labels
-        return counts
+        return self._words[-1]
 
     def score(self, seed: int = 0) -> Score:
         """Return the score of all utterances so far.
@@ -234,13 +228,11 @@ class Tally:
         Raises:
             AsrlibError: no utterance at all, or no reference word in any of them.
         """
-        counts, characters = (
-            np.concatenate([np.zeros((0, 4), dtype=np.int64), *parts]) for parts in (self._counts, self._characters)
-        )
-        if not counts[:, 3].sum():
+        words, characters = np.concatenate(self._words), np.concatenate(self._characters)
+        if not words[:, 3].sum():
             raise AsrlibError("No reference holds a word: a WER needs at least one transcribed utterance.")
-        blocks = tuple(self._blocks) if len(set(self._blocks)) > 1 else tuple(range(len(counts)))
-        return _of_counts(counts[:, :3], counts[:, 3], characters, blocks, seed)
+        blocks = tuple(self._blocks) if len(set(self._blocks)) > 1 else tuple(range(len(words)))
+        return Score(words[:, :3], words[:, 3], characters, blocks)._with_interval(seed)
 
 
 def score(
@@ -271,35 +263,6 @@ def score(
     return tally.score(seed)
 
 
-def _of_counts(
-    kinds: np.ndarray, lengths: np.ndarray, characters: np.ndarray, blocks: tuple[Hashable, ...], seed: int
-) -> Score:
-    """Return the score of counts per utterance; shapes as in `Score`."""
-    errors, units = kinds.sum(axis=1), len(set(blocks))
-    enough = not _few_units(blocks)
-    return Score(
-        wer=float(errors.sum() / lengths.sum()),
-        cer=float(characters[:, :3].sum() / characters[:, 3].sum()),
-        interval=uncertainty.interval(bootstrap(errors, lengths, blocks=blocks, seed=seed), units) if enough else None,
-        errors=errors,
-        lengths=lengths,
-        blocks=blocks,
-        kinds=kinds,
-        characters=characters,
-    )
-
-
-def _few_units(blocks: Sequence[Hashable]) -> str:
-    units = len(set(blocks))
-    return uncertainty.shortage(units, "clip" if units == len(blocks) else "speaker")
-
-
-def _shortage(*scores: Score) -> str:
-    """Return why scores of the same utterances allow no interval; empty if they do."""
-    seeds = min((len(score.runs) for score in scores if score.runs), default=uncertainty.MIN_SEEDS)
-    return _few_units(scores[0].blocks) or uncertainty.shortage(seeds, "seed", uncertainty.MIN_SEEDS)
-
-
 def over_seeds(scores: Sequence[Score], *, seed: int = 0) -> Score:
     """Return the mean score of one recipe trained several times, with an interval that covers seeds and clips.
 
@@ -312,26 +275,12 @@ def over_seeds(scores: Sequence[Score], *, seed: int = 0) -> Score:
     Raises:
         AsrlibError: no score, or scores of different utterances.
     """
-    scores = tuple(scores)
     if not scores:
         raise AsrlibError("There is no training to take the mean of: give the score of each seed.")
     for score in scores:
         _check_same(score, scores[0])
     kinds, characters = (np.mean([getattr(run, name) for run in scores], axis=0) for name in ("kinds", "characters"))
-    mean = Score(
-        wer=float(sum(run.errors.sum() for run in scores) / (len(scores) * scores[0].words)),
-        cer=float(np.mean([run.cer for run in scores])),
-        interval=None,
-        errors=kinds.sum(axis=1),
-        lengths=scores[0].lengths,
-        blocks=scores[0].blocks,
-        kinds=kinds,
-        characters=characters,
-        runs=scores,
-    )
-    if mean.shortage:
-        return mean
-    return dataclasses.replace(mean, interval=uncertainty.interval(*_replicates(mean, seed=seed)))
+    return Score(kinds, scores[0].lengths, characters, scores[0].blocks, tuple(scores))._with_interval(seed)
 
 
 def compare(first: Score, second: Score, *, replicates: int = REPLICATES, seed: int = 0) -> Difference:
@@ -362,27 +311,37 @@ def contrast(first: Score, second: Score, *, same_clips: bool, seed: int = 0) ->
         seed: of the bootstrap.
 
     Raises:
-        AsrlibError: not the same clips, though ``same_clips`` says so.
+        AsrlibError: a mean over seeds, or not the same clips, though ``same_clips`` says so.
     """
+    if first.runs or second.runs:
+        raise AsrlibError(
+            "A contrast takes scores of one training each: a mean over seeds would hide how far these scatter."
+        )
     if same_clips and first.blocks != second.blocks:
         raise AsrlibError("These two scores are not of the same clips: give same_clips=False.")
-    sides = [np.stack([side.errors, side.lengths], axis=1) for side in (first, second)]
-    counts = (max if same_clips else sum)([first.utterances, second.utterances])
-    counted = (counts, (max if same_clips else sum)([first.words, second.words]))
+    total = max if same_clips else sum
+    counted = (total([first.utterances, second.utterances]), total([first.words, second.words]))
     delta = first.wer - second.wer
     if few := _few_units(first.blocks) or _few_units(second.blocks):
         return Difference(delta, None, None, few, *counted)
-    if same_clips:
-        drawn = uncertainty.resample(np.concatenate(sides, axis=1), blocks=first.blocks, seed=seed)
-    else:
-        apart = [
-            uncertainty.resample(side, blocks=score.blocks, seed=number)
-            for number, (side, score) in enumerate(zip(sides, (first, second), strict=True), 2 * seed)
-        ]
-        drawn = np.concatenate(apart, axis=1)
-    rates = drawn[:, 0] / np.maximum(drawn[:, 1], 1) - drawn[:, 2] / np.maximum(drawn[:, 3], 1)
-    units = min(len(set(first.blocks)), len(set(second.blocks)))
-    return Difference(delta, uncertainty.interval(rates, units), uncertainty.p_value(rates, units), "", *counted)
+    seeds = (seed, seed) if same_clips else (2 * seed, 2 * seed + 1)  # the same seed draws the same clips on both sides
+    one, other = (
+        bootstrap(side.errors, side.lengths, blocks=side.blocks, seed=own)
+        for side, own in zip((first, second), seeds, strict=True)
+    )
+    drawn = (one - other, min(len(set(first.blocks)), len(set(second.blocks))))
+    return Difference(delta, uncertainty.interval(*drawn), uncertainty.p_value(*drawn), "", *counted)
+
+
+def _few_units(blocks: Sequence[Hashable]) -> str:
+    units = len(set(blocks))
+    return uncertainty.shortage(units, "clip" if units == len(blocks) else "speaker")
+
+
+def _shortage(*scores: Score) -> str:
+    """Return why scores of the same utterances allow no interval; empty if they do."""
+    seeds = min((len(score.runs) for score in scores if score.runs), default=uncertainty.MIN_SEEDS)
+    return _few_units(scores[0].blocks) or uncertainty.shortage(seeds, "seed", uncertainty.MIN_SEEDS)
 
 
 def _check_same(first: Score, second: Score) -> None:

@@ -12,21 +12,12 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from asrlib import AsrlibError
 from asrlib.io.files import data_file, read_toml
 
-__all__ = [
-    "Normalizer",
-    "basic",
-    "english",
-    "language_code",
-    "normalizer",
-    "spaced",
-    "training_hours",
-    "unicode_aware",
-]
+__all__ = ["Normalizer", "basic", "english", "language_code", "normalizer", "spaced", "training_hours", "unicode_aware"]
 
 # Written without spaces between words: Unicode Standard Annex 14 (line breaking), classes ID and SA.
 UNSPACED = frozenset({"zh", "yue", "ja", "th", "lo", "km", "my"})
@@ -38,12 +29,15 @@ LETTERS = {
     **dict.fromkeys(("tr", "az"), str.maketrans({"I": "ı", "İ": "i"})),
     # Unicode Standard 7.1, "Latin Extended-B": Romanian has a comma below; older encodings had only the cedilla.
     "ro": str.maketrans({"ş": "ș", "Ş": "Ș", "ţ": "ț", "Ţ": "Ț"}),
+    # Unicode Standard 9.2, "Arabic": Persian and Urdu have their own yeh and keheh; older keyboards wrote the Arabic letters.
+    **dict.fromkeys(("fa", "ur"), str.maketrans({"\u064a": "\u06cc", "\u0649": "\u06cc", "\u0643": "\u06a9"})),
 }
 # Unicode Standard 6.2, "Apostrophes": typed, typographic, letter apostrophe, and what keyboards offer instead.
 _APOSTROPHES = str.maketrans(dict.fromkeys("\u2019\u2018\u201b\u02bc\u02bb\u02b9\uff07\u00b4\u0060", "'"))
-# Default_Ignorable_Code_Point that are marks or letters; the others are of category Cf (soft hyphen, joiners, directions).
+# Default_Ignorable_Code_Point that are marks or letters; the others are of category Cf (soft hyphen, joiners, directions). Before
+# them the tatweel, which only stretches an Arabic word (Unicode Standard 9.2).
 _IGNORABLE = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+    "[\u0640\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 _BRACKETED = re.compile(r"[<\[][^>\]]*[>\]]|\(([^)]+?)\)")
 
@@ -57,14 +51,11 @@ class Normalizer:
     """
 
     name: str
-    function: Callable[[str], str]
+    function: Callable[[str], str] = field(repr=False)
 
     def __call__(self, text: str) -> str:
         """Return the normalised text: lower case, single spaces, no punctuation."""
         return self.function(text)
-
-    def __repr__(self) -> str:
-        return f"Normalizer({self.name!r})"
 
 
 def _seen(text: str) -> str:
@@ -120,6 +111,11 @@ def basic() -> Normalizer:
     return Normalizer("whisper-basic-1", lambda text: " ".join(function(text).split()))
 
 
+def base_code(language: str) -> str:
+    """Return a language's code without its region: ``zh`` for ``zh-CN`` or ``cmn_hans_cn``'s ``cmn``; a name stays a name."""
+    return re.split("[-_]", language.strip().lower())[0]
+
+
 def language_code(language: str) -> str:
     """Return Whisper's code of a language given by code, with or without a region, or by English name.
 
@@ -131,9 +127,8 @@ def language_code(language: str) -> str:
     """
     from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
-    wanted = language.strip().lower()
-    base = re.split("[-_]", wanted)[0]
-    code = TO_LANGUAGE_CODE.get(wanted) or OTHER_CODES.get(base, base)
+    base = base_code(language)
+    code = TO_LANGUAGE_CODE.get(language.strip().lower()) or OTHER_CODES.get(base, base)
     if code not in LANGUAGES:
         raise AsrlibError(
             f"Whisper knows no language {language!r}: give a code such as 'en' or a name such as 'romanian'."

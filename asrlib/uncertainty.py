@@ -1,13 +1,9 @@
-"""Uncertainty of measured numbers: intervals, p-values, and how many units both need.
-
-A word error rate gets a bootstrap interval over clips or speakers, a share Wilson's, a ratio of repeated timings one from their
-order. With too few units there is no interval, and the reason is a text.
-"""
+"""Uncertainty of measured numbers: intervals, p-values, and how many units both need."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,31 +11,12 @@ from scipy import special
 
 from asrlib import AsrlibError
 
-__all__ = [
-    "CONFIDENCE",
-    "MIN_ROUNDS",
-    "MIN_SEEDS",
-    "MIN_UNITS",
-    "Ratio",
-    "bootstrap",
-    "freedom",
-    "holm",
-    "interval",
-    "p_value",
-    "paired_ratio",
-    "resample",
-    "resample_runs",
-    "shortage",
-    "spearman",
-    "wilson",
-]
-
 REPLICATES = 2000
 CONFIDENCE = 0.95
 MIN_UNITS = 10  # below, a bootstrap over clips or speakers covers far less than it says, however it is widened
 MIN_SEEDS = 3
 MIN_ROUNDS = 5
-_CHUNK = 1 << 20  # bootstrap draws held in memory at once
+_CHUNK = 1 << 20  # drawn numbers held in memory at once
 
 
 def shortage(units: int, name: str, least: int = MIN_UNITS) -> str:
@@ -54,22 +31,6 @@ def shortage(units: int, name: str, least: int = MIN_UNITS) -> str:
 
 
 # -------------------------------------------------------------------------------------------------------------- bootstrap
-def _draws(blocks: int, replicates: int, seed: int, rows: int) -> Iterator[np.ndarray]:
-    """Yield resampled block indices, at most ``rows`` replicates at once, shape (some replicates, blocks)."""
-    generator = np.random.default_rng(seed)
-    for first in range(0, replicates, rows):
-        yield generator.integers(0, blocks, size=(min(rows, replicates - first), blocks))
-
-
-def _by_block(values: np.ndarray, blocks: Sequence[Hashable]) -> np.ndarray:
-    """Sum values, shape (utterances, columns), within each block; shape (blocks, columns)."""
-    order: dict[Hashable, int] = {}
-    index = [order.setdefault(label, len(order)) for label in blocks]
-    sums = np.zeros((len(order), values.shape[1]))
-    np.add.at(sums, index, values)
-    return sums
-
-
 def resample(
     values: np.ndarray, *, blocks: Sequence[Hashable], replicates: int = REPLICATES, seed: int = 0
 ) -> np.ndarray:
@@ -81,9 +42,12 @@ def resample(
         replicates: number of resampled corpora.
         seed: of the generator.
     """
-    sums = _by_block(values, blocks)
-    rows = max(1, _CHUNK // sums.size)
-    return np.concatenate([sums[drawn].sum(axis=1) for drawn in _draws(len(sums), replicates, seed, rows)])
+    order = {label: number for number, label in enumerate(dict.fromkeys(blocks))}
+    sums = np.zeros((len(order), values.shape[1]))
+    np.add.at(sums, [order[label] for label in blocks], values)
+    generator, rows = np.random.default_rng(seed), max(1, _CHUNK // sums.size)
+    sizes = [min(rows, replicates - first) for first in range(0, replicates, rows)]
+    return np.concatenate([sums[generator.integers(0, len(sums), (size, len(sums)))].sum(axis=1) for size in sizes])
 
 
 def bootstrap(
@@ -94,9 +58,7 @@ def bootstrap(
     Args:
         errors: word errors per utterance, shape (utterances,).
         lengths: reference words per utterance, shape (utterances,).
-        blocks: label of the block each utterance belongs to; whole blocks are drawn with replacement.
-        replicates: number of resampled corpora.
-        seed: of the generator.
+        blocks: as for `resample`, like the rest.
     """
     totals = resample(np.stack([errors, lengths], axis=1), blocks=blocks, replicates=replicates, seed=seed)
     return totals[:, 0] / np.maximum(totals[:, 1], 1)  # a draw of empty references only has no rate: count its errors
@@ -120,9 +82,7 @@ def resample_runs(
     Args:
         sides: errors of each system, shape (utterances, trainings); one column is a system without spread of its own.
         lengths: reference words, shape (utterances,).
-        blocks: label of the block each utterance belongs to.
-        replicates: number of resampled corpora.
-        seed: of the generator.
+        blocks: as for `resample`, like the rest.
 
     Returns:
         Replicates of the mean WER, or of the first side's minus the second's, the number of blocks, and the degrees of freedom:
@@ -174,11 +134,6 @@ def freedom(parts: Iterable[tuple[float, int]]) -> float:
     return float(total**2 / (variances**2 / degrees).sum()) if total > 0 else float(degrees[0])
 
 
-def _widening(units: int) -> float:
-    """Return by how much a bootstrap's standard error over so many units is too small."""
-    return math.sqrt(units / (units - 1))
-
-
 def interval(replicates: np.ndarray, units: int, degrees: float | None = None) -> tuple[float, float]:
     """Return the expanded percentile interval of bootstrap replicates at 95 %.
 
@@ -191,8 +146,8 @@ def interval(replicates: np.ndarray, units: int, degrees: float | None = None) -
         units: number of units that were drawn, 2 at least.
         degrees: degrees of freedom of the standard error; default: units - 1.
     """
-    cut = special.stdtrit(units - 1 if degrees is None else degrees, (1 + CONFIDENCE) / 2)
-    tail = special.ndtr(-_widening(units) * cut)
+    cut = special.stdtrit(degrees or units - 1, (1 + CONFIDENCE) / 2)
+    tail = special.ndtr(-math.sqrt(units / (units - 1)) * cut)
     low, high = np.quantile(replicates, [tail, 1 - tail])
     return float(low), float(high)
 
@@ -206,8 +161,8 @@ def p_value(replicates: np.ndarray, units: int, degrees: float | None = None) ->
     """
     beyond = min((replicates <= 0).sum(), (replicates >= 0).sum())
     share = min((beyond + 1) / (len(replicates) + 1), 0.5)
-    cut = special.ndtri(share) / _widening(units)
-    return float(2 * special.stdtr(units - 1 if degrees is None else degrees, cut))
+    cut = special.ndtri(share) / math.sqrt(units / (units - 1))
+    return float(2 * special.stdtr(degrees or units - 1, cut))
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

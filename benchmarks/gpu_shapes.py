@@ -82,7 +82,8 @@ def build(name: str, device: str, dtype: torch.dtype) -> WhisperForConditionalGe
     shape = architectures.config(name)
     with torch.device(device):
         model = WhisperForConditionalGeneration._from_config(shape, dtype=dtype, attn_implementation="sdpa")
-    model.generation_config = GenerationConfig.from_dict(architectures.generation(shape))
+    tokens = architectures.special_tokens(shape.vocab_size)
+    model.generation_config = GenerationConfig.from_dict(architectures.generation(tokens, shape.max_target_positions))
     return model.eval()
 
 
@@ -137,6 +138,17 @@ def rows(name: str, model: WhisperForConditionalGeneration, batch: int, tokens: 
     return [*whole, Row(name, "encoder", batch, 0, encoder, []), Row(name, "decoder step", batch, 1, step, [])]
 
 
+def decoders(timed: list[Row]) -> list[Row]:
+    """Return what is left of each end-to-end time without the encoder's of the same round."""
+    encoders = {(row.model, row.batch): row.seconds for row in timed if row.part == "encoder"}
+    rest = [
+        (row, [whole - own for whole, own in zip(row.seconds, encoders[row.model, row.batch], strict=True)])
+        for row in timed
+        if row.part == "end to end"
+    ]
+    return [row._replace(part="decoder", seconds=seconds) for row, seconds in rest]
+
+
 def machine(device: str) -> dict[str, Any]:
     """Return what the times were measured on."""
     if not device.startswith("cuda"):
@@ -180,7 +192,7 @@ def main(arguments: list[str] | None = None) -> None:
             }  # fmt: skip
             record = {
                 "machine": machine(given.device), "torch": torch.__version__, "transformers": transformers.__version__,
-                "protocol": protocol, "rows": [row.plain() for row in timed],
+                "protocol": protocol, "rows": [row.plain() for row in [*timed, *decoders(timed)]],
             }  # fmt: skip
             files.write_atomic(given.output, json.dumps(record, indent=1) + "\n")
             print(f"{spent:6.1f} s: round {number + 1} written to {given.output}", flush=True)

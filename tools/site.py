@@ -116,7 +116,7 @@ def chapters(root: Path) -> list[Chapter]:
         AsrlibError: a table, a record or a claim that cannot be read.
     """
     books = registry.read(root)
-    folders = {name: _newest(root, name) for name in books}
+    folders = {name: registry.newest(root, name) for name in books}
     newest = {name: records.load(folder / "record.json") for name, folder in folders.items() if folder}
     known = claims.load(root / "data" / "claims.yaml")
     judges = {claim["id"]: claim["evidence"]["notebook"] for claim in known if "evidence" in claim}
@@ -140,13 +140,6 @@ def chapters(root: Path) -> list[Chapter]:
             )
         )
     return found
-
-
-def _newest(root: Path, name: str) -> Path | None:
-    own, published = registry.run_folder(root, "reference", name), root / "results" / name
-    if (outcome := registry.result(own)) and outcome.good and (own / "record.json").is_file():
-        return own
-    return published if (published / "record.json").is_file() else None
 
 
 def _about(readme: str) -> dict[str, tuple[str, str]]:

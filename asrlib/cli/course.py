@@ -46,10 +46,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _summary(profile: str, good: Sequence[str], output: Path | None) -> None:
-    """Print the WERs of the notebooks that ran, where to read them, and how the published claims stand."""
+    """Print the main findings of the notebooks that ran, where to read them, and how the published claims stand."""
     found = registry.latest_records(_root(), profile, output)
-    if board := registry.scoreboard(found[name] for name in good if name in found):
-        print(f"\n{board}")
+    for name in good:
+        for item in found.get(name, {}).get("findings", ()):
+            if item["main"]:
+                print(textwrap.fill(f"{name[:2]}  {item['text']}", _width(), subsequent_indent="    "))
     folder = os.path.relpath(registry.run_folder(_root(), profile, "", output))
     print(f"\nThe executed notebooks are in {folder}/NAME/.")
     if output:
@@ -103,11 +105,14 @@ def _paragraph(verdict: Verdict) -> str:
     if verdict.interval:
         here += f" (95 % interval {verdict.interval}{verdict.n and f'; {verdict.n} clips'})"
     lines = [f"{verdict.id}  {verdict.verdict}", verdict.statement, published, here, verdict.why]
-    width = min(shutil.get_terminal_size().columns, 100)
     return "\n".join(
-        textwrap.fill(line, width, initial_indent=" " * 7 * (number > 0), subsequent_indent=" " * 7)
+        textwrap.fill(line, _width(), initial_indent=" " * 7 * (number > 0), subsequent_indent=" " * 7)
         for number, line in enumerate(filter(None, lines))
     )
+
+
+def _width() -> int:
+    return min(shutil.get_terminal_size().columns, 100)
 
 
 def compare(options: argparse.Namespace) -> int:

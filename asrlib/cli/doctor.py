@@ -4,34 +4,21 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import platform
 import shutil
-import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from asrlib.io import files
 from asrlib.io.environment import SET_UP, lock_file, optimum_python, pins
 
-__all__ = ["Finding", "diagnose", "doctor"]
-
 PYTHONS = ((3, 11), (3, 13))  # the first and the last that the locks are for
 MEMORY, DISK = 12, 8  # GiB, as README asks for
 HUB = "https://huggingface.co/api/models/openai/whisper-base"
-INSTALLED = """
-import importlib.metadata, json, sys
-found = {}
-for name in sys.argv[1:]:
-    try:
-        found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        pass
-print(json.dumps(found))
-"""
 
 
 @dataclass(frozen=True)
@@ -64,52 +51,45 @@ def diagnose(root: Path | None) -> Iterator[Finding]:
     """
     yield _python()
     if root:
-        yield from _versions(root)
+        mend = f"{sys.executable} -m pip install -r requirements.lock"
+        yield from _compared(root / "requirements.lock", sys.path, mend)
     else:
         yield Finding("NOTE", "asrlib was installed without the course: versions are not compared with its lock")
     yield from _optimum()
     yield from _hardware()
-    yield from _disk()
+    yield _disk()
     if root:
         yield from _checkpoints_and_corpora(root)
     yield _hub()
 
 
 def _python() -> Finding:
-    first, last = PYTHONS
-    if first <= sys.version_info[:2] <= last:
-        return Finding("OK", f"Python {platform.python_version()}")
-    tested = f"{'.'.join(map(str, first))} to {'.'.join(map(str, last))}"
-    return Finding("NOTE", f"Python {platform.python_version()}: the locks are for {tested}")
-
-
-def _versions(root: Path) -> Iterator[Finding]:
-    mend = f"{sys.executable} -m pip install -r requirements.lock"
-    yield from _compared(root / "requirements.lock", Path(sys.executable), mend)
+    first, last = (".".join(map(str, version)) for version in PYTHONS)
+    fits = PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]
+    here = f"Python {platform.python_version()}"
+    return Finding("OK", here) if fits else Finding("NOTE", f"{here}: the locks are for {first} to {last}")
 
 
 def _optimum() -> Iterator[Finding]:
-    python, what = optimum_python(), "the environment of optimum-onnx, which asks for transformers below 4.58,"
-    if not python.is_file():
-        yield Finding("MISSING", f"{what} is not there: {python}", SET_UP)
-        return
-    try:
-        yield from _compared(lock_file("environments/optimum.lock"), python, SET_UP)
-    except (OSError, subprocess.CalledProcessError):
-        yield Finding("DIFFERS", f"{what} does not start: {python}", SET_UP)
+    if (python := optimum_python()).is_file():
+        packages = python.parents[1].glob("lib/python*/site-packages")
+        yield from _compared(lock_file("environments/optimum.lock"), [*map(str, packages), *sys.path], SET_UP)
+    else:
+        what = "the environment of optimum-onnx, which asks for transformers below 4.58, is not there"
+        yield Finding("MISSING", f"{what}: {python}", SET_UP)
 
 
-def _compared(lock: Path, python: Path, mend: str) -> Iterator[Finding]:
-    """Compare the packages that an interpreter finds with a lock."""
-    wanted = pins(lock.read_text(encoding="utf-8"))
-    asked = subprocess.run([python, "-c", INSTALLED, *wanted], capture_output=True, text=True, check=True)
-    installed = json.loads(asked.stdout)
-    wrong = {name: version for name, version in wanted.items() if installed.get(name, "").split("+")[0] != version}
-    for name, version in wrong.items():
-        if name in installed:
-            yield Finding("DIFFERS", f"package {name} {installed[name]}, tested with {version}", mend)
-        else:
-            yield Finding("MISSING", f"package {name} {version}", mend)
+def _compared(lock: Path, path: list[str], mend: str) -> Iterator[Finding]:
+    """Compare the packages in some folders, of which the first counts, with a lock."""
+    wanted, wrong = pins(lock.read_text(encoding="utf-8")), 0
+    for name, version in wanted.items():
+        here = next((found.version or "" for found in metadata.distributions(name=name, path=path)), "")
+        if here.split("+")[0] != version:
+            wrong += 1
+            if here:
+                yield Finding("DIFFERS", f"package {name} {here}, tested with {version}", mend)
+            else:
+                yield Finding("MISSING", f"package {name} {version}", mend)
     if not wrong:
         yield Finding("OK", f"{len(wanted)} packages have the versions of {lock.name}")
 
@@ -127,23 +107,20 @@ def _hardware() -> Iterator[Finding]:
     if machine["gpu"]:
         yield Finding("OK", f"GPU {machine['gpu']}, {machine['gpu_memory_gib']:.0f} GiB")
     else:
-        yield Finding("NOTE", "no GPU: profiles smoke and reference need none, paper does")
-    memory = machine["memory_gib"]
-    enough = memory > 0.95 * MEMORY  # a machine of 12 GiB keeps some for itself
-    yield Finding(
-        "OK" if enough else "NOTE", f"memory {memory:.1f} GiB" + ("" if enough else f", {MEMORY} are advised")
-    )
+        yield Finding("NOTE", "no GPU: profiles smoke and reference need none, colab and paper do")
+    memory = f"memory {machine['memory_gib']:.1f} GiB"
+    enough = machine["memory_gib"] > 0.95 * MEMORY  # a machine of 12 GiB keeps some for itself
+    yield Finding("OK", memory) if enough else Finding("NOTE", f"{memory}, {MEMORY} are advised")
 
 
-def _disk() -> Iterator[Finding]:
+def _disk() -> Finding:
     cache = files.cache_dir()
     fetched = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())  # it needs no room any more
     free, needed = shutil.disk_usage(cache).free / 2**30, max(2.0, DISK - fetched / 2**30)
+    what = f"disk: {free:.1f} GiB free at {cache}"
     if free < needed:
-        what = f"disk: {free:.1f} GiB free at {cache}, {needed:.0f} GiB are needed"
-        yield Finding("MISSING", what, "export ASRLIB_CACHE=/a/larger/disk")
-    else:
-        yield Finding("OK", f"disk: {free:.0f} GiB free at {cache}")
+        return Finding("MISSING", f"{what}, {needed:.0f} GiB are needed", "export ASRLIB_CACHE=/a/larger/disk")
+    return Finding("OK", what)
 
 
 def _checkpoints_and_corpora(root: Path) -> Iterator[Finding]:
@@ -156,8 +133,7 @@ def _checkpoints_and_corpora(root: Path) -> Iterator[Finding]:
         yield _present(checkpoints.available(model), f"checkpoint {model}")
     marked = sorted((name, corpora.available(name, language), language) for name, language in speech)
     for (name, there), group in itertools.groupby(marked, lambda item: item[:2]):
-        languages = ", ".join(language for *_, language in group)
-        yield _present(there, f"corpus {name} {languages}".rstrip())
+        yield _present(there, f"corpus {name} {', '.join(language for *_, language in group)}".rstrip())
 
 
 def _present(there: bool, what: str) -> Finding:
@@ -171,4 +147,6 @@ def _hub() -> Finding:
             return Finding("OK", "the Hugging Face Hub answers")
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        return Finding("NOTE", f"the Hugging Face Hub does not answer ({reason}): only profile paper needs it")
+        return Finding(
+            "NOTE", f"the Hugging Face Hub does not answer ({reason}): only profiles colab and paper need it"
+        )

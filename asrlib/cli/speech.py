@@ -39,7 +39,8 @@ def transcribe(options: argparse.Namespace) -> int:
         options.usage("--words goes with --format srt, vtt or json")
     if options.engine and (options.words or options.vad or options.window == "merged"):
         options.usage("--engine goes without --words, --vad and --window merged, which only the course's own loop has")
-    paths = transcripts.audio_files(options.audio, options.output)
+    beside = options.output and options.output.resolve() in [place.resolve() for place in options.audio]
+    paths = transcripts.audio_files(options.audio, None if beside else options.output)
     if options.output:
         return _into_folder(options, paths)
     if options.format in ("srt", "vtt") and len(paths) > 1:
@@ -50,16 +51,15 @@ def transcribe(options: argparse.Namespace) -> int:
             failed += 1
         else:
             prefix = f"{path}\t" if options.format == "txt" and len(paths) > 1 else ""
-            print(prefix + subtitles.FORMATS[options.format](outcome), end="", flush=True)
+            print(prefix + subtitles.write(outcome, options.format), end="", flush=True)
     return 1 if failed else 0
 
 
 def _into_folder(options: argparse.Namespace, paths: Sequence[Path]) -> int:
     """Write a file for each transcript that an earlier call with the same options has not written; print where each lies."""
     chosen = {name: getattr(options, name) for name in ("language", "format", "words", "engine", "vad", "window")}
-    run = outcomes.fingerprint(
-        chosen | checkpoints.provenance(checkpoints.fetch(options.model)) | {"asrlib": __version__}
-    )
+    weights = checkpoints.provenance(checkpoints.fetch(options.model))
+    run = outcomes.fingerprint(chosen | weights | {"asrlib": __version__})
     book, failed = Outcomes(options.output), 0
     names = transcripts.names(paths, options.format, book)
     waiting = []
@@ -73,10 +73,9 @@ def _into_folder(options: argparse.Namespace, paths: Sequence[Path]) -> int:
             failed += 1
             book.add(path, failed=outcome.reason, run=run)
         else:
-            print(
-                files.write_atomic(options.output / names[path], subtitles.FORMATS[options.format](outcome)), flush=True
-            )
+            written = files.write_atomic(options.output / names[path], subtitles.write(outcome, options.format))
             book.add(path, made=names[path], run=run)
+            print(written, flush=True)
     return 1 if failed else 0
 
 
@@ -87,7 +86,7 @@ def _transcripts(options: argparse.Namespace, paths: Sequence[Path]) -> Iterable
     wanted = {"language": options.language, "timestamps": options.format != "txt"}
     finish, longest = (lambda outcome: outcome), audio.MAX_SECONDS
     if options.engine:
-        start = functools.partial(_runtime(options, paths).transcribe, **wanted)
+        start = functools.partial(_runtime(options, paths).transcribe, strict=False, **wanted)
     else:
         model, processor = transcription.load(options.model)
         wanted |= {"window": options.window, **({"vad": True} if options.vad else {})}
@@ -115,9 +114,8 @@ def _with_words(model: Any, processor: Any, format: str, transcript: Hypothesis)
     except AsrlibError as error:
         print(f"asrlib: {transcript.id} gets times of segments, not of words: {error}", file=sys.stderr)
         return transcript
-    return replace(
-        transcript, segments=tuple(found if format == "json" else subtitles.cues(found, transcript.language))
-    )
+    segments = found if format == "json" else subtitles.cues(found, transcript.language)
+    return replace(transcript, segments=tuple(segments))
 
 
 def _runtime(options: argparse.Namespace, paths: Iterable[Path]) -> engines.Runtime:
@@ -180,12 +178,12 @@ def _as_json(model: str, language: str, found: Evaluation) -> str:
     """Return what `asrlib evaluate --json` prints, with every clip."""
     score, counted = found.score, ("substitutions", "deletions", "insertions", "words", "utterances")
     result = {"model": model, "language": language, "unreadable": found.unreadable, "normalizer": found.normalizer}
-    interval = score.interval and [100 * end for end in score.interval]
+    rates = {"wer_percent": 100 * score.wer, "interval": score.interval and [100 * end for end in score.interval]}
     if text.spaced(language):
-        result |= {"wer_percent": 100 * score.wer, "interval": interval, "cer_percent": 100 * score.cer}
-    else:
-        result |= {"cer_percent": 100 * score.wer, "interval": interval}
-    result |= {**{kind: getattr(score, kind) for kind in counted}, "rtfx": found.rtfx}
+        rates["cer_percent"] = 100 * score.cer
+    else:  # the normaliser parts all characters
+        rates["cer_percent"] = rates.pop("wer_percent")
+    result |= {**rates, **{kind: getattr(score, kind) for kind in counted}, "rtfx": found.rtfx}
     return json.dumps(result | {"clips": list(files.read_jsonl(found.clips))}, indent=1, ensure_ascii=False)
 
 
@@ -193,11 +191,10 @@ def _report(model: str, language: str, found: Evaluation) -> str:
     """Return what `asrlib evaluate` prints for a person, with the worst clips."""
     score, (low, high) = found.score, (100 * end for end in found.score.bounds)
     interval = f"95 % interval {low:.2f} to {high:.2f}" if score.interval else f"no interval: {score.shortage}"
-    rate, units, besides = "WER", "words", f", CER {100 * score.cer:.2f} %"
-    if not text.spaced(language):  # the normaliser parts all characters
-        rate, units, besides = "CER", "characters", ""
+    spaced = text.spaced(language)
+    rate, units = ("WER", "words") if spaced else ("CER", "characters")
     lines = [
-        f"{rate} {100 * score.wer:.2f} % ({interval}){besides}",
+        f"{rate} {100 * score.wer:.2f} % ({interval})" + (f", CER {100 * score.cer:.2f} %" if spaced else ""),
         f"{score.utterances} clips, {score.words} {units}: {score.substitutions} substituted, "
         f"{score.deletions} deleted, {score.insertions} inserted",
         f"{model}, language {language}, normaliser {found.normalizer}, RTFx {found.rtfx:.1f}",

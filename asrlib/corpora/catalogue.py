@@ -1,16 +1,20 @@
-"""What ``data/corpora.toml`` and ``data/splits`` say of the corpora."""
+"""What ``data/corpora.toml`` and ``data/splits`` say of the corpora: facts, committed lists, and cards made of both."""
 
 from __future__ import annotations
 
 import functools
+from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 from asrlib import AsrlibError
 from asrlib.io import files
+from asrlib.text import base_code
 
-__all__ = ["FOREIGN", "PACKAGED", "facts", "known_language", "manifest", "names", "table"]
+__all__ = ["FOREIGN", "PACKAGED", "Card", "card", "facts", "known_language", "listed", "manifest", "names", "table"]
 
 PACKAGED = ("telephone", "picture_words", "audiobook", "dialogue", "untranscribed")
+ORDER = ("train", "validation", "test", "")
 FOREIGN = ("librispeech", "fleurs", "common_voice", "folder")
 
 
@@ -26,14 +30,14 @@ def names() -> dict[str, list[str]]:
 
 
 def known_language(name: str, language: str | None) -> str:
-    """Return the language, which may be left out where a packaged corpus has only one."""
+    """Return the code of a packaged corpus's language, which may be left out where there is only one."""
     if name not in PACKAGED:
         raise AsrlibError(f"{name!r} is not a packaged corpus: choose one of {', '.join(PACKAGED)}.")
     known = names()[name]
-    language = known[0] if language is None and len(known) == 1 else language
-    if language not in known:
+    code = base_code(language) if language else known[0] if len(known) == 1 else None
+    if code not in known:
         raise AsrlibError(f"The corpus {name!r} has no language {language!r}: choose one of {', '.join(known)}.")
-    return language
+    return code
 
 
 def facts(name: str, language: str | None = None) -> dict[str, Any]:
@@ -43,8 +47,7 @@ def facts(name: str, language: str | None = None) -> dict[str, Any]:
     found = dict(table()[name])
     if name in FOREIGN:
         return found
-    languages = found.pop("languages")
-    found |= languages[language]
+    found |= found.pop("languages")[language]
     values = {"language": language, "voice": found.get("voice", "")}
     for key in ("packages", "files"):
         found[key] = [text.format(**values) for text in found[key]]
@@ -60,9 +63,68 @@ def manifest(name: str, language: str) -> list[dict[str, Any]]:
     """
     rows = []
     for line in files.read_jsonl(files.data_file(f"splits/{name}-{language}.jsonl")):
-        clips = line.pop("clips", {"": line.get("seconds")})
-        for clip, seconds in clips.items():
-            rows.append(
-                line | {"id": f"{line['id']}/{clip}".rstrip("/")} | ({} if seconds is None else {"seconds": seconds})
-            )
+        clips = line.pop("clips", None)
+        if clips is None:
+            rows.append(line)
+        else:
+            rows += [line | {"id": f"{line['id']}/{clip}", "seconds": seconds} for clip, seconds in clips.items()]
     return rows
+
+
+def listed(name: str, language: str) -> list[dict[str, Any]]:
+    """Return the accepted clips of a `manifest`."""
+    return [row for row in manifest(name, language) if "split" in row]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a reader must know of a corpus before using a number measured on it.
+
+    Attributes:
+        facts: source, licence, attribution, speakers.
+        clips, minutes: per split.
+        excluded: reason -> clips left out.
+    """
+
+    name: str
+    language: str | None
+    title: str
+    facts: dict[str, str]
+    clips: dict[str, int]
+    minutes: dict[str, float]
+    excluded: dict[str, int]
+
+    def _repr_markdown_(self) -> str:
+        splits = [f"{split} {count} ({self.minutes[split]:.1f} min)" for split, count in self.clips.items()]
+        reasons = [f"{reason} {count}" for reason, count in self.excluded.items()]
+        lines = dict(self.facts)
+        if splits:
+            lines["clips"] = ", ".join(splits)
+        if reasons:
+            lines["left out"] = f"{sum(self.excluded.values())}: {'; '.join(reasons)}"
+        heading = f"**{self.title}{f', language {self.language}' if self.language else ''}**"
+        return "\n".join([heading, "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in lines.items())])
+
+
+def card(name: str, language: str | None = None) -> Card:
+    """Return the card of a corpus, from committed tables alone; nothing is fetched.
+
+    Raises:
+        AsrlibError: unknown name or language.
+    """
+    rows: list[dict[str, Any]] = []
+    if name not in FOREIGN:
+        language = known_language(name, language)
+        rows = manifest(name, language)
+    found = facts(name, language)
+    packages = f", Debian packages {', '.join(found['packages'])}" if "packages" in found else ""
+    if packages and not found["upstream"]:
+        packages += " alone: no archive of its makers holds the same file"
+    shown = {"source": found["home"] + packages} | {key: found[key] for key in ("licence", "attribution", "speakers")}
+    excluded = Counter(row["excluded"] for row in rows if "excluded" in row)
+    lengths: dict[str, list[float]] = {}
+    for row in sorted(rows, key=lambda row: ORDER.index(row.get("split", ""))):
+        if "split" in row:
+            lengths.setdefault(row["split"], []).append(row["seconds"])
+    clips, minutes = ({split: of(some) for split, some in lengths.items()} for of in (len, lambda some: sum(some) / 60))
+    return Card(name, language, found["title"], shown, clips, minutes, dict(excluded.most_common()))

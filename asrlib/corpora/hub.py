@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asrlib import AsrlibError, audio
-from asrlib.corpora import catalogue, lengths, local
-from asrlib.corpora.rows import COLUMNS, brought, dataset
+from asrlib.corpora import catalogue, local
+from asrlib.corpora.rows import COLUMNS, dataset, lengths
+from asrlib.corpora.sources import brought
 from asrlib.io import files, hub
-from asrlib.io.progress import track
-from asrlib.text import OTHER_CODES
+from asrlib.text import OTHER_CODES, base_code
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -28,22 +28,17 @@ Parts = dict[str, list[Path]]  # split -> parquet files
 
 def librispeech(language: str | None, splits: list[str], root: Path | None) -> Dataset:
     """LibriSpeech as OpenSLR ships it, or as the Hub's parquet files; the transcripts are upper case."""
-    if language not in (None, "en"):
+    if base_code(language or "en") != "en":
         raise AsrlibError(f"LibriSpeech is English: it has no language {language!r}.")
     place = brought(root, ("LibriSpeech", "librispeech"), "the folder that holds LibriSpeech/test-clean")
-    parts = {split: _librispeech_part(split) for split in splits}
-    parquet = _parquet(place, parts) if place else _from_hub("librispeech", parts)
-    if parquet:
+    if parquet := _parquet("librispeech", place, {split: _librispeech_part(split) for split in splits}):
         return _table(parquet, {"id": "id", "text": "text", "speaker": "speaker_id"}, "en")
-    folders = {
-        split: next((base / split for base in (place / "LibriSpeech", place) if (base / split).is_dir()), None)
-        for split in splits
-    }
-    if not any(folders.values()):
+    rows = [row for split in splits for row in local.librispeech_rows(place, split)]
+    if not rows:
         raise AsrlibError(
             f"{place} holds none of LibriSpeech's folders {', '.join(splits)} and no parquet files: give root=the unpacked folder."
         )
-    return dataset(row for split, folder in folders.items() if folder for row in local.librispeech_rows(folder, split))
+    return dataset(rows)
 
 
 def _librispeech_part(split: str) -> str:
@@ -56,42 +51,39 @@ def fleurs(language: str | None, splits: list[str], root: Path | None) -> Datase
     """FLEURS as parquet; the text is its normalised transcription, and speakers are not told apart."""
     known = {name.partition("_")[0]: name for name in catalogue.facts("fleurs")["configurations"].split()}
     known |= {code: known[other] for other, code in OTHER_CODES.items() if other in known}  # as Whisper names them
-    if language not in known:
+    code = base_code(language or "")
+    if code not in known:
         raise AsrlibError(f"FLEURS has no language {language!r}: choose one of {', '.join(sorted(known))}.")
     place = brought(root, ("fleurs",), "the folder that holds FLEURS's parquet files")
-    parts = {split: f"{known[language]}/{split}" for split in splits}
-    parquet = _parquet(place, parts) if place else _from_hub("fleurs", parts)
+    parquet = _parquet("fleurs", place, {split: f"{known[code]}/{split}" for split in splits})
     if not parquet:
         raise AsrlibError(
-            f"{place} holds no parquet files like {known[language]}/{splits[0]}*.parquet: give root=the folder that does."
+            f"{place} holds no parquet files like {known[code]}/{splits[0]}*.parquet: give root=the folder that does."
         )
-    return _table(parquet, {"id": "id", "text": "transcription"}, language)
+    return _table(parquet, {"id": "id", "text": "transcription"}, code)
 
 
-def _parquet(place: Path, parts: Mapping[str, str]) -> Parts:
-    """Return split -> parquet files whose path has the split's configuration and name, as the Hub lays them out."""
-    # Links below the folder keep their names: the Hub's cache is made of them.
-    everything = sorted(place.resolve().rglob("*.parquet"))
+def _parquet(name: str, place: Path | None, parts: Mapping[str, str]) -> Parts:
+    """Return split -> parquet files: below a folder, those whose path has the split's configuration and name, as the Hub
+    lays them out; without a folder, those of the cache, taken from the Hub when they are not there yet.
+    """
     found: Parts = {}
-    for split, wanted in parts.items():
-        configuration, _, part = wanted.partition("/")
-        pattern = re.compile(rf"/{re.escape(configuration)}/(.*/)?{re.escape(part)}[-/.][^/]*(/[^/]*)?$")
-        if chosen := [path for path in everything if pattern.search(path.as_posix())]:
+    # Links below the folder keep their names: the Hub's cache is made of them.
+    everything = sorted(place.resolve().rglob("*.parquet")) if place else []
+    for split, part in parts.items():
+        if place:
+            configuration, _, wanted = part.partition("/")
+            pattern = re.compile(rf"/{re.escape(configuration)}/(.*/)?{re.escape(wanted)}[-/.][^/]*(/[^/]*)?$")
+            chosen = [path for path in everything if pattern.search(path.as_posix())]
+        else:
+            target = files.cache_dir() / "corpora" / name / part
+            chosen = sorted(files.prepared(target, functools.partial(_from_hub, name, part)).glob("*.parquet"))
+        if chosen:
             found[split] = chosen
     return found
 
 
-def _from_hub(name: str, parts: Mapping[str, str]) -> Parts:
-    """Return split -> parquet files from the cache, brought from the Hub when they are not there yet."""
-    store = files.cache_dir() / "corpora" / name
-    folders = {
-        split: files.prepared(store / part, functools.partial(_fill_from_hub, name, part))
-        for split, part in parts.items()
-    }
-    return {split: sorted(folder.glob("*.parquet")) for split, folder in folders.items()}
-
-
-def _fill_from_hub(name: str, part: str, folder: Path) -> None:
+def _from_hub(name: str, part: str, folder: Path) -> None:
     """Fill a folder with the parquet files of one part, such as ``clean/test``: all of them, or it does not come to be."""
     repository = catalogue.facts(name)["hub"]
     offered = hub.listing(repository, PARQUET_BRANCH, "dataset")
@@ -113,9 +105,34 @@ def _fill_from_hub(name: str, part: str, folder: Path) -> None:
 
 
 def _table(parts: Parts, columns: Mapping[str, str], language: str) -> Dataset:
+    """Return parquet files with the columns of all corpora; the audio bytes stay in the memory-mapped files.
+
+    Args:
+        columns: name here -> name there.
+    """
     from datasets import concatenate_datasets
 
-    return concatenate_datasets([_renamed(paths, columns, language, split) for split, paths in parts.items()])
+    tables = []
+    for split, paths in parts.items():
+        table = _read(paths)
+        missing = {"audio", *columns.values()} - set(table.column_names)
+        if missing:
+            raise AsrlibError(
+                f"The parquet files of {split} lack the columns {', '.join(sorted(missing))}: is this the right set?"
+            )
+        if "num_samples" in table.column_names:  # FLEURS counts them, at 16 kHz
+            seconds = [count / audio.SAMPLING_RATE for count in table["num_samples"]]
+        else:
+            seconds = [length for some in lengths(paths, paths[0].parent, _seconds) for length in some]
+        values: dict[str, Any] = dict.fromkeys(COLUMNS, [""] * len(table))
+        values |= {column: [str(value) for value in table[source]] for column, source in columns.items()}
+        values |= {"language": [language] * len(table), "split": [split] * len(table), "seconds": seconds}
+        del values["audio"]
+        table = table.select_columns(["audio"])
+        for column, content in values.items():
+            table = table.add_column(column, content)
+        tables.append(table.select_columns(list(COLUMNS)))
+    return concatenate_datasets(tables)
 
 
 def _read(paths: list[Path]) -> Dataset:
@@ -128,33 +145,5 @@ def _read(paths: list[Path]) -> Dataset:
     return table
 
 
-def _renamed(paths: list[Path], columns: Mapping[str, str], language: str, split: str) -> Dataset:
-    """Return parquet files with the columns of all corpora; the audio bytes stay in the memory-mapped file."""
-    table = _read(paths)
-    missing = {"audio", *columns.values()} - set(table.column_names)
-    if missing:
-        raise AsrlibError(
-            f"The parquet files of {split} lack the columns {', '.join(sorted(missing))}: is this the right set?"
-        )
-    if "num_samples" in table.column_names:  # FLEURS counts them, at 16 kHz
-        seconds = [count / audio.SAMPLING_RATE for count in table["num_samples"]]
-    else:
-        seconds = [one for some in lengths.kept(paths, paths[0].parent, _seconds) for one in some]
-    values: dict[str, Any] = {"speaker": [""] * len(table)}
-    values |= {column: [str(value) for value in table[source]] for column, source in columns.items()}
-    values |= {"language": [language] * len(table), "split": [split] * len(table), "seconds": seconds}
-    table = table.select_columns(["audio"])
-    for column, content in values.items():
-        table = table.add_column(column, content)
-    return table.select_columns(list(COLUMNS))
-
-
-def _seconds(paths: list[Path]) -> list[list[float]]:
-    """Return the lengths of each file's recordings."""
-    return [
-        [
-            audio.duration(row["audio"])
-            for row in track(_read([path]).select_columns(["audio"]), "reading lengths", unit="clips")
-        ]
-        for path in paths
-    ]
+def _seconds(path: Path) -> list[float]:
+    return [audio.duration(row["audio"]) for row in _read([path]).select_columns(["audio"])]

@@ -37,29 +37,29 @@ def load(name: str, language: str | None = None, split: str | None = None, root:
 
     Returns:
         A table with id, audio (not decoded: path and bytes, for `audio.load`), text (as spoken, not normalised; empty in
-        ``untranscribed``), language, seconds, speaker (as far as known) and split; ``dialogue`` has its English ``translation`` too. Texts
-        and paths are in memory, about 0.5 kB a clip; the audio is not, but for the 43 MB of ``untranscribed``.
+        ``untranscribed``), language, seconds, speaker (as far as known) and split; ``dialogue`` has its English ``translation`` too.
+        Of the audio, only the 43 MB of ``untranscribed`` are in memory.
 
     Raises:
         AsrlibError: unknown name, language or split, no source for the corpus, or files that do not have the expected form.
     """
     if name in catalogue.PACKAGED:
-        return _packaged(name, catalogue.known_language(name, language), split)
-    known = catalogue.facts(name).get("splits", [])
-    if known and split is not None and split not in known:
-        raise AsrlibError(f"The corpus {name!r} has no split {split!r}: choose one of {', '.join(known)}.")
-    table = LOADERS[name](language, [split] if split else known, files.user_path(root) if root else None)
-    return only(table, name, split) if name == "folder" and split is not None else table
+        table = _packaged(name, catalogue.known_language(name, language))
+    else:
+        known = catalogue.facts(name).get("splits", [])
+        if known and split is not None and split not in known:
+            raise AsrlibError(f"The corpus {name!r} has no split {split!r}: choose one of {', '.join(known)}.")
+        table = LOADERS[name](language, [split] if split else known, files.user_path(root) if root else None)
+    return only(table, name, split) if split else table
 
 
-def _packaged(name: str, language: str, split: str | None) -> Dataset:
+def _packaged(name: str, language: str) -> Dataset:
     rows = sources.rows_of(name, language)[1]
-    listed = sum("split" in row for row in catalogue.manifest(name, language))
-    if len(rows) < listed:
+    count = len(catalogue.listed(name, language))
+    if len(rows) < count:
         warnings.warn(
-            f"{name}/{language}: {listed - len(rows)} of {listed} clips are missing or differ from data/splits and are left out.",
+            f"{name}/{language}: {count - len(rows)} of {count} clips are missing or differ from data/splits and are left out.",
             stacklevel=3,
         )
     columns = (*COLUMNS, "translation") if name == "dialogue" else COLUMNS
-    table = dataset(({"language": language} | row for row in rows), columns)
-    return only(table, name, split) if split else table
+    return dataset(({"language": language} | row for row in rows), columns)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asrlib import AsrlibError, audio
-from asrlib.corpora import lengths, metadata
-from asrlib.corpora.rows import brought, dataset
+from asrlib.corpora import metadata
+from asrlib.corpora.rows import dataset, lengths
+from asrlib.corpora.sources import brought
 from asrlib.io import downloads, files
-from asrlib.io.progress import track
+from asrlib.text import base_code
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["common_voice", "folder", "librispeech_rows"]
 
 
-def _measured(rows: list[dict[str, Any]], root: Path) -> Iterator[dict[str, Any]]:
-    """Yield rows with the length of their recordings; one that cannot be read has none, and a warning counts them."""
+def _measured(rows: list[dict[str, Any]], root: Path) -> list[dict[str, Any]]:
+    """Return rows with the length of their recordings: 0 of those that cannot be read, which a warning counts."""
     problems = []
 
     def seconds(path: Path) -> float | None:
@@ -30,29 +31,28 @@ def _measured(rows: list[dict[str, Any]], root: Path) -> Iterator[dict[str, Any]
             problems.append(str(error))
             return None
 
-    def read(paths: list[Path]) -> list[float | None]:
-        return [seconds(path) for path in track(paths, f"lengths of {root.name}", unit="clips")]
-
-    found = lengths.kept([Path(row["path"]) for row in rows], root, read)
-    if problems and len(problems) == len(rows):
+    found = lengths([Path(row["audio"]["path"]) for row in rows], root, seconds)
+    if problems and not any(found):
         raise AsrlibError(problems[0])
     if problems:
-        said = f"{root}: {len(problems)} of {len(rows)} recordings cannot be read, and have no length; the first: {problems[0]}"
+        said = f"{root}: {found.count(None)} of {len(rows)} recordings cannot be read, and have no length; the first: {problems[0]}"
         warnings.warn(said, stacklevel=2)
-    for row, length in zip(rows, found, strict=True):
-        yield row | {"seconds": length or 0.0}
+    return [row | {"seconds": length or 0.0} for row, length in zip(rows, found, strict=True)]
 
 
-def librispeech_rows(folder: Path, split: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of one of LibriSpeech's folders."""
+def librispeech_rows(root: Path, split: str) -> list[dict[str, Any]]:
+    """Return the rows of one of LibriSpeech's folders, in ``root`` or in its ``LibriSpeech``."""
     rows = []
-    for transcripts in sorted(folder.glob("*/*/*.trans.txt")):
-        for line in transcripts.read_text("utf-8").splitlines():
+    for transcripts in sorted(
+        table for above in (".", "LibriSpeech") for table in root.glob(f"{above}/{split}/*/*/*.trans.txt")
+    ):
+        for line in transcripts.read_text("utf-8", "replace").splitlines():
             clip, _, text = line.partition(" ")
-            path = str(transcripts.with_name(f"{clip}.flac"))
-            speaker = clip.partition("-")[0]
-            rows.append({"id": clip, "path": path, "text": text, "language": "en", "speaker": speaker, "split": split})
-    return _measured(rows, folder)
+            sound, speaker = {"path": str(transcripts.with_name(f"{clip}.flac"))}, clip.partition("-")[0]
+            rows.append(
+                {"id": clip, "audio": sound, "text": text, "language": "en", "speaker": speaker, "split": split}
+            )
+    return _measured(rows, root / split)
 
 
 def common_voice(language: str | None, splits: list[str], root: Path | None) -> Dataset:
@@ -65,29 +65,35 @@ def common_voice(language: str | None, splits: list[str], root: Path | None) -> 
         )
     if place.is_file():
         place = _unpacked_common_voice(place)
-    codes = [language, f"{language}-*"] if language else ["*"]  # zh is there as zh-CN
-    patterns = ["test.tsv", *(f"{above}{code}/test.tsv" for code in codes for above in ("", "*/"))]
-    tables = sorted(table for pattern in patterns for table in place.glob(pattern))
-    if not tables:
+    folders = _common_voice_folders(place, language)
+    if not folders:
         raise AsrlibError(f"{place} holds no test.tsv{f' for {language!r}' if language else ''}: give root={need}.")
-    if len(tables) > 1:
-        raise AsrlibError(
-            f"{place} holds several languages ({', '.join(table.parent.name for table in tables)}): give one."
-        )
-    folder = tables[0].parent
-    return dataset(row for split in splits for row in _common_voice_rows(folder, split, language))
+    if len(folders) > 1:
+        raise AsrlibError(f"{place} holds several languages ({', '.join(one.name for one in folders)}): give one.")
+    return dataset(row for split in splits for row in _common_voice_rows(folders[0], split, language))
 
 
-def _common_voice_rows(folder: Path, split: str, language: str | None) -> Iterator[dict[str, Any]]:
+def _common_voice_folders(place: Path, language: str | None) -> list[Path]:
+    """Return the folders of a language: the one named so, else that of the language without its region, else of any region."""
+    if (place / "test.tsv").is_file():
+        return [place]
+    base = base_code(language or "")
+    for code in (language, base, f"{base}-*") if language else ("*",):
+        if found := sorted(table.parent for above in (".", "*") for table in place.glob(f"{above}/{code}/test.tsv")):
+            return found
+    return []
+
+
+def _common_voice_rows(folder: Path, split: str, language: str | None) -> list[dict[str, Any]]:
     table = folder / f"{split.replace('validation', 'dev')}.tsv"
     if not table.is_file():
         raise AsrlibError(f"{table} is missing: unpack the Common Voice archive again.")
     rows = [
         {
             "id": Path(row["path"]).stem,
-            "path": str(folder / "clips" / row["path"]),
+            "audio": {"path": str(folder / "clips" / row["path"])},
             "text": row["sentence"],
-            "language": language or row.get("locale") or folder.name,
+            "language": base_code(language or row.get("locale") or folder.name),
             "speaker": row["client_id"],
             "split": split,
         }
@@ -118,16 +124,15 @@ def folder(language: str | None, splits: list[str], root: Path | None) -> Datase
         raise AsrlibError("The corpus 'folder' needs root=the folder that holds your audio and metadata.csv.")
     if not root.is_dir():
         raise AsrlibError(f"There is no folder {root}: check the path.")
-    _, column, lines = metadata.folder(root)
     rows = [
         {
             "id": row["file_name"],
-            "path": str(root / row["file_name"]),
-            "text": row[column],
-            "language": language or row.get("language") or "",
-            "speaker": row.get("speaker") or "",
+            "audio": {"path": str(root / row["file_name"])},
+            "text": row["transcription"],
+            "language": base_code(language or row.get("language", "")),
+            "speaker": row.get("speaker", ""),
             "split": row.get("split") or "test",
         }
-        for _, row in lines
+        for row in metadata.folder(root)
     ]
     return dataset(_measured(rows, root))

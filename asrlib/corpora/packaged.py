@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import gzip
 import re
 import warnings
@@ -18,7 +20,6 @@ from asrlib.io import files
 __all__ = ["read", "spoken", "verified"]
 
 ENOUGH = 0.9  # a source is believed when at least this share of the listed clips is there, unchanged
-MAX_LIST_BYTES = 1 << 24  # of a list of transcripts, unpacked; the longest has 100 kB
 
 
 def _read_telephone(share: Path, language: str, voice: str) -> Clips:
@@ -36,15 +37,11 @@ def _read_telephone(share: Path, language: str, voice: str) -> Clips:
 
 def _telephone_lines(package: Path, upstream: Path, name: str) -> list[str]:
     """Return the lines of the list of transcripts: Debian ships it compressed, upstream beside the recordings."""
-    try:
-        if (package / f"{name}.gz").is_file():
-            with gzip.open(package / f"{name}.gz") as stream:
-                data = stream.read(MAX_LIST_BYTES)
-        else:
-            data = (upstream / name).read_bytes() if (upstream / name).is_file() else b""
-    except (EOFError, gzip.BadGzipFile, zlib.error):
-        data = b""  # damaged: clips without transcripts are not the listed ones, so this place is passed over
-    return data.decode("utf-8-sig", "replace").splitlines()
+    packed = package / f"{name}.gz"
+    with contextlib.suppress(OSError, EOFError, zlib.error):
+        data = gzip.decompress(packed.read_bytes()) if packed.is_file() else (upstream / name).read_bytes()
+        return data.decode("utf-8-sig", "replace").splitlines()
+    return []  # damaged or missing: clips without transcripts are not the listed ones, so this place is passed over
 
 
 def _read_picture_words(share: Path, language: str, voice: str) -> Clips:
@@ -63,7 +60,7 @@ def _read_audiobook(share: Path, language: str, voice: str) -> Clips:
     root = share / "pocketsphinx/test/data/librivox"
     if not (root / "transcription").is_file():
         return {}
-    lines = re.findall(r"<s> (.*) </s> \((.*)\)", (root / "transcription").read_text("utf-8"))
+    lines = re.findall(r"<s> (.*) </s> \((.*)\)", (root / "transcription").read_text("utf-8", "replace"))
     return {name: Clip(path, text) for text, name in lines if (path := root / f"{name}.wav").is_file()}
 
 
@@ -78,14 +75,14 @@ READERS: dict[str, Callable[[Path, str, str], Clips]] = {
 
 def read(name: str, language: str, tree: Path) -> Clips:
     """Return the clips below a folder that holds ``usr/share`` or ``share``."""
-    for share in (tree / "usr/share", tree / "share"):
-        if share.is_dir():
-            try:
-                return READERS[name](share, language, catalogue.facts(name, language).get("voice", ""))
-            except AsrlibError as error:
-                warnings.warn(f"{name}/{language} is looked for elsewhere: {error}", stacklevel=2)
-                break
-    return {}
+    share = next((share for share in (tree / "usr/share", tree / "share") if share.is_dir()), None)
+    if share is None:
+        return {}
+    try:
+        return READERS[name](share, language, catalogue.facts(name, language).get("voice", ""))
+    except AsrlibError as error:
+        warnings.warn(f"{name}/{language} is looked for elsewhere: {error}", stacklevel=2)
+        return {}
 
 
 def spoken(clip: Clip) -> str:
@@ -96,25 +93,26 @@ def spoken(clip: Clip) -> str:
 
 def verified(name: str, language: str, tree: Path) -> list[dict[str, Any]] | None:
     """Return the rows of the clips that are the listed ones, byte for byte and word for word; None if too few are."""
-    clips = read(name, language, tree)
-    listed = [row for row in catalogue.manifest(name, language) if "split" in row]
-    rows, path, data, digest = [], None, b"", ""
+    clips, listed, rows = read(name, language, tree), catalogue.listed(name, language), []
+
+    @functools.lru_cache(maxsize=1)  # one file may hold many clips
+    def content(path: Path) -> tuple[bytes, str]:
+        data = path.read_bytes()
+        return data, fingerprint(data)
+
     for row in listed:
         clip = clips.get(row["id"].split("/", 2)[2])
         if clip is None:
             continue
-        if clip.path != path:
-            path, data = clip.path, clip.path.read_bytes()
-            digest = fingerprint(data)
-        if digest != row["sha256"] or row.get("text_sha256", "") != (
-            fingerprint(spoken(clip).encode()) if clip.text else ""
-        ):
+        data, digest = content(clip.path)
+        words = fingerprint(spoken(clip).encode()) if clip.text else ""
+        if (digest, words) != (row["sha256"], row.get("text_sha256", "")):
             continue
-        speaker = clip.speaker or f"{name}-{language}"
-        known = {"text": clean(clip.text)[0], "translation": clip.translation, "speaker": speaker}
-        where = {"path": str(path)}
+        sound = {"path": str(clip.path), "bytes": None}
         if clip.span:
             start, size = clip.span
-            where = {"path": f"{row['id'].rpartition('/')[2]}.mp3", "bytes": data[start : start + size]}
-        rows.append(row | where | known)
+            sound = {"path": f"{row['id'].rpartition('/')[2]}.mp3", "bytes": data[start : start + size]}
+        speaker = clip.speaker or f"{name}-{language}"
+        known = {"text": clean(clip.text)[0], "translation": clip.translation, "speaker": speaker}
+        rows.append(row | known | {"audio": sound})
     return rows if rows and len(rows) >= ENOUGH * len(listed) else None

@@ -1,36 +1,38 @@
-"""Rows to tables whose audio stays on disk."""
+"""Rows to tables whose audio stays on disk, and the lengths of recordings that no list gives."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asrlib import AsrlibError, audio
-from asrlib.corpora.sources import data_folders
+from asrlib.io import files
+from asrlib.io.progress import track
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["COLUMNS", "brought", "dataset", "only"]
+__all__ = ["COLUMNS", "dataset", "lengths", "only"]
 
 COLUMNS = ("id", "audio", "text", "language", "seconds", "speaker", "split")
 
 
-def dataset(rows: Iterable[Mapping[str, Any]], columns: tuple[str, ...] = COLUMNS) -> Dataset:
-    """Return rows as a table: ``audio`` is made of their ``path``, and of ``bytes`` where they have them; it is not decoded."""
+def dataset(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> Dataset:
+    """Return rows as a table; ``audio``, a mapping with ``path`` or ``bytes``, is not decoded."""
     from datasets import Audio, Dataset, Features, Value
 
-    content: dict[str, list[Any]] = {column: [] for column in columns}
-    for row in rows:
-        for column in columns:
-            sound = {"path": row["path"], "bytes": row.get("bytes")} if column == "audio" else None
-            content[column].append(sound or row[column])
+    rows = list(rows)
     kinds = {column: Value("string") for column in columns}
     kinds |= {"audio": {"bytes": Value("binary"), "path": Value("string")}, "seconds": Value("float32")}
-    table = Dataset.from_dict(content, features=Features(kinds))
+    content = {column: [row[column] for row in rows] for column in columns}
     # Named as audio afterwards: datasets would ask for torchcodec to encode it, though nothing is to be encoded.
-    return table.cast_column("audio", Audio(sampling_rate=audio.SAMPLING_RATE, decode=False))
+    return Dataset.from_dict(content, features=Features(kinds)).cast_column(
+        "audio", Audio(sampling_rate=audio.SAMPLING_RATE, decode=False)
+    )
 
 
 def only(table: Dataset, name: str, split: str) -> Dataset:
@@ -42,12 +44,32 @@ def only(table: Dataset, name: str, split: str) -> Dataset:
     return table.select(chosen)
 
 
-def brought(root: Path | None, folders: tuple[str, ...], need: str) -> Path | None:
-    """Return ``root``, or a folder of ``ASRLIB_DATA`` with one of these names, or None."""
-    if root is None:
-        return next(
-            (place / folder for place in data_folders() for folder in folders if (place / folder).is_dir()), None
-        )
-    if not root.exists():
-        raise AsrlibError(f"{root} does not exist: give root={need}.")
-    return root
+def lengths(paths: Sequence[Path], root: Path, read: Callable[[Path], Any]) -> list[Any]:
+    """Return what ``read`` finds in each file, from the cache where size and time of change are the same.
+
+    Args:
+        paths: files; one that is missing is read each time.
+        root: what they belong to; each has a list of its own in the cache.
+        read: returns seconds; None, which is not kept, where there are none.
+    """
+    store = files.cache_dir() / "lengths" / f"{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}.json"
+    known: dict[str, Any] = {}
+    with contextlib.suppress(AsrlibError):  # a damaged list is made anew
+        known = files.read_json(store)
+    marks = {str(path): _mark(path) for path in paths}
+    new = [name for name, mark in marks.items() if mark is None or known.get(name, [None])[0] != mark]
+    for name in track(new, f"lengths of {root.name}", unit="files"):
+        known[name] = [marks[name], read(Path(name))]
+    found = [known[str(path)][1] for path in paths]
+    if new:
+        with contextlib.suppress(AsrlibError):  # a cache that cannot be written: they are read again next time
+            files.write_atomic(store, json.dumps({name: kept for name, kept in known.items() if kept[1] is not None}))
+    return found
+
+
+def _mark(path: Path) -> str | None:
+    try:
+        facts = path.stat()
+    except (OSError, ValueError):  # ValueError: a name that no file can have
+        return None
+    return f"{facts.st_size} {facts.st_mtime_ns}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -17,15 +18,10 @@ from asrlib import AsrlibError
 from asrlib.corpora import catalogue, packaged
 from asrlib.io import downloads, files
 
-__all__ = ["available", "data_folders", "fetch", "places", "rows_of"]
+__all__ = ["available", "brought", "fetch", "places", "rows_of"]
 
 
-def _cached(name: str, language: str) -> Path:
-    return files.cache_dir() / "corpora" / name / language
-
-
-def data_folders() -> list[Path]:
-    """Return the folders of ``ASRLIB_DATA``."""
+def _data_folders() -> list[Path]:
     folders = [files.user_path(name) for name in os.environ.get("ASRLIB_DATA", "").split(os.pathsep) if name]
     for folder in folders:
         if not folder.is_dir():
@@ -33,11 +29,22 @@ def data_folders() -> list[Path]:
     return folders
 
 
-def places(name: str, language: str) -> Iterator[Path]:
-    """Yield the folders that may hold the corpus already: those of ``ASRLIB_DATA``, the cache, the system."""
-    yield from data_folders()
-    yield _cached(name, language)
-    yield Path("/")
+def brought(root: Path | None, names: tuple[str, ...], need: str) -> Path | None:
+    """Return ``root``, or a folder with one of these names in those of ``ASRLIB_DATA``, or None."""
+    if root is None:
+        return next((place for top in _data_folders() for name in names if (place := top / name).is_dir()), None)
+    if not root.exists():
+        raise AsrlibError(f"{root} does not exist: give root={need}.")
+    return root
+
+
+def _cached(name: str, language: str) -> Path:
+    return files.cache_dir() / "corpora" / name / language
+
+
+def places(name: str, language: str) -> list[Path]:
+    """Return the folders that may hold a corpus already: those of ``ASRLIB_DATA``, the cache, the system."""
+    return [*_data_folders(), _cached(name, language), Path("/")]
 
 
 def _find(name: str, language: str) -> tuple[Path, list[dict[str, Any]]] | None:
@@ -50,10 +57,8 @@ def _find(name: str, language: str) -> tuple[Path, list[dict[str, Any]]] | None:
 def available(name: str, language: str | None = None) -> bool:
     """Return whether a packaged corpus is on this machine already; nothing is fetched and no checksum computed."""
     language = catalogue.known_language(name, language)
-    listed = sum("split" in row for row in catalogue.manifest(name, language))
-    return any(
-        len(packaged.read(name, language, place)) >= packaged.ENOUGH * listed for place in places(name, language)
-    )
+    enough = packaged.ENOUGH * len(catalogue.listed(name, language))
+    return any(len(packaged.read(name, language, place)) >= enough for place in places(name, language))
 
 
 def fetch(name: str, language: str | None = None) -> Path:
@@ -79,8 +84,6 @@ def rows_of(name: str, language: str) -> tuple[Path, list[dict[str, Any]]]:
             try:
                 with files.new_folder(target) as folder:
                     source(name, language, folder)
-                    if not packaged.verified(name, language, folder):
-                        raise AsrlibError("what it sent differs from the list in data/splits")
                 return target, packaged.verified(name, language, target)
             except files.DiskFullError:
                 raise
@@ -94,26 +97,22 @@ def rows_of(name: str, language: str) -> tuple[Path, list[dict[str, Any]]]:
 
 
 @contextlib.contextmanager
-def _downloads(name: str, language: str, *addresses: str) -> Iterator[Path]:
-    """Yield the locked folder for the archives at some addresses, as the table has them.
-
-    Archives that serve all languages are kept for the next one; those of which a language has its own, or that cannot be unpacked,
-    are deleted. The part of an interrupted HTTPS download stays, to be resumed.
+def _used(archive: Path, name: str, language: str, folder: Path, *, shared: bool) -> Iterator[None]:
+    """Check what was unpacked of an archive, or of a folder of packages, and delete that; what serves other languages too stays,
+    if it was good.
     """
-    shared = not any("{language}" in address for address in addresses)
-    store = files.cache_dir() / "corpora" / "downloads" / (name if shared else f"{name}-{language}")
-    keep = False
-    with files.lock(store):
-        try:
-            yield store
-            keep = shared
-        finally:
-            if not keep:
-                shutil.rmtree(store / "packages", ignore_errors=True)
-                for archive in store.glob("*.tar.gz"):
-                    archive.unlink()
-            with contextlib.suppress(OSError):  # it is not empty
-                store.rmdir()
+    try:
+        yield
+        if not packaged.verified(name, language, folder):
+            raise AsrlibError("what it sent differs from the list in data/splits")
+    except BaseException:
+        shared = False
+        raise
+    finally:
+        if archive.is_dir() and not shared:
+            shutil.rmtree(archive)
+        elif not shared:
+            archive.unlink(missing_ok=True)
 
 
 def _apt_download(packages: list[str], folder: Path) -> None:
@@ -151,47 +150,42 @@ def _unpack_package(package: Path, folder: Path, wanted: Callable[[str], str | N
     known = catalogue.table()["debian"].get(package.name)
     if known and files.sha256(package) != known:
         raise AsrlibError(f"{package.name} does not have the checksum in data/corpora.toml")
-    command = ["dpkg-deb", "--fsys-tarfile", str(package)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        try:
-            downloads.extract(process.stdout, folder, wanted, source=package.name)
-            while process.stdout.read(1 << 20):  # padding after the archive's end
-                pass
-        finally:
-            process.stdout.close()
-    if process.returncode:
-        raise AsrlibError(f"{package.name} is damaged or truncated")
+    with tempfile.TemporaryFile(dir=folder) as tar:
+        if subprocess.run(["dpkg-deb", "--fsys-tarfile", package], stdout=tar, stderr=subprocess.DEVNULL).returncode:
+            raise AsrlibError(f"{package.name} is damaged or truncated")
+        tar.seek(0)
+        downloads.extract(tar, folder, wanted, source=package.name)
+
+
+def _wanted(patterns: list[str], top: str = "", becomes: str = "") -> Callable[[str], str | None]:
+    """Return what tells where a member of an archive goes, or None: ``top`` becomes another folder, and the patterns choose."""
+
+    def place(member: str) -> str | None:
+        path = becomes + member.removeprefix(top)
+        return path if member.startswith(top) and any(fnmatchcase(path, pattern) for pattern in patterns) else None
+
+    return place
 
 
 def _from_apt(name: str, language: str, folder: Path) -> None:
     facts = catalogue.facts(name, language)
-
-    def wanted(member: str) -> str | None:
-        return member if any(fnmatchcase(member, pattern) for pattern in facts["files"]) else None
-
-    with _downloads(name, language, *catalogue.table()[name]["packages"]) as store:
-        packages = store / "packages"
-        if not packages.exists():
-            with files.new_folder(packages) as fresh:
-                _apt_download(facts["packages"], fresh)
+    shared = facts["packages"] == catalogue.table()[name]["packages"]  # no language in their names
+    store = files.cache_dir() / "corpora" / "downloads" / "+".join(facts["packages"])
+    packages = files.prepared(store, functools.partial(_apt_download, facts["packages"]))
+    with _used(packages, name, language, folder, shared=shared):
         for package in sorted(packages.glob("*.deb")):
-            _unpack_package(package, folder, wanted)
+            _unpack_package(package, folder, _wanted(facts["files"]))
 
 
 def _from_upstream(name: str, language: str, folder: Path) -> None:
     facts = catalogue.facts(name, language)
     if not facts["upstream"]:
         raise AsrlibError("its makers offer no archive with the same file")
-    top, becomes = facts["upstream_folder"], facts["upstream_becomes"]
-
-    def wanted(member: str) -> str | None:
-        path = becomes + member.removeprefix(top)
-        kept = member.startswith(top) and any(fnmatchcase(path, pattern) for pattern in facts["files"])
-        return path if kept else None
-
-    with _downloads(name, language, catalogue.table()[name]["upstream"]) as store:
-        archive = store / facts["upstream"].rpartition("/")[2]
+    archive = files.cache_dir() / "corpora" / "downloads" / facts["upstream"].rpartition("/")[2]
+    with files.lock(archive):
         if not archive.exists():
             downloads.download(facts["upstream"], archive, sha256_hex=facts["upstream_sha256"])
-        with open(archive, "rb") as stream:
+        wanted = _wanted(facts["files"], facts["upstream_folder"], facts["upstream_becomes"])
+        shared = facts["upstream"] == catalogue.table()[name]["upstream"]
+        with _used(archive, name, language, folder, shared=shared), open(archive, "rb") as stream:
             downloads.extract(stream, folder, wanted, source=archive.name)

@@ -1,14 +1,4 @@
-"""A notebook's run, from its first line to its last: parameters, findings, record, verdicts.
-
-A notebook starts with one line after its parameter cell, and ends with another::
-
-    run = chapter.start("01_zero_shot_whisper")
-    ...
-    run.close("LS-")
-
-In between it records what it measures where it measures it (`asrlib.course.records.Record.score`, ``add``, ``difference``,
-``finding``).
-"""
+"""A notebook's run, from its first line, ``run = chapter.start("01_zero_shot_whisper")``, to its last, ``run.close("LS-")``."""
 
 from __future__ import annotations
 
@@ -26,9 +16,6 @@ from asrlib.course import claims, parameters
 from asrlib.course.records import Record, load, parameter_cell, source_hash
 from asrlib.io import files
 
-__all__ = ["Closing", "Run", "start"]
-
-NEEDS_GPU = ("colab", "paper")
 SOURCES = {"notebook": "as in the cell above", "profile": "profile", "you": "given"}
 
 
@@ -38,15 +25,6 @@ class Run(Record):
     def __init__(self, *arguments: Any, sources: Mapping[str, str]) -> None:
         super().__init__(*arguments)
         self.sources = dict(sources)
-
-    def show(self, what: Any) -> None:
-        """Show something below the cell; outside a notebook nothing happens."""
-        if "IPython" in sys.modules:
-            from IPython import get_ipython
-            from IPython.display import display
-
-            if get_ipython():
-                display(what)
 
     @property
     def work_dir(self) -> Path:
@@ -64,7 +42,7 @@ class Run(Record):
     def finding(self, found: Any, *, main: bool = False) -> None:
         """Keep a finding and show it below the cell; arguments as for `asrlib.course.records.Record.finding`."""
         super().finding(found, main=main)
-        self.show(found)
+        _show(found)
 
     def used(self, models: Iterable[str], speech: Mapping[str, Any]) -> None:
         """Keep what went in.
@@ -93,7 +71,7 @@ class Run(Record):
         """
         self.protocol(**protocol, seed=self.seed)
         saved = load(self.save())
-        wanted = [claim for claim in claims.load() if claim["id"].startswith(prefixes)] if prefixes else []
+        wanted = [claim for claim in claims.load() if claim["id"].startswith(prefixes)]
         return Closing([item["text"] for item in self.findings], claims.Table(claims.judge(wanted, [saved])))
 
     def __repr__(self) -> str:
@@ -103,10 +81,10 @@ class Run(Record):
 
     def _repr_markdown_(self) -> str:
         source = {**SOURCES, "profile": f"profile `{self.profile}`"}
-        rows = [
-            f"| `{name}` | {_shown(value)} | {source[self.sources[name]]} |" for name, value in self.parameters.items()
-        ]
-        return "\n".join([f"Profile `{self.profile}`:", "", "| parameter | value | from |", "|---|---|---|", *rows])
+        lines = [f"Profile `{self.profile}`:", "", "| parameter | value | from |", "|---|---|---|"]
+        for name, value in self.parameters.items():
+            lines.append(f"| `{name}` | {_shown(value)} | {source[self.sources[name]]} |")
+        return "\n".join(lines)
 
 
 class Closing:
@@ -149,14 +127,20 @@ def start(notebook: str, names: dict[str, Any] | None = None) -> Run:
     named = os.environ.get("ASRLIB_OUTPUT")
     output = Path(named) if named else root / "build" / "runs" / profile / notebook
     names.update(values)
-    run = Run(
-        notebook, profile, values, output, root, sources={name: source for name, (_, source) in completed.items()}
-    )
-    if "get_ipython" in names:
+    sources = {name: source for name, (_, source) in completed.items()}
+    run = Run(notebook, profile, values, output, root, sources=sources)
+    _show(run)
+    return run
+
+
+def _show(what: Any) -> None:
+    """Show something below the cell; outside a notebook nothing happens."""
+    if "IPython" in sys.modules:
+        from IPython import get_ipython
         from IPython.display import display
 
-        display(run)
-    return run
+        if get_ipython():
+            display(what)
 
 
 def _cuts(notebook: str, profile: str) -> dict[str, Any]:
@@ -166,7 +150,7 @@ def _cuts(notebook: str, profile: str) -> dict[str, Any]:
     """
     if rehearsal := os.environ.get("ASRLIB_REHEARSAL"):
         return files.read_toml(Path(rehearsal)).get(profile, {}).get(notebook, {})
-    if profile in NEEDS_GPU and hardware.best_device() == "cpu":
+    if profile in ("colab", "paper") and hardware.best_device() == "cpu":
         raise AsrlibError(
             f"Profile {profile} needs a GPU, and PyTorch sees none here: on Colab choose Runtime > Change runtime type > T4 "
             'GPU; anywhere, PROFILE = "reference" needs none.'

@@ -18,8 +18,6 @@ from asrlib import AsrlibError
 from asrlib.course.rules import RULES, Part, Verdict
 from asrlib.io import files
 
-__all__ = ["Table", "count", "find", "judge", "kind", "load", "markdown"]
-
 
 # ------------------------------------------------------------------------------------------------------------------- load
 def load(path: Path | str | None = None) -> list[dict[str, Any]]:
@@ -53,11 +51,7 @@ def _checked(text: str, path: str) -> list[dict[str, Any]]:
 
 # ------------------------------------------------------------------------------------------------------------------ judge
 def judge(claims: Iterable[Mapping[str, Any]], records: Iterable[Mapping[str, Any]]) -> list[Verdict]:
-    """Return the verdict of each claim in the light of the given records.
-
-    Args:
-        claims: as `load` returns them.
-        records: contents of ``record.json`` files, at most one for each notebook.
+    """Return the verdict of each claim in the light of the contents of ``record.json`` files, at most one a notebook.
 
     Raises:
         AsrlibError: evidence that fits several values of a record, or a wrong arithmetic expression.
@@ -151,11 +145,13 @@ class Table:
     def _repr_html_(self) -> str:
         judged = [item for item in self.verdicts if kind(item) != "not run"]
         waiting = [item for item in self.verdicts if kind(item) == "not run"]
+        left = ' style="text-align: left"'
+        head = "".join(f"<th{left}>{word}</th>" for word in ("claim", "published", "here", "verdict"))
+        rows = ((item.id, item.published, _here(item), item.verdict) for item in judged)
+        body = "".join(f"<tr>{''.join(f'<td{left}>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
         return (
             f"<p><b>Published claims</b>: {len(judged)} of {len(self.verdicts)} could be judged here.</p>"
-            + _rows(
-                ("claim", "published", "here", "verdict"), [(i.id, i.published, _here(i), i.verdict) for i in judged]
-            )
+            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
             + _folded("What each claim says, and why the verdict", [(f"{i.id}. {i.statement}", i.why) for i in judged])
             + _folded("Not run here, and what each needs", [(f"{i.id}. {i.statement}", i.verdict) for i in waiting])
         )
@@ -163,18 +159,8 @@ class Table:
 
 def _here(verdict: Verdict) -> str:
     """Return our values, with interval and number of clips where there are any."""
-    return (
-        verdict.ours
-        + (f" [{verdict.interval}]" if verdict.interval else "")
-        + (f", n = {verdict.n}" if verdict.n else "")
-    )
-
-
-def _rows(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Return an HTML table with text that begins at the left."""
-    left = ' style="text-align: left"'
-    body = "".join(f"<tr>{''.join(f'<td{left}>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{''.join(f'<th{left}>{cell}</th>' for cell in head)}</tr></thead><tbody>{body}</tbody></table>"
+    interval = f" [{verdict.interval}]" if verdict.interval else ""
+    return verdict.ours + interval + (f", n = {verdict.n}" if verdict.n else "")
 
 
 def _folded(title: str, items: Iterable[tuple[str, str]]) -> str:
@@ -186,15 +172,7 @@ def markdown(verdicts: Iterable[Verdict]) -> str:
     """Return a table: claim, published, here with interval and number of clips, verdict, why they may differ."""
     lines = ["| claim | published | here | 95 % interval | clips | verdict | why |", "|---|---|---|---|---|---|---|"]
     for item in verdicts:
-        claim = f"[{item.id}]({item.source}) {item.statement}"
-        cells = (
-            claim,
-            item.published,
-            item.ours or "-",
-            item.interval or "-",
-            item.n or "-",
-            f"**{item.verdict}**",
-            item.why,
-        )
+        measured = (item.published, *(text or "-" for text in (item.ours, item.interval, item.n)))
+        cells = (f"[{item.id}]({item.source}) {item.statement}", *measured, f"**{item.verdict}**", item.why)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"

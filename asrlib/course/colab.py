@@ -19,9 +19,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from asrlib import AsrlibError
+from asrlib.course.records import version
 from asrlib.io import files
-
-__all__ = ["set_up"]
 
 # Many of Colab's packages need these in the versions that it has; torch is built for its GPUs.
 BUILT_IN = ("numpy", "pandas", "pillow", "torch", "torchaudio", "torchvision")
@@ -58,25 +57,17 @@ def _install(extras: Sequence[str]) -> None:
         if one.marker is None or any(one.marker.evaluate({"extra": extra}) for extra in ("", *extras))
     ]
     imported = _imported()
-    for name, version in imported.items():
-        _loaded.setdefault(name, version)
-    built_in = {name: version for name in BUILT_IN if (version := _version(name))}
+    _loaded.update(imported | _loaded)
+    built_in = {name: found for name in BUILT_IN if (found := version(name))}
     said = _pip(lines, built_in | imported) and _pip(lines, built_in)
     importlib.invalidate_caches()
     if said:
         raise AsrlibError(f"pip could not install what this notebook imports: {said}")
-    if changed := [name for name, version in _loaded.items() if _version(name) != version]:
+    if changed := [name for name, former in _loaded.items() if version(name) != former]:
         raise AsrlibError(
             f"This kernel still holds the former version of {', '.join(changed)}: choose Runtime > Restart session, then run "
             "this cell again."
         )
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 def _imported() -> dict[str, str]:

@@ -13,8 +13,6 @@ from typing import Any
 
 from asrlib.course import records
 
-__all__ = ["KINDS", "Change", "compare", "describe", "read"]
-
 KINDS = {
     "moved": "moved out of their interval",
     "differs": "differ, and have no interval to judge by",

@@ -9,8 +9,6 @@ from asrlib import figures
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["arrow", "box", "canvas", "evaluation", "whisper"]
-
 Point = tuple[float, float]
 
 
@@ -29,11 +27,8 @@ def box(axes: Axes, center: Point, text: str, *, size: Point = (1.3, 0.5), color
     from matplotlib.patches import FancyBboxPatch
 
     corner = (center[0] - size[0] / 2, center[1] - size[1] / 2)
-    axes.add_patch(
-        FancyBboxPatch(
-            corner, *size, boxstyle="round,pad=0,rounding_size=0.08", facecolor=f"{color}22", edgecolor=color
-        )
-    )
+    rounded = "round,pad=0,rounding_size=0.08"
+    axes.add_patch(FancyBboxPatch(corner, *size, boxstyle=rounded, facecolor=f"{color}22", edgecolor=color))
     axes.text(*center, text, ha="center", va="center", fontsize=8)
 
 
@@ -49,32 +44,19 @@ def whisper(bands: int, frames: int, positions: int, width: int, encoder_layers:
     """Show what Whisper does with a window of sound (Radford et al. 2022, figure 1).
 
     Args:
-        bands: of the log-mel spectrogram.
-        frames: of 10 ms in a window.
-        positions: encoder states for a window.
-        width: numbers in a state.
-        encoder_layers: layers that read the whole window, once.
-        decoder_layers: layers that run once for each token.
+        bands, frames: of the log-mel spectrogram; a frame is 10 ms.
+        positions, width: encoder states for a window, and numbers in a state.
+        encoder_layers, decoder_layers: those run once a window, these once a token.
     """
     axes = canvas(7.4, 2.7)
+    encoder = f"encoder, {encoder_layers} layers\nreads the window once"
+    decoder = f"decoder, {decoder_layers} layers\nruns once per token"
     box(axes, (0.65, 1.9), "sound\n16,000 samples/s", size=(1.15, 0.6))
     box(axes, (2.3, 1.9), f"log-mel\n{bands} bands x {frames:,} frames", size=(1.7, 0.6))
-    box(
-        axes,
-        (4.25, 1.9),
-        f"encoder, {encoder_layers} layers\nreads the window once",
-        size=(1.6, 0.6),
-        color=figures.BLUE,
-    )
+    box(axes, (4.25, 1.9), encoder, size=(1.6, 0.6), color=figures.BLUE)
     box(axes, (6.35, 1.9), f"states\n{positions:,} positions x {width}", size=(1.5, 0.6))
     box(axes, (1.0, 0.6), "tokens so far\n(start) to decrease", size=(1.6, 0.6))
-    box(
-        axes,
-        (4.25, 0.6),
-        f"decoder, {decoder_layers} layers\nruns once per token",
-        size=(1.6, 0.6),
-        color=figures.ORANGE,
-    )
+    box(axes, (4.25, 0.6), decoder, size=(1.6, 0.6), color=figures.ORANGE)
     box(axes, (6.35, 0.6), "next token\n' your'", size=(1.3, 0.6))
     for start, end in (((1.23, 1.9), (1.45, 1.9)), ((3.15, 1.9), (3.45, 1.9)), ((5.05, 1.9), (5.6, 1.9))):
         arrow(axes, start, end)
@@ -110,4 +92,29 @@ def evaluation() -> None:
         axes.figure,
         "Diagram of an evaluation: Whisper turns sound into a hypothesis; hypothesis and reference text pass through the same "
         "normaliser, are aligned word by word into substitutions, deletions and insertions, and give a WER with an interval.",
+    )
+
+
+def drafts() -> None:
+    """Show one round of speculative decoding with four drafts, the third of them wrong (Leviathan et al. 2022, figure 1)."""
+    axes = canvas(7.4, 2.6)
+    words, chosen = [" to", " mute", " you", " self"], [" to", " mute", " your", ""]
+    box(axes, (0.85, 1.3), "encoder states\nshared, once", size=(1.3, 0.6))
+    box(axes, (2.6, 2.1), "assistant drafts\nfour tokens, one by one", size=(1.7, 0.6), color=figures.ORANGE)
+    box(axes, (2.6, 0.5), "teacher checks\nall in one pass", size=(1.7, 0.6), color=figures.BLUE)
+    for start, end in (((1.5, 1.5), (1.85, 1.9)), ((1.5, 1.1), (1.85, 0.7))):
+        arrow(axes, start, end)
+    for place, (draft, own) in enumerate(zip(words, chosen, strict=True)):
+        x, right = 4.1 + 0.75 * place, draft == own
+        box(axes, (x, 2.1), draft, size=(0.65, 0.4), color=figures.ORANGE if right else figures.GREY)
+        if own:
+            box(axes, (x, 0.5), own, size=(0.65, 0.4), color=figures.BLUE)
+            arrow(axes, (x, 1.88), (x, 0.72))
+        axes.text(x + 0.08, 1.3, "kept" if right else "wrong" if own else "dropped", fontsize=7)
+    axes.text(4.1, 0.1, "written in this round: two drafts and one token of the teacher", fontsize=7, ha="left")
+    figures.show(
+        axes.figure,
+        "Diagram of a round: the assistant drafts four tokens from the shared encoder states; the teacher checks them in one "
+        "pass. Two drafts are what the teacher would have written and are kept; the third is not, so the teacher's own token takes "
+        "its place and the draft after it is dropped.",
     )

@@ -1,8 +1,7 @@
 """Findings: one or two plain sentences made from measured values, with direction, interval and number.
 
 A sentence concludes ("better", "faster", "rises") only where the interval allows it. Everywhere else it says what was seen in
-these clips and that this leaves both possible. A lower WER is the better one, and no sign has to be read: each end of an interval
-is called lower or higher. No number in a finding is typed.
+these clips and that this leaves both possible. No sign has to be read: each end of an interval is called lower or higher.
 """
 
 from __future__ import annotations
@@ -19,8 +18,6 @@ from asrlib import AsrlibError, uncertainty
 from asrlib.scoring import Difference, Score
 from asrlib.uncertainty import Ratio
 
-__all__ = ["Finding", "contrast", "count", "level", "paired", "ratio", "size", "table", "trend"]
-
 SPECIAL = re.compile(r"([\\`*_<>|~$])")  # what Markdown or MathJax would take for a sign of its own
 ESCAPED = r"\\\1"
 MORE = {
@@ -35,7 +32,7 @@ class Finding:
 
     Attributes:
         text: one or two sentences.
-        kind: the helper that made it: ``level``, ``paired``, ``contrast``, ``ratio``, ``size``, ``trend``, ``count`` or ``table``.
+        kind: the function that made it: ``level``, ``paired``, ``contrast``, ``ratio``, ``size``, ``trend``, ``count`` or ``table``.
         numbers: plain data, for a record: ``value``, ``interval`` (two numbers or None), ``unit``, ``n`` and what ``n`` counts
             (``of``); a table has one such entry for each comparison under ``comparisons``.
     """
@@ -57,7 +54,7 @@ def level(score: Score, system: str, on: str) -> Finding:
     """State the WER of one system: "whisper-base has a WER of 3.5 % [1.8, 5.7] on English prompts (96 clips, 656 words)."
 
     Args:
-        score: of the system; a mean `asrlib.scoring.over_seeds` is said to be one.
+        score: a mean `asrlib.scoring.over_seeds` is said to be one.
         system: its name.
         on: the speech, in words that follow "on".
     """
@@ -78,8 +75,7 @@ def paired(difference: Difference, first: str, second: str, *, margin: float | N
 
     Args:
         difference: WER of the first minus that of the second, from `asrlib.scoring.compare`.
-        first: name of the first system.
-        second: name of the second.
+        first, second: names of the systems.
         margin: the largest difference that does not matter, as a fraction (0.01 is one point): then "equal within 1 point" can
             be shown too.
 
@@ -91,27 +87,19 @@ def paired(difference: Difference, first: str, second: str, *, margin: float | N
     seen = f"the WER of {first} is {_gap(difference.delta)}"
     if difference.interval is None:
         text = f"No conclusion about {first} and {second}: {seen} in these clips, without an interval ({difference.shortage};"
-        text += f" {_behind(difference)})."
-    elif difference.significant:
-        word = "better" if difference.interval[1] < 0 else "worse"
-        less = f", by less than {limit}" if equal else ""
-        text = (
-            f"{_start(first)} is {word} than {second}{less}: its WER is {_gap(difference.delta)} [{_range(difference)}]"
-        )
-        text += f" ({_behind(difference)})."
+        return Finding(f"{text} {_behind(difference)}).", "paired", _of_difference(difference))
+    if difference.significant:
+        text = f"{_start(first)} is {_better(difference)} than {second}" + (f", by less than {limit}" if equal else "")
+        text += f": its WER is {_gap(difference.delta)} [{_range(difference)}]"
     else:
-        start = (
-            f"{_start(first)} and {second} are equal within {limit}"
-            if equal
-            else f"No difference is shown between {first} and {second}"
-        )
-        start += f", nor that they are equal within {limit}" if limit and not equal else ""
-        join = "and" if equal else "but"
-        seen += f", {join} the interval reaches from {_range(difference)}"
-        if difference.interval == (0, 0):
-            seen = "their errors are the same"
-        text = f"{start}: {seen} ({_behind(difference)})."
-    return Finding(text, "paired", _of_difference(difference))
+        text = f"No difference is shown between {first} and {second}"
+        if equal:
+            text = f"{_start(first)} and {second} are equal within {limit}"
+        elif limit:
+            text += f", nor that they are equal within {limit}"
+        seen += f", {'and' if equal else 'but'} the interval reaches from {_range(difference)}"
+        text += ": their errors are the same" if difference.interval == (0, 0) else f": {seen}"
+    return Finding(f"{text} ({_behind(difference)}).", "paired", _of_difference(difference))
 
 
 def contrast(difference: Difference, first: str, second: str) -> Finding:
@@ -137,8 +125,7 @@ def table(differences: Mapping[str, Difference], reference: str) -> Finding:
     """Say which of many comparisons with one reference hold together (Holm 1979), and how many would differ by chance.
 
     Args:
-        differences: by the system's name, its WER minus that of the reference.
-        reference: name of what all were compared with.
+        differences: by the system's name, its WER minus that of the ``reference``.
 
     Raises:
         AsrlibError: no comparison.
@@ -153,35 +140,24 @@ def table(differences: Mapping[str, Difference], reference: str) -> Finding:
         {"system": name, "p_value": found.p_value, "p_holm": adjusted.get(name), **_of_difference(found)}
         for name, found in differences.items()
     ]
-    summary = {"reference": reference, "remain": kept, "by_chance": _chance(len(tested)), "comparisons": numbers}
-    text = _of_table(differences, reference, kept, alone, len(tested))
-    return Finding(text, "table", summary)
-
-
-def _of_table(
-    differences: Mapping[str, Difference], reference: str, kept: Sequence[str], alone: Sequence[str], tested: int
-) -> str:
-    """Return the sentences of `table`: what remains, what does not, what chance alone would give, what has no interval."""
-    without = len(differences) - tested
-    lacking = f" {_many(without, 'comparison')} {_has(without)} no interval." if without else ""
+    chance = len(tested) * (1 - uncertainty.CONFIDENCE)
+    summary = {"reference": reference, "remain": kept, "by_chance": chance, "comparisons": numbers}
+    without = len(differences) - len(tested)
+    lacking = f" {_many(without, 'comparison')} {'has' if without == 1 else 'have'} no interval." if without else ""
     if not tested:
-        return f"No conclusion about systems compared with {reference}:{lacking}"
-    described = [
-        f"{name} is {'better' if differences[name].interval[1] < 0 else 'worse'} (WER {_gap(differences[name].delta)})"
-        for name in kept
-    ]
-    of = f"{tested} comparisons with {reference}" if tested > 1 else f"comparison with {reference}"
-    if tested == 1:
-        text = f"The one {of} shows {'a difference' if kept else 'no difference'}"
+        return Finding(f"No conclusion about systems compared with {reference}:{lacking}", "table", summary)
+    if len(tested) == 1:
+        text = f"The one comparison with {reference} shows {'a difference' if kept else 'no difference'}"
     else:
-        text = f"Of {of}, {len(kept) or 'none'} {'shows' if len(kept) == 1 else 'show'} a difference that holds beside the others"
-        text += " (Holm's correction)"
+        text = f"Of {len(tested)} comparisons with {reference}, {len(kept) or 'none'} {'shows' if len(kept) == 1 else 'show'}"
+        text += " a difference that holds beside the others (Holm's correction)"
+    described = [f"{name} is {_better(differences[name])} (WER {_gap(differences[name].delta)})" for name in kept]
     text += f": {'; '.join(described)}." if described else "."
     if alone:
         text += f" {', '.join(alone)} would differ if {'it' if len(alone) == 1 else 'each'} stood alone."
-    if tested > 1:
-        text += f" If no system differed, {_number(_chance(tested), 2)} of {tested} would still seem to, by chance."
-    return text + lacking
+    if len(tested) > 1:
+        text += f" If no system differed, {_number(chance, 2)} of {len(tested)} would still seem to, by chance."
+    return Finding(text + lacking, "table", summary)
 
 
 # -------------------------------------------------------------------------------------------------- ratios, trends, and counts
@@ -190,8 +166,7 @@ def ratio(found: Ratio, first: str, second: str, *, of: str = "time", unit: str 
 
     Args:
         found: from `asrlib.uncertainty.paired_ratio`, first over second.
-        first: name of the first system.
-        second: name of the second.
+        first, second: names of the systems.
         of: what was measured: ``time`` or ``memory``.
         unit: of the measured values.
     """
@@ -205,24 +180,15 @@ def ratio(found: Ratio, first: str, second: str, *, of: str = "time", unit: str 
         text = f"No difference is shown between {first} and {second}: {seen}, but the interval reaches from"
         text += f" {_range_of(found.interval)} ({behind})."
     else:
-        ends, value, said = found.interval, found.value, f"it {takes} {{}} {than.removesuffix(' as')}"
-        if of == "time" and value < 1:
-            ends, value, said = (1 / ends[1], 1 / ends[0]), 1 / value, "it is {} as fast"
-        text = f"{_start(first)} is {less if found.value < 1 else more} than {second}: {said.format(_times(value))}"
-        text += f" [{_range_of(ends)}] ({behind})."
-    interval = list(found.interval) if found.interval else None
-    return Finding(text, "ratio", _numbers(found.value, interval, "times", found.rounds, "rounds"))
+        ends, said = found.interval, f"it {takes} {_times(found.value)} {than.removesuffix(' as')}"
+        if of == "time" and found.value < 1:
+            ends, said = (1 / ends[1], 1 / ends[0]), f"it is {_times(1 / found.value)} as fast"
+        text = f"{_start(first)} is {less if found.value < 1 else more} than {second}: {said} [{_range_of(ends)}] ({behind})."
+    return Finding(text, "ratio", _numbers(found.value, found.interval, "times", found.rounds, "rounds"))
 
 
 def size(first_value: float, second_value: float, first: str, second: str, *, unit: str = "MB") -> Finding:
     """Compare two exact sizes, such as bytes of weights or numbers of parameters; what is counted has no interval.
-
-    Args:
-        first_value: of the first system, above 0.
-        second_value: of the second, above 0.
-        first: name of the first system.
-        second: name of the second.
-        unit: of both values.
 
     Raises:
         AsrlibError: a size that is not above 0.
@@ -244,12 +210,10 @@ def trend(
     """Say whether a curve rises, falls, or shows no trend; by Spearman's correlation, and under ten points by no conclusion.
 
     Args:
-        x: places of the points.
-        y: values there.
+        x, y: places of the points, and values there.
         of: name of the value, such as ``"the WER"``.
         over: name of what x is, such as ``"the number of training clips"``.
-        x_unit: unit of x, if any, such as ``"clips"``.
-        y_unit: unit of y, if any.
+        x_unit, y_unit: such as ``"clips"``, if any.
 
     Raises:
         AsrlibError: fewer than two points, x and y of different length, or a value that is not finite.
@@ -263,27 +227,26 @@ def trend(
     ends = [f"{_figure(y[order[place]])} {y_unit}".strip() for place in (0, -1)]
     places = [f"{x[order[place]]:,.6g} {x_unit}".strip() for place in (0, -1)]
     seen = f"from {ends[0]} (at {places[0]}) to {ends[1]} (at {places[1]})"
-    if few := uncertainty.shortage(len(x), "point"):
+    few, value, interval = uncertainty.shortage(len(x), "point"), None, None
+    if few:
         text = f"No conclusion about a trend of {of}: {seen} ({few})."
-        return Finding(text, "trend", _numbers(None, None, "rank correlation", len(x), "points"))
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
+    elif np.ptp(x) == 0 or np.ptp(y) == 0:
         text = f"No trend of {of} is shown: all values are the same ({len(x)} points)."
-        return Finding(text, "trend", _numbers(None, None, "rank correlation", len(x), "points"))
-    value, (low, high) = uncertainty.spearman(x, y)
-    measured = f"Spearman's rank correlation {value:.2f} [{low:.2f}, {high:.2f}], {len(x)} points"
-    if low > 0 or high < 0:
-        text = f"{_capital(of)} {'rises' if low > 0 else 'falls'} with {over}: {seen} ({measured})."
     else:
+        value, interval = uncertainty.spearman(x, y)
+        low, high = interval
+        measured = f"Spearman's rank correlation {value:.2f} [{low:.2f}, {high:.2f}], {len(x)} points"
         text = f"No trend of {of} with {over} is shown: {seen} ({measured}, which leaves both directions possible)."
-    return Finding(text, "trend", _numbers(value, [low, high], "rank correlation", len(x), "points"))
+        if low > 0 or high < 0:
+            text = f"{_capital(of)} {'rises' if low > 0 else 'falls'} with {over}: {seen} ({measured})."
+    return Finding(text, "trend", _numbers(value, interval, "rank correlation", len(x), "points"))
 
 
 def count(hits: int, n: int, what: str, *, of: str = "clip") -> Finding:
     """Say how many: "Language named correctly: 91 of 96 clips, 94.8 % [88.4, 97.8]." The interval is Wilson's.
 
     Args:
-        hits: how many of them.
-        n: number of independent trials; without any, nothing is concluded.
+        hits, n: of so many independent trials; without any, nothing is concluded.
         what: what was counted.
         of: one trial, in the singular; its plural is made with s.
 
@@ -291,9 +254,8 @@ def count(hits: int, n: int, what: str, *, of: str = "clip") -> Finding:
         AsrlibError: more hits than trials.
     """
     if not n:
-        return Finding(
-            f"No conclusion about {what}: there is no {of}.", "count", _numbers(None, None, "%", 0, f"{of}s")
-        )
+        nothing = _numbers(None, None, "%", 0, f"{of}s")
+        return Finding(f"No conclusion about {what}: there is no {of}.", "count", nothing)
     ends = [100 * end for end in uncertainty.wilson(hits, n)]
     share = 100 * hits / n
     text = f"{_capital(what)}: {hits:,} of {_many(n, of)}, {_number(share)} % [{_number(ends[0])}, {_number(ends[1])}]."
@@ -302,9 +264,9 @@ def count(hits: int, n: int, what: str, *, of: str = "clip") -> Finding:
 
 # ----------------------------------------------------------------------------------------------------------------- wording
 def _numbers(
-    value: float | None, interval: list[float] | None, unit: str, n: int | None, of: str | None
+    value: float | None, interval: Sequence[float] | None, unit: str, n: int | None, of: str | None
 ) -> dict[str, Any]:
-    return {"value": value, "interval": interval, "unit": unit, "n": n, "of": of}
+    return {"value": value, "interval": interval and list(interval), "unit": unit, "n": n, "of": of}
 
 
 def _of_difference(found: Difference) -> dict[str, Any]:
@@ -314,10 +276,6 @@ def _of_difference(found: Difference) -> dict[str, Any]:
 
 def _many(n: int, what: str) -> str:
     return f"{n:,} {what}{'' if n == 1 else 's'}"
-
-
-def _has(n: int) -> str:
-    return "has" if n == 1 else "have"
 
 
 def _capital(text: str) -> str:
@@ -335,22 +293,22 @@ def _figure(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _factor(value: float) -> str:
-    """Return a ratio with two decimals, a small one with two significant digits, a large one in full."""
-    return f"{value:.2g}" if value < 0.1 else f"{value:.2f}" if value < 10 else _figure(value)
-
-
 def _times(value: float) -> str:
-    return f"{_factor(value)} times"
+    """Return a ratio with two decimals, a small one with two significant digits, a large one in full."""
+    return f"{value:.2g} times" if value < 0.1 else f"{value:.2f} times" if value < 10 else f"{_figure(value)} times"
 
 
 def _range_of(ends: tuple[float, float]) -> str:
-    return f"{_factor(ends[0])} to {_times(ends[1])}"
+    return f"{_times(ends[0]).removesuffix(' times')} to {_times(ends[1])}"
 
 
 def _start(name: str) -> str:
     """Return a name as it stands at the beginning of a sentence: "The pipeline", but "whisper-base"."""
     return _capital(name) if name.startswith("the ") else name
+
+
+def _better(found: Difference) -> str:
+    return "better" if found.interval[1] < 0 else "worse"
 
 
 def _gap(delta: float) -> str:
@@ -376,8 +334,3 @@ def _behind(found: Difference) -> str:
     if max(found.seeds) > 1:
         counts.append("{} and {} trainings".format(*found.seeds))
     return ", ".join(counts)
-
-
-def _chance(tested: int) -> float:
-    """Return how many of so many comparisons would differ at 5 % if no system differed."""
-    return tested * (1 - uncertainty.CONFIDENCE)

@@ -20,8 +20,6 @@ from typing import Any
 from asrlib import AsrlibError
 from asrlib.io import files
 
-__all__ = ["Parameter", "check", "complete", "declared", "fits", "injected", "profile_values", "profiles"]
-
 REFERENCE = "reference"  # the profile whose values the notebooks themselves hold
 INJECTED = "# Parameters"  # first line of the cell that papermill adds
 TYPES = {"str": str, "int": int, "float": int | float, "bool": bool, "list": list}
@@ -40,12 +38,8 @@ class Parameter:
 def declared(source: str, where: str) -> dict[str, Parameter]:
     """Return the parameters that the source of a parameter cell declares, by name.
 
-    Args:
-        source: the cell.
-        where: the notebook's name, for the message.
-
     Raises:
-        AsrlibError: a line of it has another form.
+        AsrlibError: a line of it has another form; ``where`` names the notebook.
     """
     found = {}
     try:
@@ -78,27 +72,15 @@ def check(notebook: str, parameter: Parameter, value: Any, where: str = "") -> A
         AsrlibError: it is of another type; ``where`` says who gave it.
     """
     if not fits(value, parameter.type):
-        raise AsrlibError(
-            f"{where}{notebook}: {parameter.name} must be of type {parameter.type}, {value!r} is not ({parameter.help})."
-        )
+        wanted = f"{parameter.name} must be of type {parameter.type}, {value!r} is not ({parameter.help})."
+        raise AsrlibError(f"{where}{notebook}: {wanted}")
     return value
 
 
 def injected(cells: Iterable[str]) -> set[str]:
     """Return the names that papermill's added cell assigns, out of the cells that a kernel has executed."""
-    added = [cell for cell in cells if cell.startswith(INJECTED)]
-    return {
-        target.id
-        for cell in added
-        for line in ast.parse(cell).body
-        if isinstance(line, ast.Assign)
-        for target in line.targets
-    }
-
-
-def profiles(table: Mapping[str, Any]) -> list[str]:
-    """Return the names of all profiles: ``reference``, and those of the parsed ``profiles.toml``."""
-    return [REFERENCE, *table]
+    lines = [line for cell in cells if cell.startswith(INJECTED) for line in ast.parse(cell).body]
+    return {target.id for line in lines if isinstance(line, ast.Assign) for target in line.targets}
 
 
 def profile_values(table: Mapping[str, Any], notebook: str, profile: str) -> dict[str, Any]:
@@ -107,8 +89,8 @@ def profile_values(table: Mapping[str, Any], notebook: str, profile: str) -> dic
     Raises:
         AsrlibError: the profile does not exist.
     """
-    if profile not in profiles(table) or not isinstance(table.get(profile, {}), Mapping):
-        raise AsrlibError(f"There is no profile {profile!r}: choose one of {', '.join(profiles(table))}.")
+    if profile not in (REFERENCE, *table) or not isinstance(table.get(profile, {}), Mapping):
+        raise AsrlibError(f"There is no profile {profile!r}: choose one of {', '.join([REFERENCE, *table])}.")
     return table.get(profile, {}).get(notebook, {})
 
 
@@ -120,7 +102,7 @@ def complete(
     What was given to papermill counts most, then a value that somebody has changed in the parameter cell, then the profile's.
 
     Args:
-        notebook: its name, for messages.
+        notebook: its name.
         known: what the parameter cell declares as committed.
         found: the notebook's names and their present values.
         given: names that papermill assigned.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import numbers
 import platform
 import subprocess
 import time
@@ -23,18 +22,6 @@ from typing import Any
 from asrlib import AsrlibError, __version__
 from asrlib.io import files
 
-__all__ = [
-    "Record",
-    "earlier",
-    "load",
-    "notebook_cells",
-    "notebook_code",
-    "number",
-    "parameter_cell",
-    "predictions",
-    "source_hash",
-]
-
 PACKAGES = ("torch", "transformers", "datasets", "numpy", "jiwer", "soundfile", "soxr", "accelerate", "peft", "bitsandbytes",
             "optimum", "optimum-onnx", "optimum-quanto", "onnxruntime", "openvino", "nncf", "ctranslate2", "faster-whisper", "openai-whisper")  # fmt: skip
 SCHEMA = "record.schema.json"
@@ -44,9 +31,6 @@ FORBIDDEN = {"reference", "references", "text", "transcript", "sentence"}  # key
 # ----------------------------------------------------------------------------------------------------------------- record
 class Record:
     """Collect what a run measured, then save it.
-
-    >>> record = Record("01_one", "smoke", {"SEED": 1}, Path("build"), Path())  # doctest: +SKIP
-    >>> record.add("wer_percent", 8.4, unit="%", interval=(7.1, 9.9), utterances=64, words=512, corpus="telephone")
 
     Attributes:
         notebook: name without suffix, such as ``01_zero_shot_whisper``.
@@ -87,8 +71,7 @@ class Record:
             value: a finite number.
             unit: for people: ``%``, ``s``, ``MB``.
             interval: 95 % interval (low, high), in the unit of ``value``.
-            utterances: number of clips behind the value.
-            words: number of reference words behind the value.
+            utterances, words: numbers of clips and of reference words behind the value.
             labels: what distinguishes this value from others of the same name: model, corpus, language, split ...
 
         Raises:
@@ -128,16 +111,15 @@ class Record:
             self.rows += predictions(hypotheses, result, **labels)
 
     def difference(self, result: Any, score: Any, **labels: str | float) -> None:
-        """Add a paired difference in WER, in percentage points, with its interval.
+        """Add a paired difference in WER, an `asrlib.scoring.Difference`, in percentage points with its interval.
 
         Args:
-            result: the `asrlib.scoring.Difference`.
+            result: the difference.
             score: the `asrlib.scoring.Score` of one of its sides, for the counts.
             labels: which system differs; that which it differs from belongs into the protocol.
         """
-        counts = {"utterances": score.utterances, "words": score.words}
-        interval = _percent(result.interval)
-        self.add("wer_difference_points", 100 * result.delta, unit="points", interval=interval, **counts, **labels)
+        counts = {"interval": _percent(result.interval), "utterances": score.utterances, "words": score.words}
+        self.add("wer_difference_points", 100 * result.delta, unit="points", **counts, **labels)
 
     def protocol(self, **values: Any) -> None:
         """Add how it was measured: normaliser, decoding, batch size, warm-up, repeats ..."""
@@ -172,20 +154,17 @@ class Record:
         folder = self.output_dir
         rows = [_prediction(row) for row in (*self.rows, *predictions)]
         listing = files.write_jsonl(folder / "predictions.jsonl", rows)
-        content = self.content() | {"predictions": {"rows": len(rows), "sha256": files.sha256(listing)}}
-        files.check_schema(content, files.data_file(SCHEMA), "This run's record")
-        return files.write_atomic(folder / "record.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-    def content(self) -> dict[str, Any]:
-        """Return the record as plain data, without the note on predictions."""
-        return {
+        content = {
             "metrics": self.metrics,
             "findings": self.findings,
             "protocol": self.protocol_values,
             "inputs": self.inputs,
             "environment": _environment(self.root),
             "run": self._run(),
+            "predictions": {"rows": len(rows), "sha256": files.sha256(listing)},
         }
+        files.check_schema(content, files.data_file(SCHEMA), "This run's record")
+        return files.write_atomic(folder / "record.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
     def _run(self) -> dict[str, Any]:
         path = self.root / "notebooks" / f"{self.notebook}.ipynb"
@@ -228,26 +207,23 @@ def _percent(interval: tuple[float, float] | None) -> tuple[float, float] | None
 
 
 def _plain(value: Any, what: str) -> Any:
-    """Turn numpy numbers into Python's, and refuse what JSON cannot hold."""
-    if value is None or isinstance(value, str | bool):
-        return value
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real) or type(value).__module__ == "numpy":
-        if not math.isfinite(value):
-            raise AsrlibError(f"{what} is {value}: a record holds finite numbers only.")
-        return float(value)
+    """Turn numpy's numbers into Python's, and refuse what JSON cannot hold."""
+    value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, list | tuple):
         return [_plain(item, what) for item in value]
     if isinstance(value, Mapping):
         return {str(key): _plain(item, what) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        raise AsrlibError(f"{what} is {value}: a record holds finite numbers only.")
+    if value is None or isinstance(value, str | int | float):
+        return value
     raise AsrlibError(f"{what} is a {type(value).__name__}: a record holds numbers and text only.")
 
 
 def _prediction(row: Mapping[str, Any]) -> dict[str, Any]:
     if carried := FORBIDDEN & set(row):
         raise AsrlibError(
-            f"A prediction carries {', '.join(sorted(carried))!r}: reference texts are never saved, leave them out."
+            f"A prediction carries {', '.join(sorted(carried))!r}: leave it out, reference texts are never saved."
         )
     if not {"id", "hypothesis"} <= set(row):
         raise AsrlibError(
@@ -264,13 +240,14 @@ def _environment(root: Path) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "packages": {"asrlib": __version__, **{name: found for name in PACKAGES if (found := _version(name))}},
+        "packages": {"asrlib": __version__, **{name: found for name in PACKAGES if (found := version(name))}},
         "lock_sha256": files.sha256(lock) if lock.is_file() else None,
         "hardware": hardware.describe(),
     }
 
 
-def _version(package: str) -> str:
+def version(package: str) -> str:
+    """Return the version of an installed package, empty where it is not there."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -342,12 +319,9 @@ def load(path: Path | str) -> dict[str, Any]:
     Raises:
         AsrlibError: no such file, not JSON, or not a valid record.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise AsrlibError(f"There is no record {path}: run the notebook first, with `asrlib run`.") from None
-    except (ValueError, RecursionError):
-        raise AsrlibError(f"{path} is not valid JSON: delete it and run the notebook again.") from None
+    if not Path(path).is_file():
+        raise AsrlibError(f"There is no record {path}: run the notebook first, with `asrlib run`.")
+    content = files.read_json(path)
     files.check_schema(content, files.data_file(SCHEMA), str(path))
     return content
 

@@ -1,8 +1,7 @@
 """The course as data: its notebooks and their parameters, and what their runs left.
 
 A run (`asrlib.course.runner`) leaves in ``build/runs/PROFILE/NAME/``: ``notebook.ipynb``, ``record.json``, ``predictions.jsonl``,
-``log.txt``, and last of all ``result.json``, which alone says whether it is complete: papermill marks the cells of a
-notebook whose kernel was killed as completed. Tracked files change only in ``tools/publish.py``.
+``log.txt``, and last of all ``result.json``, which alone says whether it is complete.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -21,29 +20,11 @@ from asrlib.course import records
 from asrlib.course.parameters import Parameter, check, declared, profile_values
 from asrlib.io import environment, files
 
-__all__ = [
-    "Notebook",
-    "Outcome",
-    "check_parameters",
-    "inputs",
-    "key",
-    "latest_records",
-    "parameters",
-    "read",
-    "result",
-    "run_folder",
-    "scoreboard",
-    "select",
-    "stamp",
-    "versions",
-]
-
 # No notebook imports these: a change repeats no run.
 ROOF = {
     "cli/*", "course/colab.py", "course/comparison.py", "course/registry.py", "course/runner.py",
     "io/environment.py", "tasks/demo.py", "tasks/evaluation.py", "tasks/sharding.py",
 }  # fmt: skip
-LABELS = ("model", "corpus", "language", "split", "window")  # of the scoreboard's rows
 
 
 # --------------------------------------------------------------------------------------------------------------- registry
@@ -91,30 +72,30 @@ def read(root: Path) -> dict[str, Notebook]:
 
 
 def _entry(root: Path, name: str, entry: Mapping[str, Any]) -> Notebook:
-    lists = ("needs", "checkpoints", "writes", "required_api", "extras", "headlines")
-    fields = {"title", "corpora", *lists}
-    if set(entry) != fields:
-        wrong = ", ".join(sorted(fields ^ set(entry)))
-        raise AsrlibError(
-            f"notebooks.toml, [{name}]: {wrong} is missing or unknown; the fields are {', '.join(sorted(fields))}."
-        )
-    corpora = tuple((corpus, language) for corpus, _, language in (item.partition("/") for item in entry["corpora"]))
-    rest = {field: tuple(entry[field]) for field in lists}
-    return Notebook(name, root / "notebooks" / f"{name}.ipynb", entry["title"], corpora=corpora, **rest)
+    wanted = {field.name for field in fields(Notebook)} - {"name", "path"}
+    if wrong := ", ".join(sorted(wanted ^ set(entry))):
+        known = ", ".join(sorted(wanted))
+        raise AsrlibError(f"notebooks.toml, [{name}]: {wrong} is missing or unknown; the fields are {known}.")
+    values = {field: tuple(value) if isinstance(value, list) else value for field, value in entry.items()}
+    values["corpora"] = tuple(
+        (corpus, language) for corpus, _, language in (item.partition("/") for item in entry["corpora"])
+    )
+    return Notebook(name, root / "notebooks" / f"{name}.ipynb", **values)
 
 
-def select(root: Path, chosen: Iterable[str] = ()) -> list[Notebook]:
+def select(root: Path, chosen: Iterable[str] = (), besides: Iterable[str] = ()) -> list[Notebook]:
     """Return the notebooks with the given numbers (``01``) or names, or all of them.
 
     Raises:
-        AsrlibError: no notebook has this number or name.
+        AsrlibError: no notebook has this number or name; ``besides`` could have been chosen too.
     """
     books = read(root)
     wanted = set()
     for choice in chosen:
         found = [name for name in books if name == choice or name.split("_")[0] == choice.zfill(2)]
         if not found:
-            raise AsrlibError(f"There is no notebook {choice!r}: choose among {', '.join(books)}.")
+            what = "notebook or corpus" if besides else "notebook"
+            raise AsrlibError(f"There is no {what} {choice!r}: choose among {', '.join([*books, *besides])}.")
         wanted.update(found)
     return [book for name, book in books.items() if not wanted or name in wanted]
 
@@ -123,18 +104,20 @@ def inputs(root: Path, chosen: Iterable[str] = ()) -> tuple[list[str], list[tupl
     """Return the checkpoints, and the (corpus, language) pairs, that the reference profile of these notebooks loads.
 
     A packaged corpus may be chosen too, such as ``telephone/it``, or ``telephone`` for all of its languages.
+
+    Raises:
+        AsrlibError: there is no such notebook, or corpus, or language of it.
     """
     from asrlib import corpora  # numpy
 
-    names = corpora.names()
-    speech = [item for item in chosen if item.partition("/")[0] in names]
-    others = [item for item in chosen if item not in speech]
-    books = select(root, others) if others or not speech else []
-    pairs = [
-        (name, one)
-        for name, _, language in (item.partition("/") for item in speech)
-        for one in ([language] if language else names[name])
-    ]
+    known, pairs, numbers = corpora.names(), [], []
+    for choice in chosen:
+        name, _, language = choice.partition("/")
+        if language and name in known and language not in known[name]:
+            raise AsrlibError(f"There is no {choice}: {name} has {', '.join(known[name])}.")
+        numbers += [choice] if name not in known else []
+        pairs += [(name, one) for one in known.get(name, ()) if language in ("", one)]
+    books = select(root, numbers, known) if numbers or not pairs else []
     pairs += [item for book in books for item in book.corpora]
     checkpoints = dict.fromkeys(item for book in books for item in book.checkpoints)
     return list(checkpoints), list(dict.fromkeys(pairs))
@@ -206,10 +189,7 @@ def key(root: Path, notebook: Notebook, profile: str, values: Mapping[str, Any],
     """Return the SHA-256 of all that a run's results depend on: a run whose key is unchanged need not be repeated.
 
     Args:
-        root: the checkout.
-        notebook: what runs.
-        profile: a table of ``profiles.toml``.
-        values: parameters that override it.
+        values: parameters that override those of the profile.
         needed: keys of the runs whose results this one reads.
     """
     package = Path(__file__).parents[1]
@@ -268,41 +248,15 @@ def result(folder: Path) -> Outcome | None:
         return None
 
 
+def newest(root: Path, name: str, profile: str = "reference", output: Path | None = None) -> Path | None:
+    """Return the folder with a notebook's newest record: the reader's own finished run in a profile, else the published one."""
+    own, published = run_folder(root, profile, name, output), root / "results" / name
+    if (outcome := result(own)) and outcome.good and (own / "record.json").is_file():
+        return own
+    return published if (published / "record.json").is_file() else None
+
+
 def latest_records(root: Path, profile: str = "reference", output: Path | None = None) -> dict[str, dict[str, Any]]:
-    """Return the records by notebook: the reader's own run in this profile where there is one, else the published one.
-
-    Args:
-        root: the checkout.
-        profile: a table of ``profiles.toml``.
-        output: where the reader's own runs lie, default ``build/runs``.
-    """
-    found = {}
-    for name in read(root):
-        mine = run_folder(root, profile, name, output)
-        published = root / "results" / name / "record.json"
-        if (outcome := result(mine)) and outcome.good and (mine / "record.json").is_file():
-            found[name] = records.load(mine / "record.json")
-        elif published.is_file():
-            found[name] = records.load(published)
-    return found
-
-
-def scoreboard(found: Iterable[Mapping[str, Any]]) -> str:
-    """Return a table of the plain WERs in records: those with no other labels than model, corpus, language, split and window."""
-    wers = [metric for record in found for metric in record["metrics"] if metric["name"] == "wer_percent"]
-    wers = [metric for metric in wers if {"model", "corpus"} <= set(metric["labels"]) <= set(LABELS)]
-    if not wers:
-        return ""
-    varied = {label for label in LABELS if len({metric["labels"].get(label) for metric in wers}) > 1}
-    columns = [label for label in LABELS if label in varied | {"model", "corpus", "language"}]
-    rows = [[*columns, "WER %", "95 % interval", "clips", "words"]]
-    for metric in wers:
-        labels = [str(metric["labels"].get(column, "")).removeprefix("openai/") for column in columns]
-        interval = "{:.1f} to {:.1f}".format(*metric["interval"]) if metric["interval"] else ""
-        counts = [str(metric.get(count, "")) for count in ("utterances", "words")]
-        rows.append([*labels, f"{metric['value']:.1f}", interval, *counts])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    sides = [str.ljust] * len(columns) + [str.rjust] * 4
-    return "\n".join(
-        "  ".join(side(cell, width) for cell, side, width in zip(row, sides, widths, strict=True)) for row in rows
-    )
+    """Return the `newest` records by notebook."""
+    folders = {name: newest(root, name, profile, output) for name in read(root)}
+    return {name: records.load(folder / "record.json") for name, folder in folders.items() if folder}

@@ -23,8 +23,6 @@ from typing import Any
 from asrlib import AsrlibError
 from asrlib.course.records import number
 
-__all__ = ["KINDS", "RULES", "Part", "Verdict", "arithmetic"]
-
 HOLDS, DIRECTION, FAILS = "holds", "holds in direction", "does not hold"
 KINDS = (HOLDS, DIRECTION, FAILS, "arithmetic holds", "arithmetic fails", "not run")
 
@@ -54,14 +52,13 @@ class Verdict:
     parts: tuple[Part, ...]
 
     def _join(self, show: Callable[[Part], str]) -> str:
-        label = len(self.parts) > 1
-        texts = [(part.name, show(part)) for part in self.parts]
-        return "; ".join(f"{name} {text}" if label else text for name, text in texts if text)
+        texts = [(part.name, text) for part in self.parts if (text := show(part))]
+        return "; ".join(f"{name} {text}" if len(self.parts) > 1 else text for name, text in texts)
 
     @property
     def published(self) -> str:
         """Return the published values with their units."""
-        return self._join(lambda part: f"{part.published:,.12g} {part.unit}".strip())
+        return self._join(_published)
 
     @property
     def ours(self) -> str:
@@ -77,6 +74,10 @@ class Verdict:
     def n(self) -> str:
         """Return the numbers of clips behind our values."""
         return self._join(lambda part: str(part.n) if part.n else "")
+
+
+def _published(part: Part) -> str:
+    return f"{part.published:,.12g} {part.unit}".strip()
 
 
 def _not_run(needs: str) -> tuple[str, str]:
@@ -152,12 +153,8 @@ def _overlap(one: Part, other: Part) -> bool:
 def _arithmetic(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, str]:
     expression = claim["rule"]["expression"]
     true = arithmetic(expression, {part.name: part.published for part in parts})
-    values = ", ".join(f"{part.name} = {part.published:,.12g} {part.unit}".strip() for part in parts)
+    values = ", ".join(f"{part.name} = {_published(part)}" for part in parts)
     return f"arithmetic {'holds' if true else 'fails'}", f"`{expression}` is {str(true).lower()} with {values}."
-
-
-def _none(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, str]:
-    return _not_run(claim["needs"])
 
 
 RULES = {
@@ -166,21 +163,11 @@ RULES = {
     "at_least_ratio": _at_least_ratio,
     "direction": _direction,
     "arithmetic": _arithmetic,
-    "none": _none,
+    "none": lambda claim, parts: _not_run(claim["needs"]),
 }
 
-OPERATORS: dict[type, Callable[..., Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-}
+OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+OPERATORS |= {ast.Eq: operator.eq, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge}
 FUNCTIONS = {"abs": abs, "round": round, "min": min, "max": max}
 
 

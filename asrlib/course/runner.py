@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,6 @@ from asrlib import AsrlibError
 from asrlib.course import records, registry
 from asrlib.course.registry import Notebook, Outcome
 from asrlib.io import files
-
-__all__ = ["run"]
 
 POLL = 0.25  # seconds between two looks at a running notebook
 ROOM = 2**20  # bytes; where fewer are free, a process that died has died of that
@@ -112,11 +110,11 @@ def _unwritten(job: _Job) -> str | None:
     for name in job.book.writes:
         if not (job.folder / name).is_file():
             return f"The notebook ran to its end but did not write {name}."
-    if "record.json" in job.book.writes:
-        try:
+    try:
+        if "record.json" in job.book.writes:
             records.load(job.folder / "record.json")
-        except AsrlibError as error:
-            return str(error)
+    except AsrlibError as error:
+        return str(error)
     return None
 
 
@@ -137,7 +135,7 @@ def _execute(job: _Job, timeout: float, expected: float | None) -> Outcome:
 
 def _conclude(job: _Job, ended: dict[str, Any], started: float) -> Outcome:
     """Complete what is known of an ended run and write ``result.json``, the last file of all."""
-    position = _json(job.folder / "position.json")
+    position = files.read_json(job.folder / "position.json")
     if ended["status"] == "finished" and (wrong := _unwritten(job)):
         ended = ended | {"status": "failed", "error": wrong}
     if ended["status"] != "finished":
@@ -149,20 +147,11 @@ def _conclude(job: _Job, ended: dict[str, Any], started: float) -> Outcome:
     return outcome
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """Return a small file that the child writes, empty before it is there."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
 def _watch(job: _Job, deadline: float, expected: float | None) -> dict[str, Any]:
     """Start the child, show its progress until it ends, and say how it ended."""
     command = [sys.executable, "-m", "asrlib.course.runner", str(job.folder)]
     with (
         open(job.folder / "log.txt", "wb") as log,
-        _line() as show,
         subprocess.Popen(
             command,
             cwd=job.book.path.parent,
@@ -178,27 +167,28 @@ def _watch(job: _Job, deadline: float, expected: float | None) -> dict[str, Any]
             while child.poll() is None:
                 if time.monotonic() > deadline:
                     return {"status": "timed out", "error": "It ran longer than --timeout allows."}
-                show(_progress(job, time.monotonic() - started, expected))
+                _show(_progress(job, time.monotonic() - started, expected))
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(POLL)
         finally:
+            _show("")
             if child.poll() is None:
                 _end(child.pid)
-    if ended := _json(job.folder / "ended.json"):
+    if ended := files.read_json(job.folder / "ended.json"):
         return ended
     if shutil.disk_usage(job.folder).free < ROOM:
-        return {
-            "status": "failed",
-            "error": f"The disk with {os.path.relpath(job.folder)} is full: free some space and run it again.",
-        }
-    cause = f"signal {-child.returncode}" if child.returncode < 0 else f"exit code {child.returncode}"
-    return {"status": "failed", "error": f"The process that ran it died ({cause}); perhaps memory ran out."}
+        error = f"The disk with {os.path.relpath(job.folder)} is full: free some space and run it again."
+    else:
+        cause = f"signal {-child.returncode}" if child.returncode < 0 else f"exit code {child.returncode}"
+        error = f"The process that ran it died ({cause}); perhaps memory ran out."
+    return {"status": "failed", "error": error}
 
 
 def _child_environment(job: _Job) -> dict[str, str]:
     silent = ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
-    environment = dict(os.environ) | dict.fromkeys(silent, "1")
-    environment |= {
+    environment = os.environ | dict.fromkeys(silent, "1")
+    environment |= {"HF_HUB_OFFLINE": "1"} if job.profile == "smoke" else {}
+    return environment | {
         "ASRLIB_PROFILE": job.profile,
         "ASRLIB_OUTPUT": str(job.folder),
         "ASRLIB_HEADLESS": "1",
@@ -207,41 +197,26 @@ def _child_environment(job: _Job) -> dict[str, str]:
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # a debugger's warning in every log
         "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm misses ipywidgets, whose state would bloat the outputs
     }
-    if job.profile == "smoke":
-        environment["HF_HUB_OFFLINE"] = "1"
-    return environment
 
 
 def _progress(job: _Job, elapsed: float, expected: float | None) -> str:
     """Return the line that a person sees: cells done, seconds, rest time, and what the current cell reports."""
-    position = _json(job.folder / "position.json")
+    position = files.read_json(job.folder / "position.json")
     done, cells = position.get("cell", 1) - 1, position.get("cells", 0)
     if expected is None and done:
         expected = elapsed * cells / done
     rest = f", about {max(1, expected - elapsed):.0f} s left" if expected else ""
-    try:
+    inner = ""
+    with contextlib.suppress(OSError):
         inner = (job.folder / "progress.txt").read_text(encoding="utf-8")
-    except OSError:
-        inner = ""
     return f"{job.book.name}: {done}/{cells or '?'} cells, {elapsed:.0f} s{rest}" + (f" | {inner}" if inner else "")
 
 
-@contextlib.contextmanager
-def _line() -> Iterator[Callable[[str], None]]:
-    """Yield a function that rewrites one line of the terminal; without a terminal it stays silent."""
-    if not sys.stderr.isatty():
-        yield lambda text: None
-        return
-
-    def show(text: str) -> None:
+def _show(text: str) -> None:
+    """Rewrite the line of a terminal; without a terminal nothing is shown."""
+    if sys.stderr.isatty():
         width = shutil.get_terminal_size().columns - 1
-        sys.stderr.write(f"\r\x1b[K{text[:width]}")
-        sys.stderr.flush()
-
-    try:
-        yield show
-    finally:
-        show("")
+        print(f"\r\x1b[K{text[:width]}", end="", file=sys.stderr, flush=True)
 
 
 def _end(pid: int) -> None:
@@ -268,7 +243,7 @@ def _child(folder: Path) -> None:
     from nbclient.exceptions import DeadKernelError
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    task = _json(folder / "task.json")
+    task = files.read_json(folder / "task.json")
     ended: dict[str, Any] = {"status": "finished"}
     try:
         papermill.execute_notebook(

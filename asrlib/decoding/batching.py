@@ -16,7 +16,7 @@ import numpy as np
 
 from asrlib import AsrlibError, audio
 from asrlib.io.progress import Meter
-from asrlib.whisper import POSITIONS
+from asrlib.whisper import POSITIONS, SAMPLES_PER_POSITION
 
 __all__ = ["Clip", "Engine", "Hypothesis", "Result", "rtfx", "run"]
 
@@ -29,23 +29,16 @@ Result = tuple[str, str, tuple[tuple[float, float, str], ...]]  # text, language
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """What a model heard in one clip.
-
-    Attributes:
-        id: the clip's.
-        text: transcript as the model wrote it, not normalised.
-        language: code the model was told or detected; ``"en"`` for an English-only model.
-        seconds_audio: length of the clip.
-        seconds_compute: this clip's share of the wall time of features, encoding and decoding.
-        segments: (start seconds, end seconds, text); empty for a short clip decoded without timestamps.
-    """
+    """What a model heard in one clip."""
 
     id: str
-    text: str
-    language: str
+    text: str  # as the model wrote it, not normalised
+    language: str  # code that the model was told or detected; "en" for an English-only model
     seconds_audio: float
-    seconds_compute: float
-    segments: tuple[tuple[float, float, str], ...] = ()
+    seconds_compute: float  # this clip's share of the wall time of features, encoding and decoding
+    segments: tuple[
+        tuple[float, float, str], ...
+    ] = ()  # start seconds, end seconds, text; none where no times were wanted
 
 
 @dataclass
@@ -63,15 +56,17 @@ class Clip:
 
 
 class Engine(Protocol):
-    """What transcribes batches of clips: the library's own search, or another runtime."""
+    """What transcribes batches of clips, the library's own search or another runtime; with what most have in common."""
 
-    timestamps: bool  # whether segment times of short clips are wanted too
+    timestamps: bool = False  # whether segment times of short clips are wanted too
 
     def fits(self, clip: Clip) -> bool:
         """Say whether a clip is transcribed in one window."""
+        return len(clip.samples) <= POSITIONS * SAMPLES_PER_POSITION
 
     def width(self, clip: Clip) -> int:
-        """Return the encoder positions that a clip takes."""
+        """Return the encoder positions that a clip takes: all of a window, whatever its length."""
+        return POSITIONS
 
     def features(self, clips: Sequence[Clip]) -> Any:
         """Return what `decode` needs of some clips; it is called in a thread, one batch ahead."""
@@ -95,10 +90,11 @@ def rtfx(hypotheses: Iterable[Hypothesis]) -> float:
 def run(engine: Engine, clips: Iterable[Any], *, batch_size: int = 16, label: str = "") -> Iterator[Hypothesis]:
     """Let any engine transcribe clips; yield hypotheses in the clips' order, at constant memory.
 
+    Clips of like length share a batch; those that are longer than the engine's window are not mixed with others.
+
     Args:
         engine: such as the runtimes of `asrlib.engines`.
-        clips, batch_size, label: as in `asrlib.decoding.transcription.transcribe`. Clips of like length share a batch; those that are longer than the
-            engine's window, or whose times are wanted, are not mixed with others.
+        clips, batch_size, label: as in `asrlib.decoding.transcription.transcribe`.
 
     Raises:
         AsrlibError: one recording in the place of several.
@@ -174,37 +170,30 @@ def _alike(clips: Sequence[Clip], engine: Engine, batch_size: int) -> Iterator[l
 
 def _ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
     """Run an iterator in a thread, ``depth`` items ahead of its consumer; errors come out where they belong."""
-    ready: queue.Queue[tuple[bool, Any]] = queue.Queue(maxsize=depth)
-    stop = threading.Event()
-
-    def put(entry: tuple[bool, Any]) -> None:
-        while not stop.is_set():
-            try:
-                return ready.put(entry, timeout=0.1)
-            except queue.Full:
-                continue
+    ready: queue.SimpleQueue[tuple[T | None, BaseException | None] | None] = queue.SimpleQueue()
+    room, stopped = threading.Semaphore(depth), threading.Event()
 
     def work() -> None:
         try:
             for item in items:
-                put((True, item))
-                if stop.is_set():
+                ready.put((item, None))
+                room.acquire()
+                if stopped.is_set():
                     return
-            put((False, None))
+            ready.put(None)
         except BaseException as error:
-            put((False, error))
+            ready.put((None, error))
 
     thread = threading.Thread(target=work, name="asrlib-features", daemon=True)
     thread.start()
     try:
-        while True:
-            good, value = ready.get()
-            if good:
-                yield value
-            elif value is None:
-                return
-            else:
-                raise value
+        while entry := ready.get():
+            item, error = entry
+            if error:
+                raise error
+            yield item
+            room.release()
     finally:
-        stop.set()
+        stopped.set()
+        room.release()
         thread.join(PATIENCE)  # a stream may never give its next item; the thread ends with the process then

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from asrlib import audio
 from asrlib.whisper import POSITIONS, SAMPLES_PER_POSITION
 
 __all__ = ["log_mel", "long_log_mel"]
@@ -22,8 +21,8 @@ PIECE = 3000  # frames of a long recording that are transformed together
 def log_mel(processor: Any, samples: Sequence[np.ndarray], positions: int = POSITIONS) -> torch.Tensor:
     """Return Whisper's features of clips, those of its feature extractor.
 
-    What follows a clip in its window is silence, whose log-mel is known: the floor that the extractor sets 8 decades of energy
-    below a clip's loudest bin, 2 after its scaling. So only the clips and half a second are transformed.
+    What follows a clip in its window is silence, which has one log-mel, the least. So only the clip and half a second of
+    silence are transformed.
 
     Args:
         processor: a ``WhisperProcessor``.
@@ -33,12 +32,12 @@ def log_mel(processor: Any, samples: Sequence[np.ndarray], positions: int = POSI
     Returns:
         (clips, mel bins, frames).
     """
-    options = {"sampling_rate": audio.SAMPLING_RATE, "return_tensors": "pt", "padding": "longest", "truncation": False}
     whole = positions * SAMPLES_PER_POSITION
-    heard = processor.feature_extractor([np.pad(clip, (0, TAIL))[:whole] for clip in samples], **options).input_features
-    floor = heard.amax(dim=(1, 2), keepdim=True) - 2
-    features = floor.repeat(1, heard.shape[1], 2 * positions)
-    features[:, :, : heard.shape[2]] = heard
+    features = torch.empty(len(samples), processor.feature_extractor.feature_size, 2 * positions)
+    for window, clip in zip(features, samples, strict=True):
+        heard = long_log_mel(processor, np.pad(clip, (0, TAIL))[:whole])[0]
+        window[:] = heard.min()
+        window[:, : heard.shape[1]] = heard
     return features
 
 

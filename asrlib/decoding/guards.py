@@ -1,8 +1,8 @@
 """What keeps a decoder from writing what nobody said: the tests and the fallback of the Whisper paper, section 3.8.
 
-Thresholds as published, and as in openai-whisper, with two differences. Small models are sure of their *you* in digital silence and
-noise, so a sound without syllables counts as silence where the model takes it for silence, however probable the text. And where
-all temperatures fail, the most probable text that does not repeat itself is taken, as faster-whisper does, not the last.
+As in openai-whisper, but that small models are surer of their *you* where nobody speaks: what a model takes for silence is silence
+also if it has no syllables, or a text of less than a token a second that is not quite probable. And where all
+temperatures fail, the most probable text that does not repeat itself is taken, as in faster-whisper, unless it may be silence.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from asrlib.decoding.search import Found, Rules, search
 __all__ = ["compression", "guarded", "most_tokens", "steady"]
 
 NO_SPEECH = 0.6  # probability of silence above which a text must be probable, of a sound that varies, to be believed
+PERHAPS = 0.3  # probability of silence above which a text must be probable at one of the temperatures
 LOGPROB = -1.0  # mean log-probability below which a text is not believed
+SPARSE = -0.5  # the same in silence, of a text of less than a token a second
 COMPRESSION = 2.4  # above it a text repeats itself
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 TOKENS_PER_SECOND = 20  # no speech holds more ...
@@ -58,9 +60,8 @@ def steady(sound: torch.Tensor) -> bool:
     Args:
         sound: its log-mel features, (mel bins, frames), without padding.
     """
-    levels = (
-        10 * torch.logsumexp(sound.float() * 4 * math.log(10), dim=0) / math.log(10)
-    )  # decibels; features are decades / 4
+    decades = torch.logsumexp(sound.float() * 4 * math.log(10), dim=0) / math.log(10)  # features are decades / 4
+    levels = 10 * decades
     loud = levels.sort(descending=True).values[SYLLABLE - 1 : SYLLABLE]
     return bool((loud < levels.quantile(0.1) + LOUDER).all())
 
@@ -83,11 +84,12 @@ def guarded(
         sounds: log-mel features of each clip, (mel bins, frames), without padding.
 
     Returns:
-        What was found in each clip; no tokens where nobody speaks. Of a window with times, at most as many tokens as fill half
-        of the decoder's positions, as in openai-whisper: the next window goes on from there.
+        What was found in each clip: no tokens where nobody speaks, at most `most_tokens`, and of a window with times at most
+        half of the decoder's positions, as in openai-whisper: the next window goes on from there.
     """
     half, times = model.config.max_target_positions // 2, whisper.time_tokens(model.generation_config)
-    limits = [half if rules else most_tokens(sound.shape[1] / 100) for sound in sounds]
+    limits = [most_tokens(sound.shape[1] / 100) for sound in sounds]
+    limits = [min(half, limit) for limit in limits] if rules else limits
     tries: list[list[_Try]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))
     for temperature in TEMPERATURES:
@@ -98,22 +100,24 @@ def guarded(
         )  # fmt: skip
         words = [[token for token in one.tokens if token not in times] for one in found]
         texts = processor.batch_decode(words, skip_special_tokens=True)
-        for row, one, text in zip(rows, found, texts, strict=True):
+        for row, one, spoken, text in zip(rows, found, words, texts, strict=True):
             repeats = compression(text.strip()) > COMPRESSION
-            tries[row].append(_Try(one, repeats, _silent(one, sounds[row])))
+            tries[row].append(_Try(one, repeats, _silent(one, len(spoken), sounds[row])))
         rows = [row for row in rows if tries[row][-1].failed]
         if not rows:
             break
     return [_best(made) for made in tries]
 
 
-def _silent(found: Found, sound: torch.Tensor) -> bool:
-    return found.no_speech > NO_SPEECH and (found.logprob < LOGPROB or steady(sound))
+def _silent(found: Found, tokens: int, sound: torch.Tensor) -> bool:
+    least = SPARSE if tokens < sound.shape[1] / 100 else LOGPROB
+    return found.no_speech > NO_SPEECH and (found.logprob < least or steady(sound))
 
 
 def _best(tries: Sequence[_Try]) -> Found:
-    """Return the last try if it did not fail, else the most probable one, of those that do not repeat themselves if there are such."""
+    """Return the last try if it did not fail, else the most probable, if possible of those that do not repeat themselves."""
     best = tries[-1]
     if best.failed:
         best = min(tries, key=lambda made: (made.repeats, -made.found.logprob))
-    return replace(best.found, tokens=[]) if best.silent else best.found
+    doubtful = best.found.logprob < LOGPROB and best.found.no_speech > PERHAPS
+    return replace(best.found, tokens=[]) if best.silent or doubtful else best.found

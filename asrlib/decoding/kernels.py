@@ -1,15 +1,7 @@
-"""Linear layers and attention the way this processor multiplies them best.
+"""Linear layers and attention the way this processor multiplies them best, as ``torch.compile`` does with frozen weights.
 
-``torch.nn.Linear`` gives oneDNN its weight as PyTorch stores it, row after row, at every call. oneDNN multiplies by blocks of
-rows; laid out in blocks once, a weight is read straight through, and what follows the product can be done while its result is
-still in the cache. Both are what ``torch.compile`` does with frozen weights, without its minutes of compilation.
-
-It costs the memory of a second copy of the weights that are used, and holds only while no weight changes. Nothing tells of every
-change (the version of a tensor does not count edits through ``.data``, nor a step of ``AdamW(fused=True)``), so the copies
-live no longer than a block `laid_out`: one call of `asrlib.decoding.transcription.transcribe`, say.
-
-PyTorch's fused attention computes small tiles. In bfloat16, on a processor without AMX, it reaches a third of the rate of a
-matrix product; a head's scores as one product, small enough for the cache, come to half of it.
+oneDNN multiplies by blocks of rows: a weight that is laid out in blocks once is read straight through. Nothing tells of every
+change of a weight (``.data``, ``AdamW(fused=True)``), so these copies live no longer than a block `laid_out`.
 """
 
 from __future__ import annotations
@@ -18,12 +10,12 @@ import contextlib
 import functools
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch.nn.functional import gelu, pad, scaled_dot_product_attention
 
 from asrlib import hardware
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = ["attention", "laid_out", "linear"]
 
@@ -40,10 +32,8 @@ def laid_out(blocks: dict[Any, torch.Tensor] | None = None) -> Iterator[None]:
     Args:
         blocks: keeps the copies for a later block, over which the weights stay the same too; empty at first.
     """
-    if blocks is None:
-        known = _blocks.get()
-        blocks = {} if known is None else known
-    token = _blocks.set(blocks)
+    known = _blocks.get() if blocks is None else blocks
+    token = _blocks.set({} if known is None else known)
     try:
         yield
     finally:
@@ -61,12 +51,10 @@ def linear(layer: Any, x: torch.Tensor, activation: str = "none") -> torch.Tenso
         x: (..., in), in the layer's precision; in `laid_out` no gradient flows.
         activation: ``"none"`` or ``"gelu"``.
     """
-    import torch
-
     blocks = _blocks.get()
     if blocks is None or not _usable(layer, x):
         y = layer(x)
-        return torch.nn.functional.gelu(y) if activation == "gelu" else y
+        return gelu(y) if activation == "gelu" else y
     if layer not in blocks:
         blocks[layer] = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
     exact = "none" if activation == "gelu" else ""  # GELU by the error function, as Whisper's
@@ -74,8 +62,6 @@ def linear(layer: Any, x: torch.Tensor, activation: str = "none") -> torch.Tenso
 
 
 def _usable(layer: Any, x: torch.Tensor) -> bool:
-    import torch
-
     return (
         type(layer) is torch.nn.Linear
         and not (layer._forward_pre_hooks or layer._forward_hooks or "forward" in vars(layer))
@@ -92,6 +78,9 @@ def attention(
 ) -> torch.Tensor:
     """Attend with many queries to many keys; the numbers are those of ``scaled_dot_product_attention``, up to rounding.
 
+    In bfloat16 without AMX, PyTorch's small tiles reach a third of the rate of a matrix product; a head's scores as one
+    product that fits the cache reach half of it.
+
     Args:
         query, key, value: (clips, heads, positions, size of a head); no gradient flows.
         bias: (clips, 1, 1, positions), added to the scores of all queries; or None.
@@ -99,15 +88,13 @@ def attention(
     Returns:
         (clips, heads, positions, size of a head).
     """
-    import torch
-
     if query.device.type != "cpu" or query.dtype != torch.bfloat16 or _amx() or not hardware.multiplies(query.dtype):
-        return torch.nn.functional.scaled_dot_product_attention(query, key, value, bias)
+        return scaled_dot_product_attention(query, key, value, bias)
     heads, size = query.shape[1], query.shape[3]
     query, value = query * size**-0.5, value.contiguous()
     if bias is not None:  # q k + 1 b is one product too; of two columns, for bfloat16 is multiplied in pairs
-        column = torch.nn.functional.pad(bias.transpose(2, 3), (0, 1)).expand(-1, heads, -1, -1)
-        query, key = torch.nn.functional.pad(query, (0, 2), value=1.0), torch.cat([key, column], dim=3)
+        column = pad(bias.transpose(2, 3), (0, 1)).expand(-1, heads, -1, -1)
+        query, key = pad(query, (0, 2), value=1.0), torch.cat([key, column], dim=3)
     query, key = query.contiguous(), key.contiguous().transpose(2, 3)
     together = max(1, CACHED // (query.shape[2] * key.shape[3]))
     heard = value.new_empty(*query.shape[:3], size)

@@ -3,88 +3,70 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 
 from asrlib import whisper
 from asrlib.decoding.batching import Clip, Result
-from asrlib.decoding.search import Found, Rules
-from asrlib.decoding.timestamps import Rules as TimeRules
-from asrlib.decoding.timestamps import Segment, cut
+from asrlib.decoding.search import Found
+from asrlib.decoding.timestamps import Rules, Segment, cut
 
-__all__ = ["Listener", "decode", "frame_count"]
+__all__ = ["WindowEngine", "decode", "frame_count"]
 
 Spans = Sequence[tuple[int, int]]  # (first frame, frame after the last) of what is to be heard
 SURE = 0.5  # temperature up to which a text tells the next window something
 
 
-class Listener(Protocol):
-    """What goes from window to window: `asrlib.decoding.transcription.TorchEngine`."""
+class WindowEngine(Protocol):
+    """What decodes window after window: `asrlib.decoding.transcription.TorchEngine`, as far as it is used here."""
 
     model: Any
-    generation: Any
     processor: Any
+    generation: Any
     positions: int
     language: str | None
     task: str
     previous_text: bool
-
-    def encode(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the encoder's states, and nothing."""
-
-    def languages(self, states: torch.Tensor) -> list[str]:
-        """Return the language of each clip."""
-
-    def write(
-        self, states: torch.Tensor, prompts: Sequence[Sequence[int]], sounds: Sequence[torch.Tensor], *, rules: Rules
-    ) -> list[Found]:
-        """Return what was found in each clip."""
+    encode: Callable[[torch.Tensor], tuple[torch.Tensor, Any]]
+    languages: Callable[[torch.Tensor], list[str]]
+    write: Callable[..., list[Found]]
 
 
 def decode(
-    listener: Listener, clips: Sequence[Clip], features: Sequence[torch.Tensor], spans: Sequence[Spans]
+    engine: WindowEngine, clips: Sequence[Clip], features: Sequence[torch.Tensor], spans: Sequence[Spans]
 ) -> list[Result]:
     """Decode clips window after window, side by side; a window begins where the whole segments of the last one end.
 
     Args:
-        listener: the model and what it was asked for.
+        engine: the model and what it was asked for.
         clips: the recordings.
         features: of each, (1, mel bins, frames).
         spans: of each, in order and apart; windows do not reach beyond them.
     """
     tapes = [_Tape(clip, sound, part) for clip, sound, part in zip(clips, features, spans, strict=True)]
-    times, window = whisper.time_tokens(listener.generation), 2 * listener.positions
+    times, window = whisper.time_tokens(engine.generation), 2 * engine.positions
     while going := [tape for tape in tapes if tape.spans]:
         parts = [tape.window(window) for tape in going]
-        states, _ = listener.encode(torch.cat(parts))
+        states, _ = engine.encode(torch.cat(parts))
         if going[0].language is None:  # the first window of each
-            for tape, language in zip(going, listener.languages(states), strict=True):
+            for tape, language in zip(going, engine.languages(states), strict=True):
                 tape.language = language
-        prompts = [tape.prompt(listener) for tape in going]
+        prompts = [tape.prompt(engine) for tape in going]
         sounds = [part[0, :, : tape.left] for tape, part in zip(going, parts, strict=True)]
-        for tape, found in zip(going, _written(listener, states, prompts, sounds), strict=True):
-            tape.add(found, *cut(found.tokens, times, min(window, tape.left)))
-    return [tape.result(listener) for tape in tapes]
+        for length in {len(prompt) for prompt in prompts}:  # they differ by the text before the window
+            rows = [row for row, prompt in enumerate(prompts) if len(prompt) == length]
+            given = [prompts[row] for row in rows], [sounds[row] for row in rows]
+            written = engine.write(states[rows], *given, rules=Rules(engine.generation, length))
+            for row, found in zip(rows, written, strict=True):
+                going[row].add(found, *cut(found.tokens, times, min(window, going[row].left)))
+    return [tape.result(engine) for tape in tapes]
 
 
 def frame_count(clip: Clip) -> int:
     """Return the features' frames of a clip, each 10 ms."""
     return max(1, len(clip.samples) // whisper.HOP)
-
-
-def _written(
-    listener: Listener, states: torch.Tensor, prompts: Sequence[list[int]], sounds: Sequence[torch.Tensor]
-) -> list[Found]:
-    """Return what was found in windows; those whose prompts are of one length, as all are without text before them, at once."""
-    found: dict[int, Found] = {}
-    for length in {len(prompt) for prompt in prompts}:
-        rows = [row for row, prompt in enumerate(prompts) if len(prompt) == length]
-        part = [prompts[row] for row in rows], [sounds[row] for row in rows]
-        written = listener.write(states[rows], *part, rules=TimeRules(listener.generation, length))
-        found |= zip(rows, written, strict=True)
-    return [found[row] for row in range(len(prompts))]
 
 
 class _Tape:
@@ -108,13 +90,13 @@ class _Tape:
         part = self.features[:, :, begin : min(begin + frames, end)]
         return torch.nn.functional.pad(part, (0, frames - part.shape[2]))
 
-    def prompt(self, listener: Listener) -> list[int]:
+    def prompt(self, engine: WindowEngine) -> list[int]:
         """Return the tokens before the next text; text before it takes at most half of the decoder's positions."""
-        start = whisper.prompt(listener.generation, self.language, listener.task, timestamps=True)
-        if not (listener.previous_text and self.before):
+        start = whisper.prompt(engine.generation, self.language, engine.task, timestamps=True)
+        if not (engine.previous_text and self.before):
             return start
-        most = listener.model.config.max_target_positions // 2 - 1
-        return [whisper.previous_token(listener.generation), *self.before[-most:], *start]
+        most = engine.model.config.max_target_positions // 2 - 1
+        return [whisper.previous_token(engine.generation), *self.before[-most:], *start]
 
     def add(self, found: Found, segments: Sequence[Segment], gone: int) -> None:
         """Note what was found in a window, within the span, and go on."""
@@ -130,10 +112,10 @@ class _Tape:
             self.before = []
         self.spans[:1] = [(at + gone, last)] if at + gone < last else []
 
-    def result(self, listener: Listener) -> Result:
+    def result(self, engine: WindowEngine) -> Result:
         """Return the text, all together and in segments that have words."""
-        decode = functools.partial(listener.processor.tokenizer.decode, skip_special_tokens=True)
-        times = whisper.time_tokens(listener.generation)
+        decode = functools.partial(engine.processor.tokenizer.decode, skip_special_tokens=True)
+        times = whisper.time_tokens(engine.generation)
         words = [[token for token in tokens if token not in times] for *_, tokens in self.segments]
         texts = [decode(part).strip() for part in words]
         segments = tuple(
@@ -141,6 +123,5 @@ class _Tape:
             for (start, end, _), text in zip(self.segments, texts, strict=True)
             if text
         )
-        language = self.language or listener.language or "en"
-        # Tokens bring their own spaces, where a language has them.
-        return decode([token for part in words for token in part]).strip(), language, segments
+        whole = decode([token for part in words for token in part])  # tokens bring spaces, where a language has them
+        return whole.strip(), self.language or engine.language or "en", segments

@@ -1,8 +1,7 @@
-"""Encoder and decoder of Whisper, layer by layer, for many clips and without gradients.
+"""Encoder and decoder of Whisper, by the model's own layers, for many clips and without gradients.
 
-The model's own layers are called. What differs from its ``forward``: caches are kept in place, attention of few queries is two
-plain products, and the silence that pads a clip to 30 seconds may be represented by few positions, each weighted by the number it
-stands for (proportional attention, Bolya et al. 2022, arXiv:2210.09461, section 3, applied to padding).
+Other than in its ``forward``, caches stay in place, attention of few queries is two plain products, and few positions may stand
+for the silence that pads a clip (proportional attention, Bolya et al. 2022, arXiv:2210.09461, section 3, applied to padding).
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 from torch.nn.functional import gelu, pad
+from torch.nn.utils.rnn import pad_sequence
 
 from asrlib.decoding.kernels import attention, laid_out, linear
 from asrlib.models import graphs
@@ -25,15 +25,9 @@ MERGE = 8  # further positions of padding that one position stands for
 STEP = 64  # positions: a batch is as wide as a multiple of it, for kernels of each width are made anew and kept
 
 
-def _own_positions(samples: int, positions: int) -> int:
-    """Return how many positions of a clip stand for themselves."""
-    return min(positions, math.ceil(samples / SAMPLES_PER_POSITION) + MARGIN)
-
-
 def merged_width(samples: int, positions: int) -> int:
     """Return the positions that a clip of so many samples takes with its padding merged."""
-    speech = _own_positions(samples, positions)
-    return speech + math.ceil((positions - speech) / MERGE)
+    return merge_padding([samples], positions)[0].shape[1]
 
 
 def merge_padding(lengths: Sequence[int], positions: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,18 +36,14 @@ def merge_padding(lengths: Sequence[int], positions: int) -> tuple[torch.Tensor,
     Speech and `MARGIN` positions after it stand for themselves, each further group of `MERGE` for one. Rows are filled up
     with weight 0. A clip's choice depends on its own length only, so its words do not depend on its batch.
     """
-    rows = []
+    kept, weights = [], []
     for length in lengths:
-        speech = _own_positions(length, positions)
+        speech = min(positions, math.ceil(length / SAMPLES_PER_POSITION) + MARGIN)
         first = torch.arange(speech, positions, MERGE)
         last = torch.clamp(first + MERGE, max=positions)
-        kept = torch.cat([torch.arange(speech), (first + last) // 2])
-        rows.append((kept, torch.cat([torch.ones(speech), (last - first).float()])))
-    width = max(len(kept) for kept, _ in rows)
-    return (
-        torch.stack([pad(kept, (0, width - len(kept))) for kept, _ in rows]),
-        torch.stack([pad(weight, (0, width - len(weight))) for _, weight in rows]),
-    )
+        kept.append(torch.cat([torch.arange(speech), (first + last) // 2]))
+        weights.append(torch.cat([torch.ones(speech), (last - first).float()]))
+    return pad_sequence(kept, batch_first=True), pad_sequence(weights, batch_first=True)
 
 
 def _heads(x: torch.Tensor, attend: Any) -> torch.Tensor:
@@ -92,7 +82,7 @@ def encode(model: Any, features: torch.Tensor, lengths: Sequence[int] | None = N
         these positions, the logarithm of how many positions each stands for, minus infinity where a clip is only filled up;
         or None.
     """
-    if isinstance(model, graphs.ExportedWhisper):
+    if hasattr(model, "encode"):  # a graph, of the whole model or of its encoder
         return model.encode(features), None
     encoder = model.model.encoder
     with torch.inference_mode():
@@ -144,20 +134,25 @@ class _Cache:
 
 
 class Decoder:
-    """A decoder of PyTorch's layers that has read nothing yet, for a batch."""
+    """A decoder of PyTorch's layers that has read nothing yet, for a batch.
+
+    Attributes:
+        at: how many tokens it has read; set to less, and it has forgotten those after them.
+        output: the layer from hidden states to logits, the model's own by default.
+    """
 
     def __init__(self, model: Any, states: torch.Tensor, bias: torch.Tensor | None, room: int) -> None:
-        self.model, self.bias, self.at = model, bias, 0
+        self.model, self.bias, self.at, self.output = model, bias, 0, model.proj_out
         self.cache = _Cache(model, states, room)
 
     def step(self, tokens: torch.Tensor, places: int | list[int] = -1) -> torch.Tensor:
-        """Read tokens (clips, new), the prompt first, then one at a time; return the last logits, (clips, vocabulary), or
-        those at some places among the new tokens, (clips, places, vocabulary).
+        """Read tokens (clips, new), the prompt first; return the last logits, (clips, vocabulary), or those at some places
+        among the new tokens, (clips, places, vocabulary).
         """
         decoder, cache, new = self.model.model.decoder, self.cache, tokens.shape[1]
         states = decoder.embed_tokens(tokens) + decoder.embed_positions.weight[self.at : self.at + new]
-        # Only the prompt brings several tokens at once; none may see what follows it.
-        causal = states.new_full((new, new), -float("inf")).triu(1) if new > 1 else None
+        # Of several tokens at once (a prompt, drafts to be checked) none may see what follows it.
+        causal = states.new_full((new, self.at + new), -float("inf")).triu(self.at + 1) if new > 1 else None
         for index, layer in enumerate(decoder.layers):
             normed, attend = layer.self_attn_layer_norm(states), layer.self_attn
             key, value = cache.append(index, self.at, *_pair(attend, normed))
@@ -168,7 +163,7 @@ class Decoder:
             states = states + linear(attend.out_proj, _attend(query, *cache.cross[index], self.bias))
             states = states + linear(layer.fc2, linear(layer.fc1, layer.final_layer_norm(states), "gelu"))
         self.at += new
-        return linear(self.model.proj_out, decoder.layer_norm(states[:, places]))
+        return linear(self.output, decoder.layer_norm(states[:, places]))
 
     def keep(self, rows: torch.Tensor) -> None:
         """Drop the clips that are finished."""

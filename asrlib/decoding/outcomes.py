@@ -1,7 +1,6 @@
-"""One outcome for each file of a run: it is done, or it has failed with a reason; known by the file's content.
+"""One outcome for each file of a run: done, or failed with a reason; known by the file's content.
 
-One bad file ends no run. What has failed is named, and tried again, by every call; what has changed under its name is done
-again; what is done and unchanged is not.
+One bad file ends no run. What has failed is named and tried again by every call; what has changed under its name is done again.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ def content(source: Any) -> str:
 
 
 def fingerprint(facts: Mapping[str, Any]) -> str:
-    """Return a short name for what a run depends on; another run has another."""
+    """Return a short name for what a run depends on."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -71,7 +70,7 @@ def transcripts(
         clips: (id, audio source) of each; ids are distinct.
         max_seconds: longer audio fails.
     """
-    begun: deque[tuple[str, str]] = deque()  # (id, why it cannot be read) of clips that were read ahead
+    begun: deque[Failed | None] = deque()  # of each clip that was read ahead, unless it could be read
 
     def readable() -> Iterator[dict[str, Any]]:
         for name, source in clips:
@@ -79,20 +78,16 @@ def transcripts(
                 samples = audio.load(source, max_seconds=max_seconds)
             except AsrlibError as error:
                 print(f"asrlib: {error}", file=sys.stderr)
-                begun.append((name, str(error)))
+                begun.append(Failed(name, str(error)))
             else:
-                begun.append((name, ""))
+                begun.append(None)
                 yield {"id": name, "audio": samples}
 
-    def failed() -> Iterator[Failed]:
-        while begun and begun[0][1]:
-            yield Failed(*begun.popleft())
-
     for hypothesis in transcribe(readable()):
-        yield from failed()
-        begun.popleft()
+        while failed := begun.popleft():
+            yield failed
         yield hypothesis
-    yield from failed()
+    yield from begun
 
 
 def whole(path: Path) -> str:

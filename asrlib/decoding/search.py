@@ -13,13 +13,12 @@ from asrlib.decoding import network
 from asrlib.decoding.kernels import laid_out
 from asrlib.whisper import end_tokens, language_tokens, no_speech_token
 
-__all__ = ["Found", "Rules", "detect_language", "greedy", "search"]
+__all__ = ["Found", "Rules", "detect_language", "greedy", "search", "token_limits"]
 
 UNSET = 20  # the ``max_length`` that old versions of transformers wrote where nobody had set one
 SEED = 0  # of what is drawn for each clip: a run repeats, and a clip's tokens do not depend on its batch
-Rules = Callable[
-    [torch.Tensor, torch.Tensor], torch.Tensor
-]  # (tokens so far, logits) -> logits; may change them in place
+# (tokens so far, logits) -> logits; may change them in place
+Rules = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,7 @@ class Found:
 def greedy(
     model: Any, states: torch.Tensor, prompts: Sequence[Sequence[int]], bias: torch.Tensor | None = None, **options: Any
 ) -> list[list[int]]:
-    """Return the tokens of a greedy `search` without scores: those of ``model.generate`` without beams and timestamps.
-
-    Args:
-        model, states, prompts, bias: as for `search`.
-        options: ``allowed``, ``rules`` and ``max_new_tokens`` of `search`.
-    """
+    """Return the tokens of a greedy `search`, those of ``model.generate`` without beams and timestamps; arguments as there."""
     return [found.tokens for found in search(model, states, prompts, bias, **options)]
 
 
@@ -78,7 +72,7 @@ def search(
         temperature: 0 takes the most probable token; above, tokens are drawn from the logits divided by it.
         scores: whether to compute `Found.logprob` and `Found.no_speech`, which are nan otherwise; some 5 % of the time.
     """
-    limits = _limits(model, prompts, max_new_tokens)
+    limits = token_limits(model, prompts, max_new_tokens)
     with torch.inference_mode():
         choice = _Choice(model, states.device, allowed, rules, temperature, len(prompts))
         decoder = network.decoder(model, states, bias, room=len(prompts[0]) + 60)
@@ -118,7 +112,7 @@ def _write(
         logits = decoder.step(tokens)
 
 
-def _limits(model: Any, prompts: Sequence[Sequence[int]], asked: int | Sequence[int] | None) -> list[int]:
+def token_limits(model: Any, prompts: Sequence[Sequence[int]], asked: int | Sequence[int] | None) -> list[int]:
     """Return how many tokens each clip may have; Whisper's ``max_length`` does not count the prompt since transformers 5."""
     longest = model.generation_config.max_length
     room = model.config.max_target_positions - len(prompts[0])
@@ -177,11 +171,7 @@ class _Choice:
 
 
 def detect_language(model: Any, states: torch.Tensor, bias: torch.Tensor | None = None) -> list[str]:
-    """Return the most probable language code of each clip, as a multilingual model hears it (section 2.3 of the paper).
-
-    Args:
-        model, states, bias: as for `search`.
-    """
+    """Return the most probable language code of each clip (section 2.3 of the paper); arguments as for `search`."""
     names, start = language_tokens(model.generation_config), [[model.generation_config.decoder_start_token_id]]
     chosen = greedy(model, states, start * len(states), bias, allowed=list(names), max_new_tokens=1)
     return [names[tokens[0]] for tokens in chosen]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from asrlib.text import spaced
@@ -13,8 +13,9 @@ from asrlib.text import spaced
 if TYPE_CHECKING:
     from asrlib.decoding.batching import Hypothesis
 
-__all__ = ["FORMATS", "Span", "cues", "in_order"]
+__all__ = ["FORMATS", "Span", "cues", "in_order", "write"]
 
+FORMATS = ("txt", "json", "srt", "vtt")
 Span = tuple[float, float, str]  # start seconds, end seconds, text
 MAX_COLUMNS = 42  # of a line: what broadcasters and Netflix allow; a Chinese or Japanese character takes two
 MAX_SECONDS = 6.0  # that a line is shown
@@ -102,37 +103,21 @@ def _clock(seconds: float, comma: str) -> str:
     return f"{minutes // 60:02}:{minutes % 60:02}:{rest // 1000:02}{comma}{rest % 1000:03}"
 
 
-def _srt(transcript: Hypothesis) -> str:
-    lines = (
-        f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text}\n\n"
-        for number, (start, end, text) in enumerate(in_order(transcript.segments, transcript.seconds_audio), 1)
-    )
-    return "".join(lines)
-
-
-def _vtt(transcript: Hypothesis) -> str:
-    lines = (
-        f"{_clock(start, '.')} --> {_clock(end, '.')}\n{html.escape(text, quote=False)}\n\n"
-        for start, end, text in in_order(transcript.segments, transcript.seconds_audio)
-    )
-    return "WEBVTT\n\n" + "".join(lines)
-
-
-def _json(transcript: Hypothesis) -> str:
+def write(transcript: Hypothesis, format: str) -> str:
+    """Return a transcript as the content of a file in one of `FORMATS`, with its times `in_order`."""
     segments = in_order(transcript.segments, transcript.seconds_audio)
-    content = {
-        "id": transcript.id,
-        "text": transcript.text,
-        "language": transcript.language,
-        "seconds": transcript.seconds_audio,
-        "segments": [{"start": start, "end": end, "text": text} for start, end, text in segments],
-    }
-    return json.dumps(content, ensure_ascii=False) + "\n"
-
-
-FORMATS: dict[str, Callable[[Hypothesis], str]] = {
-    "txt": lambda transcript: transcript.text.strip() + "\n",
-    "json": _json,
-    "srt": _srt,
-    "vtt": _vtt,
-}
+    if format == "txt":
+        return transcript.text.strip() + "\n"
+    if format == "json":
+        parts = [{"start": start, "end": end, "text": text} for start, end, text in segments]
+        content = {"id": transcript.id, "text": transcript.text, "language": transcript.language}
+        content |= {"seconds": transcript.seconds_audio, "segments": parts}
+        return json.dumps(content, ensure_ascii=False) + "\n"
+    if format == "srt":
+        lines = [f"{_clock(start, ',')} --> {_clock(end, ',')}\n{text}\n\n" for start, end, text in segments]
+        return "".join(f"{number}\n{line}" for number, line in enumerate(lines, 1))
+    lines = [
+        f"{_clock(start, '.')} --> {_clock(end, '.')}\n{html.escape(text, quote=False)}\n\n"
+        for start, end, text in segments
+    ]
+    return "WEBVTT\n\n" + "".join(lines)

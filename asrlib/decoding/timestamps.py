@@ -1,7 +1,7 @@
 """The tokens for times: where a decoder may write them, and how they cut what it wrote into segments.
 
-As openai-whisper does (``whisper/decoding.py``, ``ApplyTimestampRules``; ``whisper/transcribe.py``), but that tokens above those for
-times are words: those that were added to a published vocabulary.
+As in openai-whisper (``whisper/decoding.py``, ``ApplyTimestampRules``; ``whisper/transcribe.py``), but that tokens above those
+for times are words: those that were added to a published vocabulary.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ FIRST = 50  # steps of 20 ms: a text begins within a second of its window
 class Rules:
     """What may not be written where times are wanted.
 
-    A time opens each segment and a later one closes it, unless the text ends within it; times never go back; the first is at most
-    one second. Where all times together are more probable than any word, a time is written.
+    A time opens each segment and a later one closes it, unless the text ends within it; times never go back; the first is at
+    most one second. Where all times together are more probable than any word, a time is written.
     """
 
     def __init__(self, generation: Any, prompt: int) -> None:

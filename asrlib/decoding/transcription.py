@@ -1,29 +1,23 @@
 """Batched decoding of any number of clips, in order, at constant memory.
 
-Whisper always encodes 30 seconds. Three things make that fast here without changing the words:
-
-- clips of like length share a batch, features are prepared in a thread while the model decodes, and the precision is the one
-  this machine is fast in;
-- the loop below calls the model's own layers and keeps the caches in place, where ``generate`` copies and re-checks;
-- ``window="merged"``, on request: the silence that pads a clip to 30 seconds is represented by few positions, each weighted
-  by the number it stands for (proportional attention, Bolya et al. 2022, arXiv:2210.09461, section 3, applied to padding).
-  That is an approximation: compare it with ``window="full"`` on your own speech, as notebook 01 does.
+Clips of like length share a batch, features are prepared in a thread while the model decodes, and the model's own layers are
+called with caches that stay in place, in the precision that this machine is fast in.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from asrlib import AsrlibError, audio, whisper
 from asrlib.decoding import batching, guards, longform, network, vad
-from asrlib.decoding.batching import Clip, Hypothesis, Result
+from asrlib.decoding.batching import Clip, Engine, Hypothesis, Result
 from asrlib.decoding.features import log_mel, long_log_mel
 from asrlib.decoding.kernels import laid_out
 from asrlib.decoding.search import Found, Rules, detect_language, search
-from asrlib.models import graphs
 from asrlib.models.loading import load
 from asrlib.text import language_code
 from asrlib.whisper import HOP, POSITIONS, SAMPLES_PER_POSITION
@@ -62,7 +56,8 @@ def transcribe(
         language: code or name; None lets a multilingual model detect it, clip by clip. Not for English-only models.
         task: ``"transcribe"``, or ``"translate"`` to English.
         batch_size: clips decoded together.
-        window: ``"full"`` encodes all 1,500 positions; ``"merged"`` merges the padding (module docstring).
+        window: ``"full"`` encodes all 1,500 positions; with ``"merged"`` few positions stand for the silence that pads a clip to
+            30 s (`asrlib.decoding.network.merge_padding`), an approximation: compare it with ``"full"`` on your own speech.
         timestamps: find segment times in short clips too; long ones always have them.
         strict: plain greedy decoding without any of these tests, the tokens of ``model.generate``. For comparisons of
             engines, precisions and models, where all must do the same; it invents text in silence and may go round in loops.
@@ -80,29 +75,34 @@ def transcribe(
     return batching.run(engine, clips, batch_size=batch_size, label=label)
 
 
-class TorchEngine:
-    """One model, one language setting: features, encoding, decoding of a batch."""
+@dataclass
+class TorchEngine(Engine):
+    """One model and what it is asked for, the arguments of `transcribe`: features, encoding, decoding of a batch."""
 
-    def __init__(
-        self, model: Any, processor: Any, language: str | None, task: str = "transcribe", window: str = "full",
-        timestamps: bool = False, strict: bool = False, vad: bool = False, previous_text: bool = False,
-    ) -> None:  # fmt: skip
-        """Take the arguments of `transcribe`."""
-        if window not in ("full", "merged"):
-            raise AsrlibError(f"There is no window {window!r}: choose 'full' or 'merged'.")
-        if task not in ("transcribe", "translate"):
-            raise AsrlibError(f"Whisper has no task {task!r}: choose 'transcribe' or 'translate'.")
-        self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self.processor, self.task, self.window, self.timestamps = processor, task, window, timestamps
-        self.strict, self.vad, self.previous_text = strict, vad, previous_text
+    model: Any
+    processor: Any
+    language: str | None
+    task: str = "transcribe"
+    window: str = "full"
+    timestamps: bool = False
+    strict: bool = False
+    vad: bool = False
+    previous_text: bool = False
+
+    def __post_init__(self) -> None:
+        if self.window not in ("full", "merged"):
+            raise AsrlibError(f"There is no window {self.window!r}: choose 'full' or 'merged'.")
+        if self.task not in ("transcribe", "translate"):
+            raise AsrlibError(f"Whisper has no task {self.task!r}: choose 'transcribe' or 'translate'.")
+        if hasattr(self.model, "get_base_model"):
+            self.model = self.model.get_base_model()
         self.generation = self.model.generation_config
-        self.multilingual = whisper.is_multilingual(self.generation)
         self.positions = self.model.config.max_source_positions
-        self.language = language and language_code(language)
+        self.language = self.language and language_code(self.language)
         self.blocks: dict[Any, torch.Tensor] = {}  # nobody changes the weights while this engine is used
-        if isinstance(self.model, graphs.ExportedWhisper) and window == "merged":
+        if hasattr(self.model, "encode") and self.window == "merged":
             raise AsrlibError("An exported model always encodes 30 seconds: choose the window 'full' for it.")
-        whisper.prompt(self.generation, self.language or "en", task)  # an English-only model refuses others
+        whisper.prompt(self.generation, self.language or "en", self.task)  # an English-only model refuses others
 
     def fits(self, clip: Clip) -> bool:
         """Say whether a clip is heard in one window; refuse it if it is not and the model cannot go on to a second one."""
@@ -116,15 +116,13 @@ class TorchEngine:
 
     def width(self, clip: Clip) -> int:
         """Return the encoder positions that a clip takes."""
-        if self.window == "full":
-            return self.positions
-        return network.merged_width(len(clip.samples), self.positions)
+        return self.positions if self.window == "full" else network.merged_width(len(clip.samples), self.positions)
 
     def features(self, clips: Sequence[Clip]) -> torch.Tensor | list[torch.Tensor]:
-        """Return log-mel features, (clips, mel bins, frames of the context: 3000); of clips that `decode` goes through window
-        after window a list of (1, mel bins, frames), with at least a window of frames.
+        """Return log-mel features, (clips, mel bins, frames of the context: 3000); of clips that are heard with times or in
+        several windows a list of (1, mel bins, frames), with at least a window of frames.
         """
-        if not self._windowed(clips):
+        if self.fits(clips[-1]) and not self.timestamps:
             return log_mel(self.processor, [clip.samples for clip in clips], self.positions)
         return [
             log_mel(self.processor, [clip.samples], self.positions)
@@ -133,38 +131,33 @@ class TorchEngine:
             for clip in clips
         ]
 
-    def _windowed(self, clips: Sequence[Clip]) -> bool:
-        """Say whether clips, shortest first, are heard with times and, as far as they are longer, in several windows."""
-        return self.timestamps or not self.fits(clips[-1])
-
     def decode(self, clips: Sequence[Clip], features: torch.Tensor | list[torch.Tensor]) -> list[Result]:
         """Return (text, language, segments) of each clip."""
+        spans = [self._spans(clip) for clip in clips]
         with laid_out(self.blocks):
-            return self._decode(clips, features)
+            if isinstance(features, list):
+                features = [one.to(self.model.device, self.model.dtype) for one in features]
+                return longform.decode(self, clips, features, spans)
+            return self._decode(clips, features.to(self.model.device, self.model.dtype), spans)
 
-    def _decode(self, clips: Sequence[Clip], features: torch.Tensor | list[torch.Tensor]) -> list[Result]:
-        frames = [longform.frame_count(clip) for clip in clips]
-        spans = [[(0, last)] for last in frames]
-        if self.vad:
-            found = [vad.speech(clip.samples) for clip in clips]
-            spans = [
-                [(start // HOP, min(end // HOP, last)) for start, end in part]
-                for part, last in zip(found, frames, strict=True)
-            ]
-        if self._windowed(clips):
-            features = [one.to(self.model.device, self.model.dtype) for one in features]
-            return longform.decode(self, clips, features, spans)
-        features = features.to(self.model.device, self.model.dtype)
+    def _spans(self, clip: Clip) -> list[tuple[int, int]]:
+        """Return (first frame, frame after the last) of what is to be heard: all, or where there is a voice."""
+        last = longform.frame_count(clip)
+        if not self.vad:
+            return [(0, last)]
+        return [(start // HOP, min(end // HOP, last)) for start, end in vad.speech(clip.samples)]
+
+    def _decode(self, clips: Sequence[Clip], features: torch.Tensor, spans: Sequence[Any]) -> list[Result]:
         lengths = [len(clip.samples) for clip in clips] if self.window == "merged" else None
         states, bias = self.encode(features, lengths)
         languages = self.languages(states, bias)
         prompts = [whisper.prompt(self.generation, spoken, self.task) for spoken in languages]
-        sounds = [sound[:, :last] for sound, last in zip(features, frames, strict=True)]
+        sounds = [sound[:, : longform.frame_count(clip)] for sound, clip in zip(features, clips, strict=True)]
         tokens = [one.tokens for one in self.write(states, prompts, sounds, bias)]
         texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
         return [
-            (text.strip() if part else "", spoken, ())
-            for text, spoken, part in zip(texts, languages, spans, strict=True)
+            (text.strip() if voiced else "", spoken, ())
+            for text, spoken, voiced in zip(texts, languages, spans, strict=True)
         ]
 
     def write(
@@ -186,6 +179,6 @@ class TorchEngine:
 
     def languages(self, states: torch.Tensor, bias: torch.Tensor | None = None) -> list[str]:
         """Return the language of each clip: the one that was named, else the one that the model finds."""
-        if not self.multilingual or self.language:
+        if self.language or not whisper.is_multilingual(self.generation):
             return [self.language or "en"] * len(states)
         return detect_language(self.model, states, bias)

@@ -1,19 +1,19 @@
-"""When each word was said, from what the decoder attends to.
+"""When each word was said: heads of the cross-attention follow the speech, dynamic time warping finds the boundaries.
 
-Some heads of Whisper's cross-attention follow the speech as it is written down. `align` reads them in one pass over a text that is
-known already, and dynamic time warping turns them into boundaries, as in openai-whisper (``whisper/timing.py``); the heads are
-those of the checkpoint's generation config. The path has no place for silence, so that a pause falls to the word before it:
-`leave_out` takes it out again. Words are (start seconds, end seconds, text), like the segments of
-`asrlib.decoding.batching.Hypothesis`; `asrlib.decoding.subtitles` makes lines of them.
+As in openai-whisper (``whisper/timing.py``). The path has no place for silence, so that a pause falls to the word before it:
+`leave_out` takes it out again. Words are (start seconds, end seconds, text); `asrlib.decoding.subtitles` makes lines of them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from asrlib import AsrlibError, audio, whisper
 from asrlib.decoding import network
@@ -22,8 +22,6 @@ from asrlib.text import language_code, spaced
 from asrlib.whisper import SAMPLES_PER_POSITION, WINDOW_SECONDS
 
 if TYPE_CHECKING:
-    import torch
-
     from asrlib.decoding.batching import Hypothesis
 
 __all__ = ["align", "attention", "boundaries", "leave_out", "pauses", "spell", "times"]
@@ -64,8 +62,6 @@ def attention(
     Raises:
         AsrlibError: an exported model, sound of more than 30 s, a text without words or too long for one window, or no language.
     """
-    import torch
-
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
     if not hasattr(model, "proj_out"):
         raise AsrlibError("An exported model does not show its attention: take word times from the checkpoint itself.")
@@ -73,7 +69,10 @@ def attention(
         raise AsrlibError(
             f"A text is aligned with at most {WINDOW_SECONDS:g} s of sound: give `times` the whole transcript."
         )
-    start, tokens = _prompt(model, language), _encode(processor, text, language)
+    if whisper.is_multilingual(model.generation_config) and not language:
+        raise AsrlibError("A multilingual model reads the words of one language: name it.")
+    start = whisper.prompt(model.generation_config, language and language_code(language))
+    tokens = _encode(processor, text, language)
     if not 0 < len(tokens) <= MAX_TOKENS:
         raise AsrlibError(f"{len(tokens)} tokens of text cannot be aligned with one window: give 1 to {MAX_TOKENS}.")
     features = processor(samples, sampling_rate=audio.SAMPLING_RATE, return_tensors="pt").input_features
@@ -83,13 +82,6 @@ def attention(
         weights = _cross_attention(model, read, states, heads or _alignment_heads(model))
     positions = max(1, len(samples) // SAMPLES_PER_POSITION)
     return tokens, weights[:, len(start) - 1 :, :positions]
-
-
-def _prompt(model: Any, language: str | None) -> list[int]:
-    """Return the tokens before a text; a multilingual model must be told its language."""
-    if whisper.is_multilingual(model.generation_config) and not language:
-        raise AsrlibError("A multilingual model reads the words of one language: name it.")
-    return whisper.prompt(model.generation_config, language and language_code(language))
 
 
 def _encode(processor: Any, text: str, language: str | None) -> list[int]:
@@ -116,10 +108,8 @@ def _alignment_heads(model: Any) -> list[tuple[int, int]]:
     upper = [(layer, head) for layer in range(len(counts) // 2, len(counts)) for head in range(counts[layer])]
     if set(counts) != {model.config.decoder_attention_heads}:  # pruned: the published numbers mean other heads now
         return upper
-    known = getattr(model.generation_config, "alignment_heads", None) or upper
-    return [
-        (layer, head) for layer, head in known if layer < len(counts)
-    ] or upper  # a distilled decoder has fewer layers
+    known = getattr(model.generation_config, "alignment_heads", None) or []
+    return [(layer, head) for layer, head in known if layer < len(counts)] or upper  # a distilled decoder is shorter
 
 
 def _cross_attention(
@@ -129,27 +119,21 @@ def _cross_attention(
 
     Fused attention keeps no weights; queries and keys are caught on their way instead, and multiplied again.
     """
-    layers, caught = {layer for layer, _ in heads}, {}
+    caught: dict[tuple[int, str], torch.Tensor] = {}
 
-    def catch(name: tuple[int, str]) -> Any:
-        return lambda module, given, out: caught.__setitem__(name, out[0])
+    def catch(layer: int, part: str, module: torch.nn.Module, given: Any, out: torch.Tensor) -> None:
+        caught[layer, part] = out[0].float().unflatten(1, (-1, attends[layer].head_dim))
 
+    attends = [layer.encoder_attn for layer in model.model.decoder.layers]
     with contextlib.ExitStack() as hooks:
-        for layer in layers:
-            attend = model.model.decoder.layers[layer].encoder_attn
-            for part in ("q_proj", "k_proj"):
-                hooks.callback(getattr(attend, part).register_forward_hook(catch((layer, part))).remove)
+        for layer, part in itertools.product({layer for layer, _ in heads}, ("q_proj", "k_proj")):
+            hook = getattr(attends[layer], part).register_forward_hook(functools.partial(catch, layer, part))
+            hooks.callback(hook.remove)
         model.model.decoder(input_ids=tokens, encoder_hidden_states=states, use_cache=False)
-    return _products(caught, heads, model.model.decoder.layers[0].encoder_attn.head_dim)
-
-
-def _products(caught: dict[tuple[int, str], Any], heads: Sequence[tuple[int, int]], size: int) -> torch.Tensor:
-    import torch
-
     weights = []
     for layer, head in heads:
-        query, key = (caught[layer, part].float().unflatten(1, (-1, size))[:, head] for part in ("q_proj", "k_proj"))
-        weights.append((query @ key.T * size**-0.5).softmax(dim=-1))
+        query, key = caught[layer, "q_proj"][:, head], caught[layer, "k_proj"][:, head]
+        weights.append((query @ key.T * attends[layer].head_dim ** -0.5).softmax(dim=-1))
     return torch.stack(weights).cpu()
 
 
@@ -161,8 +145,6 @@ def boundaries(weights: torch.Tensor, *, width: int = 7) -> np.ndarray:
             over the time, and the heads are averaged.
         width: positions of the median filter, an odd number; 7 in all published checkpoints.
     """
-    import torch
-
     weights = weights.float()
     spread = weights.std(dim=1, keepdim=True, unbiased=False).clamp_min(1e-9)
     weights = (weights - weights.mean(dim=1, keepdim=True)) / spread
@@ -176,8 +158,8 @@ def boundaries(weights: torch.Tensor, *, width: int = 7) -> np.ndarray:
 def _first_positions(cost: np.ndarray) -> np.ndarray:
     """Return the first position of each row on the cheapest path from corner to corner of a cost matrix (rows, positions).
 
-    The path goes right, down, or both. Rows are filled at once: the best way to a cell comes down into its row somewhere to
-    its left and then runs along it, which costs a difference of running sums.
+    The path goes right, down, or both. Rows are filled at once: the best way to a cell comes down into its row somewhere to its left
+    and then runs along it, which costs a difference of running sums.
     """
     rows, positions = cost.shape
     total = np.full((rows + 1, positions + 1), np.inf)
@@ -200,23 +182,20 @@ def spell(processor: Any, tokens: Sequence[int], language: str = "en") -> list[t
 
     A word begins with the token that begins with a space; in languages without spaces, with each whole character.
     """
-    starts = _word_starts(processor.tokenizer, tokens, language)
-    words = [
-        (start, end, processor.tokenizer.decode(tokens[start:end]).strip())
-        for start, end in zip(starts, [*starts[1:], len(tokens)], strict=True)
-    ]
-    return [word for word in words if word[2]]
-
-
-def _word_starts(tokenizer: Any, tokens: Sequence[int], language: str) -> list[int]:
+    tokenizer = processor.tokenizer
     if spaced(language):
         pieces = tokenizer.convert_ids_to_tokens(tokens)
-        return sorted({0} | {index for index, piece in enumerate(pieces) if piece.startswith("Ġ")})
-    starts = [0]
-    for index in range(1, len(tokens)):
-        if "\ufffd" not in tokenizer.decode(tokens[starts[-1] : index]):  # else a token holds a part of a character
-            starts.append(index)
-    return starts
+        starts = sorted({0} | {index for index, piece in enumerate(pieces) if piece.startswith("Ġ")})
+    else:
+        starts = [0]
+        for index in range(1, len(tokens)):
+            if "\ufffd" not in tokenizer.decode(tokens[starts[-1] : index]):  # else a token holds a part of a character
+                starts.append(index)
+    words = [
+        (start, end, tokenizer.decode(tokens[start:end]).strip())
+        for start, end in itertools.pairwise([*starts, len(tokens)])
+    ]
+    return [word for word in words if word[2]]
 
 
 def align(
@@ -236,15 +215,10 @@ def align(
     return leave_out(pauses(samples), words)
 
 
-def _loudness(samples: np.ndarray) -> np.ndarray:
-    """Return the energy of each 10 ms in decibels, shape (frames,)."""
-    whole = np.pad(samples, (0, -len(samples) % FRAME)).reshape(-1, FRAME)
-    return 10 * np.log10(np.mean(np.square(whole), axis=1) + 1e-12)
-
-
 def pauses(samples: np.ndarray) -> np.ndarray:
     """Return the pauses in a sound, (start seconds, end seconds) of each, shape (pauses, 2)."""
-    level = _loudness(samples)
+    frames = np.pad(samples, (0, -len(samples) % FRAME)).reshape(-1, FRAME)
+    level = 10 * np.log10(np.mean(np.square(frames), axis=1) + 1e-12)  # decibels of each 10 ms
     quiet = level <= max(level.max() - QUIET, np.quantile(level, 0.1) + BACKGROUND)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], quiet, [False]])))
     spans = edges.reshape(-1, 2) * FRAME / audio.SAMPLING_RATE

@@ -9,6 +9,7 @@ import numpy as np
 from transformers import WhisperProcessor
 
 from asrlib import whisper
+from asrlib.decoding import guards
 from asrlib.decoding.batching import Clip, Result
 from asrlib.decoding.features import log_mel
 from asrlib.engines.faster_whisper import FasterWhisper
@@ -17,7 +18,7 @@ __all__ = ["CTranslate2"]
 
 
 class CTranslate2(FasterWhisper):
-    """Batches of short clips. Longer clips, and those whose times are wanted, are left to faster-whisper, with the same weights."""
+    """Batches of short clips; faster-whisper gets longer ones, those whose times are wanted, and what must be decoded again."""
 
     batch_size = 8
 
@@ -42,6 +43,20 @@ class CTranslate2(FasterWhisper):
         else:
             languages = [ranked[0][0].strip("<|>") for ranked in model.detect_language(states)]
         prompts = [whisper.prompt(self.generation, language) for language in languages]
-        found = model.generate(states, prompts, beam_size=self.beams, max_length=448)
+        options = {"beam_size": self.beams, "max_length": 448, "return_scores": True, "return_no_speech_prob": True}
+        found = model.generate(states, prompts, **options)
         texts = self.processor.batch_decode([one.sequences_ids[0] for one in found], skip_special_tokens=True)
-        return [(text.strip(), language, ()) for text, language in zip(texts, languages, strict=True)]
+        results = [(text.strip(), language, ()) for text, language in zip(texts, languages, strict=True)]
+        if self.strict:
+            return results
+        return [
+            result if self._believed(one, result[0]) else self._transcribe(clip.samples, False)
+            for one, result, clip in zip(found, results, clips, strict=True)
+        ]
+
+    @staticmethod
+    def _believed(one: ctranslate2.models.WhisperGenerationResult, text: str) -> bool:
+        """Say whether faster-whisper's tests, which decode again what fails them, need not see a clip."""
+        logprob = one.scores[0] * len(one.sequences_ids[0]) / (len(one.sequences_ids[0]) + 1)
+        probable = logprob >= guards.LOGPROB and one.no_speech_prob <= guards.NO_SPEECH
+        return probable and guards.compression(text) <= guards.COMPRESSION

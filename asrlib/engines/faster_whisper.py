@@ -28,18 +28,10 @@ class FasterWhisper(Runtime):
         self.model = WhisperModel(str(self.files), **options)
 
     def _transcribe(self, samples: np.ndarray, times: bool) -> Result:
-        return self._joined(
-            self.model.transcribe(
-                samples,
-                language=self.known_language,
-                beam_size=self.beams,
-                temperature=0.0,
-                condition_on_previous_text=False,
-                no_speech_threshold=None,  # nothing is skipped as silence
-                without_timestamps=not times,
-            ),
-            times,
-        )
+        options = {"language": self.known_language, "beam_size": self.beams, "condition_on_previous_text": False}
+        if self.strict:
+            options |= {"temperature": 0.0, "no_speech_threshold": None}  # nothing is skipped as silence
+        return self._joined(self.model.transcribe(samples, **options, without_timestamps=not times), times)
 
     @staticmethod
     def _joined(answer: tuple[Iterable[Any], Any], times: bool) -> Result:
@@ -51,7 +43,7 @@ class FasterWhisper(Runtime):
 class FasterWhisperBatched(FasterWhisper):
     """faster-whisper's batched pipeline: a recording is cut at pauses by a voice detector, eight pieces are decoded together.
 
-    A short clip is one piece, so the batch pays on long recordings only.
+    A short clip is one piece, so the batch pays on long recordings only. The detector is its test for silence, in every call.
     """
 
     pieces = 8

@@ -20,15 +20,13 @@ class OpenAiWhisper(Runtime):
         self.model = whisper.load_model(str(self.files), device="cpu")
 
     def _transcribe(self, samples: np.ndarray, times: bool) -> Result:
-        found = self.model.transcribe(
-            samples,
-            language=self.known_language,
-            fp16=False,
-            temperature=0.0,
-            beam_size=self.beams if self.beams > 1 else None,
-            condition_on_previous_text=False,
-            no_speech_threshold=None,  # nothing is skipped as silence
-            without_timestamps=not times,
-        )
+        options = {
+            "beam_size": self.beams if self.beams > 1 else None,
+            "condition_on_previous_text": False,
+            "fp16": False,
+        }
+        if self.strict:
+            options |= {"temperature": 0.0, "no_speech_threshold": None}  # nothing is skipped as silence
+        found = self.model.transcribe(samples, language=self.known_language, without_timestamps=not times, **options)
         parts = segments((part["start"], part["end"], part["text"]) for part in found["segments"])
         return found["text"].strip(), found["language"], parts if times else ()

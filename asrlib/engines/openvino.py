@@ -8,8 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -41,6 +39,7 @@ class OpenVino(PyTorch):
         self.compiled = openvino.compile_model(graph, "CPU", options)
         del graph
         encoder.layers = torch.nn.ModuleList()  # not needed twice
+        self.model.encode = self._encode
         if native and self.precision != "float32":
             self.model.to(torch.bfloat16)
 
@@ -61,20 +60,8 @@ class OpenVino(PyTorch):
         rich.reconfigure(quiet=True, force_jupyter=False)  # its progress bars
         return nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_SYM)
 
-    def _engine(self, model: Any, processor: Any, language: str | None, timestamps: bool) -> transcription.TorchEngine:
-        engine = _WithEncoder(model, processor, language, timestamps=timestamps, strict=True)
-        engine.compiled = self.compiled
-        return engine
-
-
-class _WithEncoder(transcription.TorchEngine):
-    """The usual engine, with OpenVINO's encoder."""
-
-    compiled: Any
-
-    def encode(self, features: torch.Tensor, lengths: Sequence[int] | None = None) -> tuple[torch.Tensor, None]:
-        states = torch.from_numpy(self.compiled(features.float().numpy())[0])
-        return states.to(self.model.dtype), None
+    def _encode(self, features: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(self.compiled(features.float().numpy())[0]).to(self.model.dtype)
 
 
 class _States(torch.nn.Module):

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
-
 import torch
 
-from asrlib.decoding import batching, transcription
-from asrlib.decoding.batching import Hypothesis
+from asrlib.decoding import transcription
 from asrlib.engines.runtime import Runtime
-from asrlib.text import language_code
 
 __all__ = ["PyTorch"]
 
 
 class PyTorch(Runtime):
-    """The library's own decoding, on the CPU."""
+    """The library's own decoding, on the CPU, with its tests (`asrlib.decoding.guards`) where a call is not strict."""
 
     precisions = ("auto", "float32", "bfloat16", "float16")
     beam_search = False
@@ -27,12 +22,6 @@ class PyTorch(Runtime):
         self.files = self.folder
         self.model, self.processor = transcription.load(self.files, device="cpu", dtype=dtype)
 
-    def transcribe(
-        self, clips: Iterable[Any], *, language: str | None = None, timestamps: bool = False, label: str = ""
-    ) -> Iterator[Hypothesis]:
-        """Transcribe clips in order."""
-        engine = self._engine(self.model, self.processor, language and language_code(language), timestamps)
-        return batching.run(engine, clips, batch_size=self.batch_size, label=label)
-
-    def _engine(self, model: Any, processor: Any, language: str | None, timestamps: bool) -> transcription.TorchEngine:
-        return transcription.TorchEngine(model, processor, language, timestamps=timestamps, strict=True)
+    def _engine(self) -> transcription.TorchEngine:
+        options = {"timestamps": self.timestamps, "strict": self.strict}
+        return transcription.TorchEngine(self.model, self.processor, self.language, **options)

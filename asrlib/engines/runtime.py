@@ -24,14 +24,15 @@ __all__ = ["Runtime", "quiet", "segments"]
 WEIGHTS = (".safetensors", ".bin", ".pt", ".onnx", ".onnx_data")
 
 
-class Runtime:
-    """A loaded runtime, an `asrlib.decoding.batching.Engine`.
+class Runtime(batching.Engine):
+    """A loaded runtime.
 
     Attributes:
         precisions: what it can compute in; the first is the default.
         beam_search: whether it has one.
         batch_size: clips that it decodes together; may be set.
         files: what it reads from disk, a file or a folder.
+        strict: whether a call decodes without tests of what it wrote.
     """
 
     precisions: ClassVar[tuple[str, ...]] = ("float32",)
@@ -39,7 +40,7 @@ class Runtime:
     batch_size: int = 1
     files: Path
     language: str | None = None
-    timestamps: bool = False
+    strict: bool = True
 
     def __init__(self, checkpoint: str, precision: str, beams: int) -> None:
         self.checkpoint, self.precision, self.beams = checkpoint, precision, beams
@@ -59,29 +60,32 @@ class Runtime:
         return sum(path.stat().st_size for path in found if path.suffix in WEIGHTS)
 
     def transcribe(
-        self, clips: Iterable[Any], *, language: str | None = None, timestamps: bool = False, label: str = ""
+        self,
+        clips: Iterable[Any],
+        *,
+        language: str | None = None,
+        timestamps: bool = False,
+        strict: bool = True,
+        label: str = "",
     ) -> Iterator[Hypothesis]:
         """Transcribe clips in order, as `asrlib.decoding.transcription.transcribe` does.
+
+        Args:
+            clips, language, timestamps, label: as there.
+            strict: the same plain search in every runtime, to compare them; else each tests what it wrote for silence and
+                loops and decodes it again, by the thresholds of the Whisper paper, section 3.8, as far as it can.
 
         Raises:
             AsrlibError: unknown language, or another language than English for an English-only model.
         """
         call = copy.copy(self)  # shares the weights; the settings are those of this call
-        call.language, call.timestamps = language and language_code(language), timestamps
+        call.language, call.timestamps, call.strict = language and language_code(language), timestamps, strict
         whisper.prompt(self.generation, call.language or "en")  # an English-only model refuses others
-        return batching.run(call, clips, batch_size=self.batch_size, label=label)
+        return batching.run(call._engine(), clips, batch_size=self.batch_size, label=label)
 
-    def fits(self, clip: Clip) -> bool:
-        """Say whether a clip is transcribed in one window."""
-        return len(clip.samples) <= whisper.POSITIONS * whisper.SAMPLES_PER_POSITION
-
-    def width(self, clip: Clip) -> int:
-        """Return the encoder positions that a clip takes: all of a window, whatever its length."""
-        return whisper.POSITIONS
-
-    def features(self, clips: Sequence[Clip]) -> Any:
-        """Return nothing: most runtimes compute log-mel features themselves."""
-        return None
+    def _engine(self) -> batching.Engine:
+        """Return what transcribes with the settings of this call."""
+        return self
 
     def decode(self, clips: Sequence[Clip], features: Any) -> list[Result]:
         """Return (text, language, segments) of each clip."""

@@ -13,6 +13,11 @@ from asrlib.engines.runtime import Runtime, quiet, segments
 
 __all__ = ["Transformers"]
 
+TESTS = {  # as the documentation of its ``generate`` has them; it measures how well tokens compress, not letters
+    "temperature": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), "compression_ratio_threshold": 1.35, "logprob_threshold": -1.0,
+    "no_speech_threshold": 0.6,
+}  # fmt: skip
+
 
 class Transformers(Runtime):
     """``pipeline("automatic-speech-recognition")`` on the CPU."""
@@ -29,12 +34,16 @@ class Transformers(Runtime):
 
     def _transcribe(self, samples: np.ndarray, times: bool) -> Result:
         language = self.known_language or self._detected(samples)
-        options = {"language": language, "task": "transcribe"} if self.multilingual else {}
+        options = {"num_beams": self.beams}
+        if self.multilingual:
+            options |= {"language": language, "task": "transcribe"}
+        if not self.strict:
+            options |= TESTS
         with quiet():  # of an argument that the pipeline itself passes to the feature extractor
             found = self.pipeline(
                 {"raw": samples, "sampling_rate": audio.SAMPLING_RATE},
                 return_timestamps=times,
-                generate_kwargs=options | {"num_beams": self.beams},
+                generate_kwargs=options,
             )
         parts = ((*part["timestamp"], part["text"]) for part in found.get("chunks", ()))
         return found["text"].strip(), language, segments(parts)

@@ -9,14 +9,13 @@ import shutil
 import subprocess
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from asrlib import AsrlibError
-from asrlib.decoding.batching import Hypothesis, Result
+from asrlib.decoding.batching import Result
 from asrlib.engines.runtime import Runtime, segments
 from asrlib.io import downloads, files
 from asrlib.models import checkpoints
@@ -29,10 +28,9 @@ NPM_BYTES = 485_000_000  # of it and all that it needs; most of them are ONNX Ru
 
 
 class TransformersJs(Runtime):
-    """It decodes greedily, clip by clip, and cannot detect the language.
+    """It decodes greedily, clip by clip, cannot detect the language, and has no tests of what it wrote.
 
-    A long recording is cut every 20 s into pieces of 30 s, whose texts are joined where they overlap; the other runtimes go
-    from window to window.
+    A long recording is cut every 20 s into pieces of 30 s, whose texts are joined where they overlap.
     """
 
     precisions = ("int8", "float32")
@@ -44,17 +42,10 @@ class TransformersJs(Runtime):
         self.script = Script(program, modules)
         self.script.ask(model=str(self.files), threads=self.threads)
 
-    def transcribe(
-        self, clips: Iterable[Any], *, language: str | None = None, timestamps: bool = False, label: str = ""
-    ) -> Iterator[Hypothesis]:
-        """Transcribe clips in order.
-
-        Raises:
-            AsrlibError: as every runtime, and where a multilingual model is not told the language.
-        """
-        if self.multilingual and not language:
+    def _engine(self) -> TransformersJs:
+        if self.multilingual and not self.language:
             raise AsrlibError("Transformers.js cannot detect the language: name it, or choose another engine.")
-        return super().transcribe(clips, language=language, timestamps=timestamps, label=label)
+        return self
 
     def _transcribe(self, samples: np.ndarray, times: bool) -> Result:
         options = {"language": self.known_language, "task": "transcribe"} if self.multilingual else {}

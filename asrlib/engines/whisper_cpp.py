@@ -32,10 +32,8 @@ class WhisperCpp(Runtime):
             params_sampling_strategy=int(self.beams > 1),
             n_threads=self.threads,
             print_progress=False,
-            temperature_inc=0.0,
             no_context=True,  # no text of an earlier call, ...
             n_max_text_ctx=0,  # ... nor of the window before
-            no_speech_thold=1.0,  # nothing is skipped as silence
             suppress_nst=True,
             greedy={"best_of": 1},
             beam_search={"beam_size": self.beams, "patience": -1.0},
@@ -44,7 +42,13 @@ class WhisperCpp(Runtime):
 
     def _transcribe(self, samples: np.ndarray, times: bool) -> Result:
         language = self.known_language
-        self.model.transcribe(samples, language=language or "auto", no_timestamps=not times, single_segment=not times)
+        tests = (
+            {"temperature_inc": 0.0, "no_speech_thold": 1.0}
+            if self.strict
+            else {"temperature_inc": 0.2, "no_speech_thold": 0.6}
+        )
+        options = {"language": language or "auto", "no_timestamps": not times, "single_segment": not times}
+        self.model.transcribe(samples, **options, **tests)
         context = self.model._ctx
         # The wrapper's own texts have lost their spaces, and a letter whose bytes two segments share.
         letters = codecs.getincrementaldecoder("utf-8")("replace")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import shutil
 import ssl
 import subprocess
 import tarfile
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from asrlib import AsrlibError
 from asrlib.io.files import sha256, writing
@@ -29,11 +29,6 @@ HTTP_TIMEOUT = 30.0  # seconds without any byte after which a download ends
 def download(url: str, target: Path | str, *, sha256_hex: str) -> Path:
     """Download a file over HTTP(S), resuming an earlier attempt, and accept it only with the right checksum.
 
-    Args:
-        url: address; redirects are followed.
-        target: where the complete, verified file will lie.
-        sha256_hex: the expected checksum, 64 hexadecimal digits.
-
     Raises:
         AsrlibError: no answer, an HTTP error, a cut connection (what came is kept for the next run), or a wrong checksum
             (what came is thrown away).
@@ -43,18 +38,16 @@ def download(url: str, target: Path | str, *, sha256_hex: str) -> Path:
     with writing(part):
         part.parent.mkdir(parents=True, exist_ok=True)
         length = _receive(url, part)
-        found = sha256(part)
-        if found != sha256_hex:
-            if part.stat().st_size < length:
-                raise AsrlibError(
-                    f"The download of {url} was cut at {part.stat().st_size:,} bytes: run the same command again, it will resume."
-                )
-            part.unlink()
+        if (found := sha256(part)) == sha256_hex:
+            return part.replace(target)
+        if (size := part.stat().st_size) < length:
             raise AsrlibError(
-                f"{url} has sha256 {found[:12]}... where {sha256_hex[:12]}... is expected: it was thrown away; try again later."
+                f"The download of {url} was cut at {size:,} bytes: run the same command again, it will resume."
             )
-        part.replace(target)
-    return target
+        part.unlink()
+    raise AsrlibError(
+        f"{url} has sha256 {found[:12]}... where {sha256_hex[:12]}... is expected: it was thrown away; try again later."
+    )
 
 
 def _receive(url: str, part: Path) -> int:
@@ -82,32 +75,23 @@ def _receive(url: str, part: Path) -> int:
 
 
 def run(command: list[str], folder: Path, label: str, total: int = 0, **options: Any) -> tuple[int, str]:
-    """Run a program that downloads into ``folder``; the progress line counts the bytes that lie there.
+    """Run a program that fills ``folder``, and return its exit code and all that it said; it gets no input.
 
-    Args:
-        command: program and arguments; it gets no input.
-        folder: what it fills.
-        label: name for the progress line.
-        total: bytes expected, 0 if unknown.
-        options: for ``subprocess.Popen``, such as ``cwd`` and ``env``.
-
-    Returns:
-        Exit code, and all that the program said.
+    The progress line, named by ``label``, counts the bytes in the folder, of ``total`` where that is known; ``options`` are
+    those of ``subprocess.Popen``, such as ``cwd`` and ``env``.
     """
     with tempfile.TemporaryFile() as log, Meter(label, total, "B") as meter:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, **options)
         try:
-            while True:
-                try:
-                    code = process.wait(0.2)
-                    break
-                except subprocess.TimeoutExpired:
-                    meter.step(_bytes(folder) - meter.done)
+            while process.returncode is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.2)
+                meter.step(_bytes(folder) - meter.done)
         finally:
             process.kill()  # where the waiting was interrupted
             process.wait()
         log.seek(0)
-        return code, log.read().decode(errors="replace")
+        return process.returncode, log.read().decode(errors="replace")
 
 
 def _bytes(folder: Path) -> int:
@@ -118,14 +102,12 @@ def _bytes(folder: Path) -> int:
     return total
 
 
-def extract(stream: Any, target: Path, wanted: Callable[[str], str | None], *, source: str) -> int:
-    """Unpack chosen regular files of a tar stream below ``target``.
-
-    Nothing can land outside ``target``: names chosen by ``wanted`` are checked, and links, devices and folders are skipped.
+def extract(stream: BinaryIO, target: Path, wanted: Callable[[str], str | None], *, source: str) -> int:
+    """Unpack chosen regular files of a tar stream below ``target``; links, devices and folders are skipped.
 
     Args:
-        stream: binary file object of a tar archive, compressed or not; need not be seekable.
-        target: an existing folder.
+        stream: a tar archive, compressed or not; need not be seekable.
+        target: an existing folder, which nothing leaves.
         wanted: maps a member's name (without leading ``./``) to its relative target, or None to skip it.
         source: the archive's name, for error messages.
 
@@ -136,37 +118,24 @@ def extract(stream: Any, target: Path, wanted: Callable[[str], str | None], *, s
         AsrlibError: a damaged or truncated archive, a name that leaves ``target``, or a member of an impossible size.
     """
     written = total = 0
-    root = target.resolve()
     try:
         with tarfile.open(fileobj=stream, mode="r|*") as archive:
             for member in archive:
                 name = wanted(member.name.removeprefix("./"))
                 if name is None or not member.isfile():
                     continue
-                path = _inside(root, name, source)
                 total += member.size
                 if member.size > MAX_MEMBER_BYTES or total > MAX_ARCHIVE_BYTES:
                     raise AsrlibError(
                         f"{source} holds more bytes than any corpus here: the archive is hostile and was not used."
                     )
-                with writing(path):
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    with open(path, "wb") as out:
-                        shutil.copyfileobj(archive.extractfile(member), out, 1 << 20)
+                with writing(target / name):
+                    archive.extract(member.replace(name=name, mtime=time.time()), target, filter="data")
                 written += 1
+    except tarfile.FilterError as error:
+        raise AsrlibError(f"{source} is hostile and was not used: {error}.") from None
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:  # ValueError: numbers in a forged header
         raise AsrlibError(
             f"{source} is damaged or truncated ({error}): delete it and run the same command again."
         ) from None
     return written
-
-
-def _inside(root: Path, name: str, source: str) -> Path:
-    """Return where an archive's file goes, or refuse a name that leaves ``root``."""
-    parts = PurePosixPath(name)
-    path = (root / parts).resolve()
-    if parts.is_absolute() or ".." in parts.parts or not path.is_relative_to(root):
-        raise AsrlibError(
-            f"{source} holds the file name {name!r}, which leaves its folder: the archive is hostile and was not used."
-        )
-    return path

@@ -1,9 +1,7 @@
-"""The tested environments: their locks, and the environment of optimum-onnx.
+"""The tested environments: their locks, and the environment of optimum-onnx, which ``python -m asrlib.io.environment`` sets up.
 
 optimum-onnx asks for a transformers below 4.58, all else here for a newer one. So it has an environment of its own beside
-the one that runs, with only those packages that must be older there; whatever it lacks it finds in the one that runs::
-
-    python -m asrlib.io.environment    # sets it up, as `make` does
+the one that runs, with only those packages that must be older there; whatever it lacks it finds in the one that runs.
 """
 
 from __future__ import annotations
@@ -49,10 +47,9 @@ def optimum_python() -> Path:
 
 
 def set_up_optimum() -> Path:
-    """Make optimum-onnx's environment anew, beside the one that runs, and return its interpreter.
+    """Make optimum-onnx's environment anew from ``environments/optimum.lock`` and return its interpreter.
 
-    It installs ``environments/optimum.lock``. Then a ``.pth`` file puts the packages of the running environment behind its
-    own, so that torch is there once.
+    A ``.pth`` file puts the packages of the running environment behind its own, so that torch is there once.
 
     Raises:
         AsrlibError: pip could not install the lock.

@@ -58,10 +58,7 @@ def repository() -> Path | None:
 
 
 def data_file(name: str) -> Path:
-    """Return the path of a committed data file such as ``corpora.toml`` or ``splits/telephone-en.jsonl``.
-
-    In a checkout it lies in ``data/``; the wheel carries a copy inside the package.
-    """
+    """Return the path of a data file of the checkout, or of the wheel, such as ``corpora.toml``."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package.parent / "data", package / "data"):
         if (folder / name).exists():
@@ -78,23 +75,15 @@ def user_path(path: Path | str) -> Path:
 
 
 def cache_dir() -> Path:
-    """Return the folder for fetched weights and speech: ``ASRLIB_CACHE``, else the user's cache folder.
-
-    Raises:
-        AsrlibError: if there is no home folder, or the folder cannot be made.
-    """
-    named, shared = os.environ.get("ASRLIB_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    """Return the folder for fetched weights and speech: ``ASRLIB_CACHE``, else the user's cache folder, made when missing."""
+    base = os.environ.get("ASRLIB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "asrlib")
     try:
-        base = user_path(named or Path(shared or "~/.cache") / "asrlib")
-    except AsrlibError:
-        raise AsrlibError(
-            "The home folder is not known: set ASRLIB_CACHE to the whole path of a folder for weights and speech."
-        ) from None
-    try:
+        base = user_path(base)
         base.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (AsrlibError, OSError) as error:
+        reason = getattr(error, "strerror", None) or "the home folder is not known"
         raise AsrlibError(
-            f"The cache folder {base} cannot be made ({error.strerror}): set ASRLIB_CACHE to a folder you can write."
+            f"The cache folder {base} cannot be made ({reason}): set ASRLIB_CACHE to the whole path of a folder you can write."
         ) from None
     return base.resolve()
 
@@ -115,11 +104,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path | str, content: str | bytes | Iterable[str]) -> Path:
-    """Write a file so that a reader sees the old content or the new, never a part.
-
-    Args:
-        path: target; its folder is made when missing.
-        content: text is written as UTF-8; of an iterable, one piece is held at a time.
+    """Write a file, text as UTF-8, so that a reader sees the old content or the new, never a part.
 
     Raises:
         AsrlibError: disk full, or folder not writable.
@@ -148,8 +133,7 @@ def write_atomic(path: Path | str, content: str | bytes | Iterable[str]) -> Path
 def new_folder(target: Path | str) -> Iterator[Path]:
     """Yield a temporary folder beside ``target`` that becomes ``target`` when the block ends without an error.
 
-    A run that is killed leaves only a hidden ``.NAME~*.part`` folder, which the next call removes; so hold
-    ``lock(target)`` around it.
+    A killed run leaves a hidden ``.NAME~*.part`` folder, which the next call removes; so hold ``lock(target)`` around it.
 
     Raises:
         AsrlibError: disk full, or folder not writable.
@@ -157,7 +141,7 @@ def new_folder(target: Path | str) -> Iterator[Path]:
     target = Path(target)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        # The tilde keeps the leftovers of whisper-tiny apart from what another run writes for whisper-tiny.en.
+        # The tilde tells whisper-tiny from whisper-tiny.en, which another run may be writing.
         for stale in target.parent.glob(f".{glob.escape(target.name)}~*.part"):
             shutil.rmtree(stale, ignore_errors=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}~", suffix=".part", dir=target.parent))
@@ -174,13 +158,9 @@ def new_folder(target: Path | str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def lock(target: Path | str, *, wait: bool = True) -> Iterator[bool]:
-    """Hold an exclusive lock beside ``target``; a second run waits until the first has finished.
+    """Hold an exclusive lock beside ``target``, which the operating system drops when its holder dies; yield True.
 
-    The operating system drops the lock when its holder dies, so a killed run blocks nobody.
-
-    Args:
-        target: what is to be prepared.
-        wait: False yields False at once where another run holds the lock; else True is yielded, with the lock.
+    Where another run holds it, wait or, with ``wait=False``, yield False.
     """
     import filelock
 
@@ -201,15 +181,9 @@ def lock(target: Path | str, *, wait: bool = True) -> Iterator[bool]:
 
 
 def reserve(folder: Path, run: Mapping[str, Any], owner: str) -> None:
-    """Say in ``run.json`` what a folder is made of, once: results of two models must not mix.
+    """Say in ``run.json`` what the results in a folder depend on; those of another ``run`` are an `AsrlibError`.
 
-    Args:
-        folder: is made when missing.
-        run: what its content depends on.
-        owner: what that is called, such as ``"model or corpus"``.
-
-    Raises:
-        AsrlibError: the folder was made of something else.
+    ``owner`` names it in the message, such as ``"model or corpus"``.
     """
     path = folder / "run.json"
     with lock(path):
@@ -219,10 +193,7 @@ def reserve(folder: Path, run: Mapping[str, Any], owner: str) -> None:
 
 
 def prepared(target: Path, fill: Callable[[Path], object]) -> Path:
-    """Have ``fill`` write a folder that becomes ``target``, once, also where several processes ask for it at the same time.
-
-    A folder that is there is returned at once: nothing is locked or written, so a read-only place serves too.
-    """
+    """Have ``fill`` write a folder that becomes ``target``, once, also where several processes ask for it at the same time."""
     if not target.exists():
         with lock(target):
             if not target.exists():  # another run may have finished it while this one waited
@@ -284,16 +255,7 @@ def read_jsonl(path: Path | str) -> Iterator[dict[str, Any]]:
 
 
 def check_schema(content: Any, schema: Path, name: str) -> None:
-    """Check data against a JSON schema.
-
-    Args:
-        content: plain data.
-        schema: the schema's file.
-        name: what the data is, for the message.
-
-    Raises:
-        AsrlibError: it breaks the schema; the place is named.
-    """
+    """Check plain data, called ``name``, against a JSON schema; an `AsrlibError` names the place that breaks it."""
     import_jsonschema()
     from jsonschema.exceptions import best_match
 
@@ -310,7 +272,7 @@ def _validator(schema: Path) -> Any:
 
 
 def import_jsonschema() -> None:
-    """Import jsonschema without the package that it tries for the format ``iri``: that takes a second, and no schema here has it."""
+    """Import jsonschema without the package for the format ``iri``: that takes a second, and no schema here has it."""
     if "jsonschema" not in sys.modules and "rfc3987_syntax" not in sys.modules:
         sys.modules["rfc3987_syntax"] = None  # its import fails, which jsonschema allows
         importlib.import_module("jsonschema")

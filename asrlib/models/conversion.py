@@ -1,4 +1,4 @@
-"""One set of weights, three formats: how CTranslate2, transformers and openai-whisper store a Whisper model.
+"""One set of weights, four formats: how CTranslate2, transformers, openai-whisper and ONNX store a Whisper model.
 
 CTranslate2's ``model.bin`` (what faster-whisper reads) is read here byte by byte, because transformers has a converter to
 it but none from it. Values are never changed, only their names and where they lie.
@@ -7,88 +7,50 @@ it but none from it. Values are never changed, only their names and where they l
 from __future__ import annotations
 
 import json
-import math
+import platform
 import re
 import shutil
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from asrlib import AsrlibError, hardware, whisper
 from asrlib.io import files
 from asrlib.models import architectures, optimum_env
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
     from transformers import WhisperConfig
 
-__all__ = [
-    "openai_name",
-    "read_model_bin",
-    "renamed",
-    "save_processor",
-    "to_ctranslate2",
-    "to_onnx",
-    "to_openai",
-    "to_transformers",
-]
+__all__ = ["openai_name", "read_model_bin", "renamed", "to_ctranslate2", "to_onnx", "to_openai", "to_transformers"]
+
+DTYPES = ("<f4", "<i1", "<i2", "<i4", "<f2")  # by number in the file; 5, bfloat16, numpy cannot hold
 
 
-MODEL_BIN_VERSION = 6
-DTYPES = ("float32", "int8", "int16", "int32", "float16")  # by number in the file; 5, bfloat16, numpy cannot hold
+class _Fields:
+    """The fields of a binary file, one after the other; `ValueError` where it ends within one."""
 
+    def __init__(self, data: np.ndarray) -> None:
+        self.data, self.offset = data, 0
 
-class _Cursor:
-    """Read a binary file by fields; every length is checked against what is left before anything is made of it."""
+    def bytes(self, count: int) -> np.ndarray:
+        self.offset += count
+        if self.offset > len(self.data):
+            raise ValueError("its end is missing")
+        return self.data[self.offset - count : self.offset]
 
-    def __init__(self, path: Path) -> None:
-        import numpy as np
+    def numbers(self, format: str) -> tuple[int, ...]:
+        return struct.unpack(format, self.bytes(struct.calcsize(format)))
 
-        self.path, self.offset = path, 0
-        self.data = np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.empty(0, np.uint8)
-
-    def wrong(self, what: str) -> AsrlibError:
-        return AsrlibError(
-            f"{self.path} is no valid CTranslate2 file: {what} at byte {self.offset:,}; delete it and fetch it again."
-        )
-
-    def skip(self, size: int) -> int:
-        """Step over ``size`` bytes and return where they begin."""
-        if size > len(self.data) - self.offset:
-            raise self.wrong(f"it ends within a field of {size:,} bytes")
-        self.offset += size
-        return self.offset - size
-
-    def unpack(self, format: str) -> tuple[int, ...]:
-        return struct.unpack_from(format, self.data, self.skip(struct.calcsize(format)))
-
-    def string(self) -> str:
-        (size,) = self.unpack("<H")
-        start = self.skip(size)
-        raw = self.data[start : self.offset].tobytes()
-        try:
-            text = raw.removesuffix(b"\0").decode("ascii")
-        except UnicodeDecodeError:
-            text = ""
-        if not text.isprintable() or not text or not raw.endswith(b"\0"):
-            raise self.wrong("a name is not text")
-        return text
+    def name(self) -> str:
+        return self.bytes(*self.numbers("<H")).tobytes().removesuffix(b"\0").decode("ascii")
 
     def array(self) -> np.ndarray:
-        import numpy as np
-
-        (rank,) = self.unpack("<B")
-        shape = self.unpack(f"<{rank}I")
-        kind, size = self.unpack("<BI")
-        if rank > 4 or 0 in shape or kind >= len(DTYPES):
-            raise self.wrong(f"an array has the shape {shape} and the data type {kind}")
-        dtype = np.dtype(DTYPES[kind]).newbyteorder("<")
-        if math.prod(shape) * dtype.itemsize != size:
-            raise self.wrong(f"an array of shape {shape} has {size:,} bytes")
-        start = self.skip(size)
-        return self.data[start : self.offset].view(dtype).reshape(shape)
+        shape = self.numbers("<{}I".format(*self.numbers("<B")))
+        kind, size = self.numbers("<BI")
+        return self.bytes(size).view(DTYPES[kind]).reshape(shape)
 
 
 def read_model_bin(path: str | Path) -> dict[str, np.ndarray]:
@@ -104,37 +66,27 @@ def read_model_bin(path: str | Path) -> dict[str, np.ndarray]:
         Read-only arrays by name; an alias gives the very array that it names.
 
     Raises:
-        AsrlibError: no such file, another kind of file, or one that is truncated or forged in any length.
+        AsrlibError: no such file, another kind of file, or one that is truncated or forged.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise AsrlibError(f"{path} is missing: fetch the checkpoint again.")
-    cursor = _Cursor(path)
-    version = cursor.unpack("<I")
-    name = cursor.string()
-    if version != (MODEL_BIN_VERSION,) or name != "WhisperSpec":
-        raise cursor.wrong(
-            f"it holds {name!r} in version {version[0]}, not a Whisper model in version {MODEL_BIN_VERSION}"
-        )
-    _, count = cursor.unpack("<II")
-    arrays: dict[str, np.ndarray] = {}
-    for _ in range(count):
-        _add(arrays, cursor, cursor.string(), cursor.array)
-    (count,) = cursor.unpack("<I")
-    for _ in range(count):
-        _add(arrays, cursor, cursor.string(), lambda: arrays.get(cursor.string()))
-    if cursor.offset != len(cursor.data):
-        raise cursor.wrong("there are bytes after the end")
+    try:
+        fields = _Fields(np.memmap(path, np.uint8, mode="r"))
+        if (kind := (*fields.numbers("<I"), fields.name())) != (6, "WhisperSpec"):
+            raise ValueError(f"it holds {kind[1]!r} in version {kind[0]}, not a Whisper model in version 6")
+        arrays = {}
+        _, count = fields.numbers("<II")
+        for _ in range(count):
+            name = fields.name()
+            arrays[name] = fields.array()
+        for _ in range(*fields.numbers("<I")):
+            name = fields.name()
+            arrays[name] = arrays[fields.name()]
+        if fields.offset != len(fields.data):
+            raise ValueError("there are bytes after its end")
+    except FileNotFoundError:
+        raise AsrlibError(f"{path} is missing: fetch the checkpoint again.") from None
+    except (ValueError, LookupError) as error:
+        raise AsrlibError(f"{path} is no valid CTranslate2 file ({error}): delete it and fetch it again.") from None
     return arrays
-
-
-def _add(arrays: dict[str, np.ndarray], cursor: _Cursor, name: str, read: Callable[[], Any]) -> None:
-    if name in arrays:
-        raise cursor.wrong(f"{name} occurs twice")
-    value = read()
-    if value is None:
-        raise cursor.wrong(f"{name} stands for a variable that is not there")
-    arrays[name] = value
 
 
 # What CTranslate2 calls a part of a layer, and the parts of transformers that lie in it, row after row.
@@ -151,11 +103,9 @@ LAYER_PARTS = {
     "ffn/layer_norm": ("final_layer_norm",),
 }
 OTHER_PARTS = {
-    "conv1": "conv1",
-    "conv2": "conv2",
-    "embeddings": "embed_tokens",
-    "position_encodings": "embed_positions",
-    "layer_norm": "layer_norm",
+    **{name: (name,) for name in ("conv1", "conv2", "layer_norm")},
+    "embeddings": ("embed_tokens",),
+    "position_encodings": ("embed_positions",),
 }
 LEAVES = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias", "encodings": "weight"}
 PROJECTION, EMBEDDINGS = "decoder/projection/weight", "decoder/embeddings/weight"  # tied in every Whisper
@@ -191,7 +141,7 @@ def renamed(variables: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]
             continue  # flags such as num_heads; the tied projection
         match = re.fullmatch(r"(encoder|decoder)/(?:layer_(\d+)/)?([\w/]+)/(\w+)", name)
         side, layer, part, leaf = match.groups() if match else ("", None, "", "")
-        parts = LAYER_PARTS.get(part, ()) if layer else (OTHER_PARTS[part],) if part in OTHER_PARTS else ()
+        parts = (LAYER_PARTS if layer else OTHER_PARTS).get(part, ())
         if not parts or leaf not in LEAVES or len(array) % len(parts):
             raise AsrlibError(f"The CTranslate2 model has the variable {name}, which no Whisper has: fetch it again.")
         prefix = f"model.{side}.layers.{layer}." if layer else f"model.{side}."
@@ -221,7 +171,8 @@ def to_transformers(source: Path, folder: Path, model_id: str) -> None:
     config.dtype = "float32"  # as on the Hub: from_pretrained computes in what it names, whatever the file holds
     config.save_pretrained(folder)
     original = files.read_json(source / "config.json")
-    generation = architectures.generation(config) | {
+    special = architectures.special_tokens(config.vocab_size)
+    generation = architectures.generation(special, config.max_target_positions) | {
         "alignment_heads": original["alignment_heads"],
         "suppress_tokens": original["suppress_ids"],
         "begin_suppress_tokens": original["suppress_ids_begin"],
@@ -231,8 +182,12 @@ def to_transformers(source: Path, folder: Path, model_id: str) -> None:
 
 
 def _write_processor(tokenizer_json: Path, config: WhisperConfig, folder: Path) -> None:
-    """Write feature extractor and tokenizer as on the Hub: with timestamp tokens and the English spelling table."""
-    from transformers import AddedToken, WhisperFeatureExtractor, WhisperProcessor, WhisperTokenizer
+    """Write feature extractor and tokenizer as on the Hub: with timestamp tokens and the English spelling table.
+
+    Part by part, in the form of the originals: the processor's own ``save_pretrained`` of transformers 5 writes other files, names the
+    special tokens in a way that release 4 stumbles over, and leaves out the spelling table of the tokenizer's ``normalize``.
+    """
+    from transformers import AddedToken, WhisperFeatureExtractor, WhisperTokenizer
 
     tokenizer = WhisperTokenizer(tokenizer_file=str(tokenizer_json))
     special = sorted(tokenizer.added_tokens_decoder.items())
@@ -244,18 +199,8 @@ def _write_processor(tokenizer_json: Path, config: WhisperConfig, folder: Path) 
         raise AsrlibError(
             f"{tokenizer_json} has {len(tokenizer)} tokens, the model {config.vocab_size}: fetch it again."
         )
-    save_processor(WhisperProcessor(WhisperFeatureExtractor(config.num_mel_bins), tokenizer), folder)
-
-
-def save_processor(processor: Any, folder: Path) -> None:
-    """Write a processor's files in the form of the originals, which every release of transformers reads.
-
-    The processor's own ``save_pretrained`` of release 5 writes one ``processor_config.json`` in the place of
-    ``preprocessor_config.json``, names the special tokens in a way that release 4 stumbles over, and leaves out the spelling table
-    of English that the tokenizer's ``normalize`` needs.
-    """
-    processor.feature_extractor.save_pretrained(folder)
-    processor.tokenizer.save_pretrained(folder)
+    WhisperFeatureExtractor(config.num_mel_bins).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     settings = files.read_json(folder / "tokenizer_config.json")
     settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
     files.write_atomic(folder / "tokenizer_config.json", json.dumps(settings, indent=2) + "\n")
@@ -294,10 +239,8 @@ def to_openai(source: Path, folder: Path) -> None:
     from transformers import WhisperConfig
 
     config = WhisperConfig.from_pretrained(source)
-    tensors: dict[str, torch.Tensor] = {}
-    for path in sorted(source.glob("*.safetensors")):
-        for name, tensor in load_file(path).items():
-            tensors[openai_name(name)] = tensor
+    parts = [load_file(path) for path in source.glob("*.safetensors")]
+    tensors = {openai_name(name): tensor for part in parts for name, tensor in part.items()}
     tensors.pop("proj_out.weight", None)  # tied to the embeddings
     dims = {
         "n_mels": config.num_mel_bins,
@@ -316,12 +259,9 @@ def to_openai(source: Path, folder: Path) -> None:
 
 
 def to_onnx(source: Path, folder: Path, precision: str) -> None:
-    """Export to ONNX with Optimum, in its own environment: encoder and merged decoder, as notebook 05 does step by step.
+    """Export encoder and merged decoder to ONNX with Optimum, in its own environment, as notebook 05 does step by step.
 
-    Args:
-        source: folder of a transformers checkpoint with its processor.
-        folder: where to write.
-        precision: ``float32``; or ``int8``, quantized dynamically with the operators that also shrink the embedding.
+    ``precision`` is ``float32``, or ``int8``: quantized dynamically with the operators that also shrink the embedding.
     """
     from transformers import WhisperProcessor
 
@@ -341,14 +281,10 @@ def to_onnx(source: Path, folder: Path, precision: str) -> None:
 
 
 def _int8() -> tuple[str, dict[str, Any]]:
-    """Return Optimum's preset for this processor and its options; without VNNI, sums of 8-bit products would saturate at
-    full range.
-    """
-    import platform
-
+    """Return Optimum's preset for this processor, and its options."""
     options = {"is_static": False, "per_channel": False, "operators_to_quantize": ["MatMul", "Gather", "Transpose"]}
     if platform.machine() in ("arm64", "aarch64"):
         return "arm64", options
     if "avx512_vnni" in hardware.cpu_features():
         return "avx512_vnni", options
-    return "avx2", options | {"reduce_range": True}
+    return "avx2", options | {"reduce_range": True}  # without VNNI, sums of 8-bit products would saturate at full range

@@ -1,14 +1,14 @@
 """Folders of Whisper checkpoints as people have them: recognised, checked, and completed where something is lacking.
 
-A folder may be a PEFT adapter, the body alone (``WhisperModel``), a compiled model, a checkpoint of the Trainer without its
-processor, or one with the generation configuration of 2022, which knows no languages. Each has all that is needed, here or
-in the model that it was trained from, so it is completed; what has not is refused in one sentence.
+Completed are a PEFT adapter, the body alone (``WhisperModel``), a compiled model, a checkpoint of the Trainer without its
+processor, and one with the generation configuration of 2022; any other folder that cannot be used is refused in one sentence.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,63 +17,43 @@ from typing import TYPE_CHECKING, Any
 
 from asrlib import AsrlibError
 from asrlib.io import files, noise
+from asrlib.models import architectures
 
 if TYPE_CHECKING:
-    from transformers import WhisperConfig, WhisperTokenizer
+    from transformers import WhisperConfig
 
 __all__ = ["check", "complete", "exported", "generation", "incomplete", "one_sentence", "origin", "refuse_file"]
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+INDEX, GENERATION = "model.safetensors.index.json", "generation_config.json"
 TOKENIZER = ("tokenizer.json", "vocab.json")
-SPECIAL = ("tokenizer.json", "added_tokens.json", "tokenizer_config.json")  # one of them lists the special tokens, ...
-STEERING = b"<|notimestamps|>"  # ... such as this one
 EXTRACTOR = ("preprocessor_config.json", "processor_config.json")
-PROCESSOR = (*TOKENIZER, *EXTRACTOR, "merges.txt", "normalizer.json", "added_tokens.json")
-PROCESSOR += ("tokenizer_config.json", "special_tokens_map.json")
+SPECIAL = ("tokenizer.json", "added_tokens.json", "tokenizer_config.json")  # one of them lists the special tokens
+PROCESSOR = {*TOKENIZER, *EXTRACTOR, *SPECIAL, "merges.txt", "normalizer.json", "special_tokens_map.json"}
 DROPPED = ("forced_decoder_ids", "clean_up_tokenization_spaces")  # settings of the originals
+TOKENS = (*architectures.ROLES, "is_multilingual", "lang_to_id", "task_to_id")
+SPACE = "\u0120"  # in the vocabulary
 NEEDED = ("decoder_start_token_id", "eos_token_id", "no_timestamps_token_id", "is_multilingual", "max_length")
-ENGLISH_START = 50_257  # <|startoftranscript|> of an English-only vocabulary
-PREFIXES = re.compile(
-    r"^(_orig_mod\.|module\.)*(model\.)?(?=(encoder|decoder)\.)"
-)  # compiled, in parallel, or body only
-SYMBOLS = [
-    *'"#()*+/:;<=>@[\\]^_`{|}~「」『』',
-    *[
-        "<<",
-        ">>",
-        "<<<",
-        ">>>",
-        "--",
-        "---",
-        "-(",
-        "-[",
-        "('",
-        '("',
-        "((",
-        "))",
-        "(((",
-        ")))",
-        "[[",
-        "]]",
-        "{{",
-        "}}",
-        "♪♪",
-        "♪♪♪",
-    ],
-]
-MUSIC = "♩♪♫♬♭♮♯"
+PROGRAMS = {
+    "model.bin": "faster-whisper", "openvino_*.xml": "OpenVINO", "onnx/*.onnx": "Transformers.js", "*.h5": "TensorFlow",
+    "*.msgpack": "Flax", "ggml*.bin": "whisper.cpp", "*.gguf": "whisper.cpp", "*.npz": "MLX", "*.pt": "openai-whisper",
+}  # fmt: skip
+PREFIXES = re.compile(r"^(_orig_mod\.|module\.)*(model\.)?(?=(encoder|decoder)\.)")  # compiled, in parallel, body only
 
 
 def refuse_file(path: Path) -> AsrlibError:
     """Return the sentence for a file in the place of a folder."""
-    with open(path, "rb") as stream:
-        magic = stream.read(4)
     program = {".pt": "openai-whisper", ".onnx": "ONNX Runtime"}.get(path.suffix)
-    program = {b"lmgg": "whisper.cpp", b"GGUF": "whisper.cpp"}.get(magic, program)
+    program = {b"lmgg": "whisper.cpp", b"GGUF": "whisper.cpp"}.get(_head(path)[:4], program)
     kind = f"a file of {program}, which only {program} reads" if program else "a file"
     return AsrlibError(
         f"{path} is {kind}: name a folder that save_pretrained has written, or an id such as openai/whisper-base."
     )
+
+
+def _head(path: Path) -> bytes:
+    with open(path, "rb") as stream:
+        return stream.read(64)
 
 
 @contextlib.contextmanager
@@ -105,13 +85,7 @@ def check(folder: Path) -> None:
     """Refuse a folder that is no Whisper checkpoint, has pickled weights only, or lacks or has damaged a file."""
     adapter, config = _is_adapter(folder), files.read_json(folder / "config.json")
     if not adapter and config.get("model_type") != "whisper":
-        if (folder / "model.bin").is_file():
-            raise AsrlibError(
-                f"{folder} is a model of CTranslate2, which only faster-whisper reads: name the checkpoint that it was converted from."
-            )
-        raise AsrlibError(
-            f"{folder} has no config.json of a Whisper model: name a folder that save_pretrained has written."
-        )
+        raise AsrlibError(f"{folder} {_other(folder)}.")
     if any("attn_implementation" in key and "/" in str(value) for key, value in config.items()):  # CVE-2026-4372
         raise AsrlibError(
             f"{folder}/config.json names code on the Hub for its attention, which transformers would run: the model is hostile "
@@ -120,16 +94,38 @@ def check(folder: Path) -> None:
     if not any(folder.glob("*.safetensors")):
         if exported(folder):
             return
-        kind = "peft.PeftModel" if adapter else "transformers.WhisperForConditionalGeneration"
-        raise AsrlibError(
-            f"{folder} has no *.safetensors, and pickled weights can run code when they are opened: if you trust them, load them with "
-            f"{kind}.from_pretrained and call save_pretrained, which writes safetensors."
-        )
-    names = _tensors(folder)
-    if any("lora_" in name for name in names) and not adapter:
+        raise AsrlibError(f"{folder} {_no_weights(folder, adapter)}.")
+    if any("lora_" in name for name in _tensors(folder)) and not adapter:
         raise AsrlibError(
             f"{folder} holds LoRA layers that are not merged: call merge_and_unload(), then save it again."
         )
+
+
+def _other(folder: Path) -> str:
+    """Say what a folder is that has no configuration of a Whisper model."""
+    if program := _program(folder):
+        return f"holds a model for {program} alone: name the checkpoint that it was converted from"
+    places = ("*/config.json", f"*/{ADAPTER[0]}", "snapshots/*/config.json")  # of the Trainer, of the Hub's cache
+    if below := [path for place in places for path in folder.glob(place)]:
+        return f"is no checkpoint itself, but holds some: name {max(below, key=os.path.getmtime).parent}"
+    return "has no config.json of a Whisper model: name a folder that save_pretrained has written"
+
+
+def _program(folder: Path) -> str | None:
+    return next((program for pattern, program in PROGRAMS.items() if any(folder.glob(pattern))), None)
+
+
+def _no_weights(folder: Path, adapter: bool) -> str:
+    """Say why a folder with a configuration has no weights that could be loaded."""
+    if any(folder.glob("pytorch_model*.bin")) or any(folder.glob("adapter_model.bin")):
+        kind = "peft.PeftModel" if adapter else "transformers.WhisperForConditionalGeneration"
+        return (
+            "has no *.safetensors, and pickled weights can run code when they are opened: if you trust them, load them with "
+            f"{kind}.from_pretrained and call save_pretrained, which writes safetensors"
+        )
+    if program := _program(folder):
+        return f"holds a model for {program} alone: name the checkpoint that it was converted from"
+    return "has a configuration, but no weights (*.safetensors): copy or fetch the whole folder again"
 
 
 def _tensors(folder: Path) -> list[str]:
@@ -137,7 +133,7 @@ def _tensors(folder: Path) -> list[str]:
     from safetensors import SafetensorError, safe_open
 
     weights = sorted(folder.glob("*.safetensors"))
-    index = files.read_json(folder / "model.safetensors.index.json").get("weight_map", {})
+    index = files.read_json(folder / INDEX).get("weight_map", {})
     if not isinstance(index, dict) or (
         missing := {str(name) for name in index.values()} - {path.name for path in weights}
     ):
@@ -149,6 +145,10 @@ def _tensors(folder: Path) -> list[str]:
             with safe_open(path, framework="np") as tensors:
                 names += tensors.keys()
         except (OSError, SafetensorError) as error:  # OSError: a link to nowhere
+            if path.is_file() and _head(path).startswith(b"version https://git-lfs"):
+                raise AsrlibError(
+                    f"{path} only stands for the weights, which git has not fetched: run `git lfs pull`."
+                ) from None
             raise AsrlibError(f"{path} is damaged or truncated ({error}): copy or save it again.") from None
     return names
 
@@ -161,9 +161,9 @@ def incomplete(folder: Path) -> bool:
         return True
     if not _has(folder, TOKENIZER):
         return _training_output(folder) is not None
-    if not any(STEERING in path.read_bytes() for name in SPECIAL if (path := folder / name).is_file()):
+    if not any(b"<|notimestamps|>" in path.read_bytes() for name in SPECIAL if (path := folder / name).is_file()):
         return False  # no tokenizer of Whisper, from which something could be derived
-    return not _has(folder, EXTRACTOR) or _is_old(files.read_json(folder / "generation_config.json"))
+    return not _has(folder, EXTRACTOR) or _is_old(files.read_json(folder / GENERATION))
 
 
 def _is_old(settings: dict[str, Any]) -> bool:
@@ -241,10 +241,13 @@ def _merge(folder: Path, base: Path, new: Path) -> None:
     with one_sentence(f"{folder} cannot be merged into {base}", do), noise.no_bars(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of lacking weights, which are looked for below
         model = WhisperForConditionalGeneration.from_pretrained(base, dtype="float32")
-        adapted = peft.PeftModel.from_pretrained(model, folder)
         with safe_open(folder / ADAPTER[1], "np") as tensors:
-            if lost := set(peft.get_peft_model_state_dict(adapted)) - set(tensors.keys()):
-                raise ValueError(f"it lacks {min(lost)}")  # PEFT would fill them with random numbers
+            saved = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+        if rows := [shape[0] for name, shape in saved.items() if name.endswith("embed_tokens.weight")]:
+            model.resize_token_embeddings(rows[0])  # words were added before it was trained
+        adapted = peft.PeftModel.from_pretrained(model, folder)
+        if lost := set(peft.get_peft_model_state_dict(adapted)) - saved.keys():
+            raise ValueError(f"it lacks {min(lost)}")  # PEFT would fill them with random numbers
         adapted.merge_and_unload().save_pretrained(new)
 
 
@@ -257,7 +260,7 @@ def _drop_settings(folder: Path) -> None:
             continue
         if content.get("forced_decoder_ids") and "task_to_id" in content:
             kept.setdefault("task", "transcribe")  # what the forced prompt said
-        files.write_atomic(path, json.dumps(kept, indent=2) + "\n")
+        _write_json(path, kept)
 
 
 def _rename(folder: Path) -> None:
@@ -269,10 +272,10 @@ def _rename(folder: Path) -> None:
         if any(_renamed(name) != name for name in tensors):
             renamed = {_renamed(name): tensor for name, tensor in tensors.items()}
             files.write_atomic(path, save(renamed, metadata={"format": "pt"}))
-    path = folder / "model.safetensors.index.json"
+    path = folder / INDEX
     if index := files.read_json(path):
         index["weight_map"] = {_renamed(name): file for name, file in index["weight_map"].items()}
-        files.write_atomic(path, json.dumps(index, indent=2) + "\n")
+        _write_json(path, index)
 
 
 def _fill(folder: Path) -> None:
@@ -282,50 +285,32 @@ def _fill(folder: Path) -> None:
     config = WhisperConfig.from_pretrained(folder)
     if not _has(folder, EXTRACTOR):
         WhisperFeatureExtractor(config.num_mel_bins).save_pretrained(folder)
-    settings = files.read_json(folder / "generation_config.json")
+    settings = files.read_json(folder / GENERATION)
     if _is_old(settings):
-        settings = generation(WhisperTokenizer.from_pretrained(folder), config, settings)
-        files.write_atomic(folder / "generation_config.json", json.dumps(settings, indent=2) + "\n")
+        settings = generation(WhisperTokenizer.from_pretrained(folder).get_vocab(), config, settings)
+        _write_json(folder / GENERATION, settings)
 
 
-def generation(tokenizer: WhisperTokenizer, config: WhisperConfig, settings: dict[str, Any]) -> dict[str, Any]:
+def generation(known: dict[str, int], config: WhisperConfig, settings: dict[str, Any]) -> dict[str, Any]:
     """Derive a generation configuration as published from a tokenizer, which alone knows the tokens of an extended vocabulary.
 
     Args:
-        tokenizer: of the model.
+        known: number of each token of the tokenizer.
         config: of the model.
-        settings: an incomplete configuration; what it says of the search stays, the numbers of tokens are the tokenizer's.
+        settings: an incomplete configuration; what it says of the search stays.
     """
-    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+    from transformers.models.whisper.configuration_whisper import NON_SPEECH_TOKENS, NON_SPEECH_TOKENS_MULTI
 
-    known = tokenizer.get_vocab()
-    names = {"bos_token_id": "endoftext", "eos_token_id": "endoftext", "pad_token_id": "endoftext",
-             "decoder_start_token_id": "startoftranscript", "prev_sot_token_id": "startofprev",
-             "no_timestamps_token_id": "notimestamps"}  # fmt: skip
-    tokens = {key: known[f"<|{name}|>"] for key, name in names.items() if f"<|{name}|>" in known}
-    tokens["is_multilingual"] = tokens.get("decoder_start_token_id") != ENGLISH_START
-    derived = {"max_initial_timestamp_index": 50, "max_length": config.max_target_positions, "return_timestamps": False,
-               "suppress_tokens": _suppressed(tokenizer, known), "begin_suppress_tokens":
-               [*tokenizer.encode(" ", add_special_tokens=False)[:1], known["<|endoftext|>"]]}  # fmt: skip
-    if tokens["is_multilingual"]:
-        tokens["lang_to_id"] = {name: known[name] for code in LANGUAGES if (name := f"<|{code}|>") in known}
-        tokens["task_to_id"] = {task: known[f"<|{task}|>"] for task in ("transcribe", "translate")}
-        derived["task"] = "transcribe"
-    kept = {key: value for key, value in settings.items() if value is not None and not key.startswith("_")}
-    return derived | kept | tokens
+    end = known[architectures.END]
+    symbols = {50_256: NON_SPEECH_TOKENS, 50_257: NON_SPEECH_TOKENS_MULTI}.get(end, [])  # of Whisper's two vocabularies
+    steering = ("translate", "transcribe", "startoftranscript", "startofprev", "startoflm", "nospeech", "nocaptions")
+    suppressed = {token for token in symbols if token < end}
+    suppressed |= {known[name] for name in (f"<|{word}|>" for word in steering) if name in known}
+    first = [known[name] for name in (SPACE, architectures.END) if name in known]
+    lists = {"suppress_tokens": sorted(suppressed), "begin_suppress_tokens": first}
+    kept = {key: value for key, value in settings.items() if value is not None and key[:1] != "_" and key not in TOKENS}
+    return architectures.generation(known, config.max_target_positions) | lists | kept
 
 
-def _suppressed(tokenizer: WhisperTokenizer, known: dict[str, int]) -> list[int]:
-    """Return the tokens that a transcript has no use for: symbols that nobody speaks, and tokens that only steer the model.
-
-    openai/whisper, tokenizer.py, ``non_speech_tokens``, and decoding.py.
-    """
-    special = ("translate", "transcribe", "startoftranscript", "startofprev", "startoflm", "nospeech", "nocaptions")
-    found = {known[f"<|{name}|>"] for name in special if f"<|{name}|>" in known}
-    found |= {tokenizer.encode(text, add_special_tokens=False)[0] for text in (" -", " '")}
-    for symbol in (*SYMBOLS, *MUSIC):
-        for text in (symbol, f" {symbol}"):
-            pieces = tokenizer.encode(text, add_special_tokens=False)
-            if len(pieces) == 1 or symbol in MUSIC:
-                found.add(pieces[0])
-    return sorted(found)
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    files.write_atomic(path, json.dumps(content, indent=2) + "\n")

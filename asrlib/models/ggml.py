@@ -1,17 +1,20 @@
 """Whisper weights as whisper.cpp reads them: one ggml file, in half precision or in blocks of 32 quantized weights.
 
-The layout is the one of whisper.cpp's ``models/convert-h5-to-ggml.py``, and for quantized files of its ``examples/quantize``:
-sizes of the model, filters of the mel spectrogram, vocabulary, tensors. Only matrices are quantized. Convolutions stay in
-half precision; biases, norms and positions are float32, as ``whisper_model_load`` demands.
+The layout is the one of whisper.cpp's ``models/convert-h5-to-ggml.py`` and ``examples/quantize``: sizes of the model, filters of
+the mel spectrogram, vocabulary, tensors. Matrices alone are quantized: ``whisper_model_load`` wants half precision for
+convolutions, float32 for biases, norms and positions.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from asrlib import AsrlibError
 from asrlib.io import files
@@ -19,7 +22,6 @@ from asrlib.models import architectures
 from asrlib.models.conversion import openai_name
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from transformers import WhisperConfig
 
@@ -52,20 +54,16 @@ class _Tensor(NamedTuple):
 
 
 def file_bytes(config: WhisperConfig, precision: str, words: list[bytes]) -> int:
-    """Return the size of a file in bytes, tensor by tensor, without any weights.
+    """Return the size of a file in bytes, without any weights; arguments and errors as for `to_ggml`.
 
     Args:
         config: the architecture.
         precision: one of `PRECISIONS`.
-        words: the tokens of its vocabulary without the special ones, as `vocabulary` returns them.
-
-    Raises:
-        AsrlibError: unknown precision, or an architecture that whisper.cpp has no place for.
+        words: of its `vocabulary`.
     """
     _check(config, precision)
-    return len(_head(config, precision, words)) + sum(
-        len(tensor.head) + tensor.nbytes for tensor in _tensors(config, precision)
-    )
+    tensors = _tensors(config, precision)
+    return len(_head(config, precision, words)) + sum(len(tensor.head) + tensor.nbytes for tensor in tensors)
 
 
 def to_ggml(source: Path, folder: Path, precision: str) -> None:
@@ -87,51 +85,44 @@ def to_ggml(source: Path, folder: Path, precision: str) -> None:
 
     config = WhisperConfig.from_pretrained(source)
     _check(config, precision)
-    places = {}
-    for path in sorted(source.glob("*.safetensors")):
-        with safe_open(path, "pt") as weights:
-            places |= dict.fromkeys(weights.keys(), path)
-    with open(folder / FILE, "wb") as stream:
+    with contextlib.ExitStack() as stack, open(folder / FILE, "wb") as stream:
+        parts = [stack.enter_context(safe_open(path, "pt")) for path in source.glob("*.safetensors")]
+        places = {name: part for part in parts for name in part.keys()}  # noqa: SIM118 - it is no mapping
         stream.write(_head(config, precision, vocabulary(source, config)))
         for tensor in _tensors(config, precision):
-            if tensor.source not in places:
-                raise AsrlibError(f"{source} has no weights for {tensor.source}: save or fetch the checkpoint again.")
-            values = _read(tensor, places[tensor.source])
             stream.write(tensor.head)
+            values = _values(tensor, places, source)
             for piece in blocks(values.flatten().numpy(), tensor.kind):
                 stream.write(piece.tobytes())
 
 
-def _read(tensor: _Tensor, path: Path) -> torch.Tensor:
+def _values(tensor: _Tensor, places: dict[str, Any], source: Path) -> torch.Tensor:
     """Return the values of one tensor, rounded to float32 or float16."""
     import torch
-    from safetensors import safe_open
 
-    with safe_open(path, "pt") as weights:
-        values = weights.get_tensor(tensor.source)
+    if tensor.source not in places:
+        raise AsrlibError(f"{source} has no weights for {tensor.source}: save or fetch the checkpoint again.")
+    values = places[tensor.source].get_tensor(tensor.source)
     if values.shape != tensor.shape:
         raise AsrlibError(
-            f"{tensor.source} in {path} has the shape {tuple(values.shape)}, its config.json says {tensor.shape}: save or "
+            f"{tensor.source} in {source} has the shape {tuple(values.shape)}, its config.json says {tensor.shape}: save or "
             "fetch the checkpoint again."
         )
     values = values.to(torch.float32 if tensor.kind == "f32" else torch.float16)
     if not torch.stack(values.aminmax()).isfinite().all():  # of all values, this takes twenty times as long
         raise AsrlibError(
-            f"{tensor.source} in {path} has values that are no numbers in half precision: train or save the model again."
+            f"{tensor.source} in {source} has values that are no numbers in half precision: train or save the model again."
         )
     return values
 
 
 def vocabulary(folder: Path, config: WhisperConfig) -> list[bytes]:
-    """Return the tokens below the first special one as the bytes they stand for, from the tokenizer in a folder.
-
-    In the multilingual vocabulary the last of them is empty.
-    """
+    """Return the tokens below the first special one as bytes, from a folder's tokenizer; the last of many languages is empty."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     byte = {character: value for value, character in bytes_to_unicode().items()}
     model = files.read_json(folder / "tokenizer.json").get("model") or {"vocab": files.read_json(folder / "vocab.json")}
-    count = architectures.generation(config)["eos_token_id"]
+    count = architectures.special_tokens(config.vocab_size)[architectures.END]
     try:
         texts = {number: text for text, number in model["vocab"].items()}
         return [bytes(byte[character] for character in texts[number]) for number in range(count)]
@@ -162,12 +153,10 @@ def _head(config: WhisperConfig, precision: str, words: list[bytes]) -> bytes:
     """Return all that comes before the tensors."""
     audio = (config.max_source_positions, config.d_model, config.encoder_attention_heads, config.encoder_layers)
     text = (config.max_target_positions, config.d_model, config.decoder_attention_heads, config.decoder_layers)
-    sizes = (MAGIC, config.vocab_size, *audio, *text, config.num_mel_bins, PRECISIONS[precision])
     filters = _mel_filters(config.num_mel_bins)
-    parts = [struct.pack("<12i", *sizes), struct.pack("<2i", *filters.shape), filters.tobytes()]
-    parts.append(struct.pack("<i", len(words)))
-    parts += [struct.pack("<i", len(word)) + word for word in words]
-    return b"".join(parts)
+    sizes = (MAGIC, config.vocab_size, *audio, *text, config.num_mel_bins, PRECISIONS[precision], *filters.shape)
+    listed = [struct.pack("<i", len(word)) + word for word in words]
+    return struct.pack("<14i", *sizes) + filters.tobytes() + struct.pack("<i", len(words)) + b"".join(listed)
 
 
 def _mel_filters(bins: int) -> np.ndarray:
@@ -175,7 +164,6 @@ def _mel_filters(bins: int) -> np.ndarray:
 
     librosa made them: it rounded the triangles to float32 before it divided them by their widths, transformers does not.
     """
-    import numpy as np
     from transformers.audio_utils import hertz_to_mel, mel_filter_bank, mel_to_hertz
 
     filters = mel_filter_bank(201, bins, 0.0, 8000.0, 16_000, mel_scale="slaney").T.astype("<f4", order="C")
@@ -195,23 +183,18 @@ def _tensors(config: WhisperConfig, precision: str) -> Iterator[_Tensor]:
         if source == "proj_out.weight":  # tied to the embeddings
             continue
         name, shape = openai_name(source), tuple(parameter.shape)
-        if len(shape) == 1 or name.endswith("positional_embedding"):
-            kind = "f32"
-        else:
-            kind = precision if len(shape) == 2 else "f16"
-        yield _Tensor(source, name, shape, kind)
+        kind = {1: "f32", 2: precision, 3: "f16"}[len(shape)]
+        yield _Tensor(source, name, shape, "f32" if name.endswith("positional_embedding") else kind)
 
 
 def blocks(weights: np.ndarray, kind: str) -> Iterator[np.ndarray]:
-    """Yield weights as ggml stores them, some thousand blocks at a time.
+    """Yield weights as ggml stores them, some thousand blocks at a time (ggml, ``quantize_row_q5_0_ref``).
 
     Args:
         weights: float16 or, for ``f32``, float32, in one dimension; for the quantized kinds a multiple of 32.
-        kind: ``f32`` and ``f16``: as they are; ``q8_0``: blocks of a float16 scale and 32 signed bytes; ``q5_0``: blocks of a float16
-            scale, the 32 highest bits, and two by two the lower 4 bits (ggml, ``quantize_row_q5_0_ref``).
+        kind: ``f32`` and ``f16``: as they are; ``q8_0``: blocks of a float16 scale and 32 signed bytes; ``q5_0``: blocks of
+            a float16 scale, the 32 highest bits, and two by two the lower 4 bits.
     """
-    import numpy as np
-
     if kind in ("f32", "f16"):
         yield weights.astype(f"<{kind[0]}{int(kind[1:]) // 8}", copy=False)
         return
@@ -223,8 +206,6 @@ def blocks(weights: np.ndarray, kind: str) -> Iterator[np.ndarray]:
 
 def _q8_0(rows: np.ndarray) -> np.ndarray:
     """Map the largest weight of a block, (blocks, 32), to -127 or 127."""
-    import numpy as np
-
     packed = np.empty(len(rows), [("scale", "<f2"), ("levels", "i1", BLOCK)])
     packed["scale"] = scale = np.abs(rows).max(axis=1) / 127
     levels = rows * _inverse(scale)
@@ -235,8 +216,6 @@ def _q8_0(rows: np.ndarray) -> np.ndarray:
 
 def _q5_0(rows: np.ndarray) -> np.ndarray:
     """Map the weight of a block, (blocks, 32), that is farthest from zero to level 0 of 0 to 31, and zero to level 16."""
-    import numpy as np
-
     packed = np.empty(len(rows), [("scale", "<f2"), ("high", "u1", 4), ("low", "u1", BLOCK // 2)])
     farthest = np.abs(rows).argmax(axis=1)
     packed["scale"] = scale = rows[np.arange(len(rows)), farthest] / -16
@@ -248,6 +227,4 @@ def _q5_0(rows: np.ndarray) -> np.ndarray:
 
 def _inverse(scale: np.ndarray) -> np.ndarray:
     """Return 1 / scale as a column, 0 for a block of zeros."""
-    import numpy as np
-
     return np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)[:, None]

@@ -1,9 +1,8 @@
-"""A Whisper that Optimum has exported to ONNX, run by ONNX Runtime alone.
+"""A Whisper that Optimum has exported to ONNX, run by ONNX Runtime alone, as `asrlib.decoding.search.greedy` drives it.
 
-Optimum makes the graphs, in an environment of its own (`asrlib.models.optimum_env`); to run them takes no more than ONNX Runtime. An
-export is two files. The encoder turns features into states. The decoder joins two forms by an ``If``: one reads a prompt and
-returns the keys and values of both attentions; the other takes them, reads one more token, and returns those of
-self-attention with one more position. `asrlib.decoding.search.greedy` drives both as it drives PyTorch's layers.
+The encoder's graph turns features into states. The decoder's joins two forms by an ``If``: one reads a prompt and returns the
+keys and values of both attentions; the other takes them, reads one more token, and returns those of self-attention with one
+more position.
 """
 
 from __future__ import annotations
@@ -11,12 +10,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+from transformers import GenerationConfig, WhisperConfig
+
 from asrlib import AsrlibError
 from asrlib.io import files
 
 if TYPE_CHECKING:
     import onnxruntime
-    import torch
 
 __all__ = ["DECODER", "ENCODER", "ExportedWhisper", "GraphDecoder", "load", "session_options"]
 
@@ -27,7 +29,6 @@ PAST = "past_key_values"  # the decoder's inputs are called so; its outputs, ``p
 def session_options() -> onnxruntime.SessionOptions:
     """Return ONNX Runtime's settings: as many threads as PyTorch takes, and no remarks on its own optimiser's choices."""
     import onnxruntime
-    import torch
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -36,11 +37,7 @@ def session_options() -> onnxruntime.SessionOptions:
 
 
 def load(folder: Path, options: onnxruntime.SessionOptions | None = None) -> ExportedWhisper:
-    """Load the graphs of a folder on the CPU.
-
-    Args:
-        folder: with `ENCODER`, `DECODER`, ``config.json`` and the checkpoint's ``generation_config.json``.
-        options: default `session_options`.
+    """Load the graphs of a folder on the CPU; the options are `session_options` by default.
 
     Raises:
         AsrlibError: a file is missing or damaged, or ONNX Runtime is not installed.
@@ -75,8 +72,6 @@ class ExportedWhisper:
 
     def __init__(self, folder: Path, options: onnxruntime.SessionOptions) -> None:
         import onnxruntime
-        import torch
-        from transformers import GenerationConfig, WhisperConfig
 
         self.config = WhisperConfig.from_pretrained(folder)
         self.generation_config = GenerationConfig.from_pretrained(folder)
@@ -89,8 +84,6 @@ class ExportedWhisper:
 
     def encode(self, features: torch.Tensor) -> torch.Tensor:
         """Return the encoder's states, (clips, positions, width), of log-mel features, (clips, mel bins, frames)."""
-        import torch
-
         (states,) = self.encoder_session.run(["last_hidden_state"], {"input_features": features.numpy()})
         return torch.from_numpy(states)
 
@@ -103,8 +96,6 @@ class GraphDecoder:
     """A decoder's graph with the keys and values of a batch, which stay ONNX Runtime's own from step to step."""
 
     def __init__(self, session: onnxruntime.InferenceSession, states: torch.Tensor) -> None:
-        import numpy as np
-
         self.session = session
         past = {put.name: put.shape for put in session.get_inputs() if put.name.startswith(PAST)}
         self.own = [name for name in past if ".decoder." in name]
@@ -117,9 +108,6 @@ class GraphDecoder:
 
     def step(self, tokens: torch.Tensor, places: int | list[int] = -1) -> torch.Tensor:
         """Read tokens (clips, new), the prompt first, then one at a time; return logits as `network.Decoder.step` does."""
-        import numpy as np
-        import torch
-
         first = "input_ids" not in self.feed
         grown = self.own + self.cross if first else self.own
         self.feed |= _values({"input_ids": tokens.numpy()})
@@ -138,7 +126,6 @@ class GraphDecoder:
 
 def _values(arrays: dict[str, Any]) -> dict[str, Any]:
     """Return arrays as ONNX Runtime's values, which share their memory."""
-    import numpy as np
     from onnxruntime import OrtValue
 
     return {name: OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}

@@ -76,14 +76,19 @@ def _check(path: Path, model: Any, processor: WhisperProcessor) -> None:
             f"{path} has a tokenizer with {len(tokenizer):,} tokens and a model with {size:,}: {save}, or train it after "
             "model.resize_token_embeddings(len(tokenizer))."
         )
+    for key, right in (("sampling_rate", 16_000), ("hop_length", whisper.HOP), ("n_fft", 400)):
+        if (found := getattr(processor.feature_extractor, key, None)) != right:
+            raise AsrlibError(f"{path} has a processor with {key} {found}, where every Whisper has {right}: {save}.")
     if bins != model.config.num_mel_bins:
         raise AsrlibError(f"{path} has a model of {model.config.num_mel_bins} mel bins, its processor {bins}: {save}.")
     if wrong := _wrong_setting(settings, known, size):
         raise AsrlibError(
             f"{path}/generation_config.json has a wrong {wrong}: delete the file, and it will be derived from the tokenizer."
         )
-    beyond = [*range(max(known.values()) + 1, size)]  # rows that only fill up the embeddings
-    for name, more in (("suppress_tokens", beyond), ("begin_suppress_tokens", [])):
+    beyond = {*range(max(known.values()) + 1, size)} - {
+        *whisper.time_tokens(settings)
+    }  # rows that only fill up the embeddings
+    for name, more in (("suppress_tokens", sorted(beyond)), ("begin_suppress_tokens", [])):
         setattr(settings, name, [token for token in getattr(settings, name) or [] if token < size] + more)
 
 

@@ -1,53 +1,38 @@
-"""The one door to optimum-onnx, which asks for an older transformers and so has an environment of its own.
+"""Cells that run in the environment of optimum-onnx, which asks for an older transformers (`asrlib.io.environment`).
 
-Its code runs there in a process that lives as long as this one and keeps its variables, like the kernel of a notebook::
-
-    other = optimum_env.session()
-    found = other.run("from importlib import metadata; version = metadata.version(name)", {"name": "optimum-onnx"}, ["version"])
-
-In a notebook, ``%load_ext asrlib.models.optimum_env`` adds a cell magic. ``%%optimum path rows`` runs its cell there, after it has
-handed over the notebook's variables ``path`` and ``rows``; ``session().take("sizes")`` brings one back. What goes through the
-door is JSON: numbers, texts, lists, and mappings with texts as keys; a path arrives as its text.
-
-`asrlib.io.environment` says where that environment lies, and makes it.
+A second Jupyter kernel lives there as long as this process and keeps its variables. In a notebook,
+``%load_ext asrlib.models.optimum_env`` adds the cell magic ``%%optimum path rows``: it hands the variables ``path`` and
+``rows`` over and runs its cell there; ``session().take("sizes")`` brings a variable back. All that is exchanged is JSON.
 """
 
 from __future__ import annotations
 
-import codecs
-import contextlib
+import ast
 import json
 import os
-import selectors
-import signal
-import socket
+import queue
 import subprocess
 import sys
-import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import KernelManager
 
 from asrlib import AsrlibError
 from asrlib.io import environment
 
 __all__ = ["OptimumError", "Session", "load_ipython_extension", "session"]
 
-CHILD = Path(__file__).with_name("optimum_child.py")
-PATIENCE = 5.0  # seconds in which the process is to end once its parent has left
-CHUNK = 1 << 16  # bytes read at once
+TICK = 1.0  # seconds of silence after which is checked that the kernel lives
 _shared: Session | None = None
 
 
 class OptimumError(AsrlibError):
-    """Source failed in the environment of optimum-onnx.
+    """Source failed in the environment of optimum-onnx; ``kind`` is the exception's type, such as ``"ValueError"``."""
 
-    Attributes:
-        kind: the exception's type, such as ``"ValueError"``.
-        traceback: its traceback there.
-    """
-
-    def __init__(self, kind: str, message: str, traceback: str) -> None:
+    def __init__(self, kind: str, message: str, traceback: list[str]) -> None:
         first = (message.splitlines() or ["it says nothing more"])[0].rstrip(".")
         super().__init__(
             f"The environment of optimum-onnx raised {kind} ({first}): mend what was sent there, or its input."
@@ -55,39 +40,40 @@ class OptimumError(AsrlibError):
         self.kind, self.traceback = kind, traceback
 
     def _render_traceback_(self) -> list[str]:
-        """Let IPython show the traceback of the cell, not that of the door."""
-        return [*self.traceback.splitlines(), "", str(self)]
+        """Let IPython show the traceback from there."""
+        return [*self.traceback, str(self)]
+
+
+class _Manager(KernelManager):
+    python = Path(sys.executable)
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        quiet = ["--HistoryManager.enabled=False", "--log-level=CRITICAL"]
+        return KernelSpec(argv=[str(self.python), "-m", "ipykernel_launcher", "-f", "{connection_file}", *quiet])
 
 
 class Session:
-    """A process in the environment of optimum-onnx; it ends with this object, or with this process however that ends."""
+    """A kernel in the environment of optimum-onnx; it ends with `close`, or with this process however that ends."""
 
     def __init__(self) -> None:
-        python = environment.optimum_python()
-        if "google.colab" in sys.modules and not python.exists():  # nobody runs `make` there
-            python = environment.set_up_optimum()
-        self.link, there = socket.socketpair()
-        command = [str(python), "-u", "-P", str(CHILD), str(there.fileno())]
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "bufsize": 0}
-        # A session of its own: Ctrl-C reaches it through `run` alone, and it can be ended with all that it has started.
+        self.manager = _Manager()
+        self.manager.python = environment.optimum_python()
+        if "google.colab" in sys.modules and not self.manager.python.exists():  # nobody runs `make` there
+            self.manager.python = environment.set_up_optimum()
         try:
-            with there:
-                self.process = subprocess.Popen(command, **pipes, pass_fds=[there.fileno()], start_new_session=True)
-        except OSError as error:
-            self.link.close()
+            # What is printed comes as messages; to the terminal it would go twice.
+            self.manager.start_kernel(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            self.client = self.manager.blocking_client()
+            self.client.start_channels()
+            self.client.wait_for_ready()
+        except (OSError, RuntimeError) as error:  # RuntimeError: it died at once
             raise AsrlibError(
-                f"optimum-onnx has an environment of its own, whose Python does not start at {python} ({error.strerror}): run "
-                f"`make`, or `{environment.SET_UP}`."
+                f"optimum-onnx has an environment of its own, whose Python does not start at {self.manager.python} ("
+                f"{getattr(error, 'strerror', error)}): run `make`, or `{environment.SET_UP}`."
             ) from None
-        self.number, self.received = 0, b""
-        self.selector = selectors.DefaultSelector()
-        self.selector.register(self.link, selectors.EVENT_READ)
-        for stream, name in ((self.process.stdout, "stdout"), (self.process.stderr, "stderr")):
-            os.set_blocking(stream.fileno(), False)
-            self.selector.register(
-                stream, selectors.EVENT_READ, (name, codecs.getincrementaldecoder("utf-8")("replace"))
-            )
-        self.close = weakref.finalize(self, _end, self.process, self.link, self.selector)
+        # asrlib stands behind all else: what is there was chosen for an older transformers.
+        self.run("import sys; sys.path.append(root)", {"root": Path(__file__).parents[2]})
 
     def __enter__(self) -> Session:
         return self
@@ -95,129 +81,96 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def close(self) -> None:
+        """End the kernel."""
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)
+
     def run(self, source: str, given: Mapping[str, Any] | None = None, wanted: Iterable[str] = ()) -> dict[str, Any]:
         """Run a piece of Python source there; what it prints appears here as it is printed.
 
         Args:
             source: as a cell of a notebook; the value of a last expression is printed.
-            given: variables that are set before, by name.
+            given: variables that are set before, by name; a path arrives as its text.
             wanted: names of variables to return.
 
         Returns:
             The wanted variables.
 
         Raises:
-            OptimumError: the source raised an exception, or a wanted variable is missing or is no JSON; the process goes on.
-            AsrlibError: a variable that is given is no JSON, or the process died, now or before.
+            OptimumError: the source raised an exception, or a wanted variable is missing or is no JSON; the kernel goes on.
+            AsrlibError: a variable that is given is no JSON, or the kernel died, now or before.
         """
-        if not self.close.alive:
-            raise AsrlibError("This process of optimum-onnx has ended: begin another with optimum_env.session().")
-        self.number += 1
-        question = {"number": self.number, "source": source, "given": dict(given or {}), "wanted": list(wanted)}
         try:
-            line = json.dumps(question, default=os.fspath).encode() + b"\n"
+            values = json.dumps(dict(given or {}), default=os.fspath)
         except TypeError as error:
             raise AsrlibError(
                 f"What goes to optimum-onnx's process must be JSON, or a path ({error}): hand over less."
             ) from None
-        try:
-            with contextlib.suppress(ConnectionError):  # it has died, and gives no answer
-                self.link.sendall(line)
-            answer = self._answer()
-        except KeyboardInterrupt:
-            self._interrupt()
-            raise
-        if "error" in answer:
-            raise OptimumError(answer["error"], answer["message"], answer["traceback"])
-        return answer["values"]
+        if given:
+            self._execute(f"globals().update(__import__('json').loads({values!r}))")
+        fields = "".join(f"{name!r}: {name}, " for name in wanted)
+        return json.loads(self._execute(source, f"__import__('json').dumps({{{fields}}})"))
 
     def take(self, name: str) -> Any:
         """Return one variable of the other process."""
         return self.run("", wanted=[name])[name]
 
-    def _answer(self) -> dict[str, Any]:
-        """Show what the process prints until it answers, and return the answer."""
-        while True:
-            for key, _ in self.selector.select():
-                if key.data:
-                    self._show(key)
-                    continue
-                piece = self._piece()
-                self.received += piece
-                if not piece:
-                    raise self._died()
-            line, newline, rest = self.received.partition(b"\n")
-            if not newline:
-                continue
-            self.received = rest
-            answer = json.loads(line)
-            if answer["number"] == self.number:  # else the asker was interrupted while it waited for this one
-                self._show_rest()
-                return answer
-
-    def _piece(self) -> bytes:
-        with contextlib.suppress(ConnectionError):
-            return self.link.recv(CHUNK)
-        return b""
-
-    def _show(self, key: selectors.SelectorKey) -> bool:
-        """Write a piece of the process's output to ours; return whether there was one."""
-        name, decoder = key.data
-        piece = key.fileobj.read(CHUNK)
-        if piece == b"":  # its end
-            self.selector.unregister(key.fileobj)
-        if piece:
-            stream = getattr(sys, name)
-            stream.write(decoder.decode(piece))
-            stream.flush()
-        return bool(piece)
-
-    def _show_rest(self) -> None:
-        """Show what was printed before the answer, and still lies in the pipes."""
-        for key in [key for key in self.selector.get_map().values() if key.data]:
-            while self._show(key):
-                pass
-
-    def _died(self) -> AsrlibError:
-        self._show_rest()
-        code = self.process.wait()
-        global _shared
-        if _shared is self:
-            _shared = None
-        self.close()
-        how = f"by the signal {signal.Signals(-code).name}" if code < 0 else f"with the code {code}"
-        return AsrlibError(
-            f"The process of optimum-onnx ended {how}, and its variables are lost: free some memory if it ran short, then run "
-            "what was sent there again from the start."
-        )
-
-    def _interrupt(self) -> None:
-        """Pass Ctrl-C on to the source that runs there, and wait until it has stopped; a second one ends the process."""
+    def _execute(self, source: str, value: str = "''") -> str:
+        """Run source, show what it prints, and return the text that an expression has afterwards."""
+        if not self.manager.has_kernel:
+            raise AsrlibError("This process of optimum-onnx has ended: begin another with optimum_env.session().")
+        asked = self.client.execute(source, store_history=False, user_expressions={"value": value}, allow_stdin=False)
         try:
-            self.process.send_signal(signal.SIGINT)
-            with contextlib.suppress(AsrlibError):
-                self._answer()
-        except KeyboardInterrupt:
-            self.close()
+            self._show(asked)
+        except KeyboardInterrupt:  # Ctrl-C stops the source; a second one ends the process
+            self.manager.interrupt_kernel()
+            try:
+                self._show(asked)
+            except KeyboardInterrupt:
+                self.close()
+            raise
+        reply = self._message(self.client.get_shell_msg, asked)["content"]
+        result = reply["user_expressions"]["value"] if reply["status"] == "ok" else reply
+        if result["status"] != "ok":
+            raise OptimumError(result["ename"], result["evalue"], result["traceback"])
+        return ast.literal_eval(result["data"]["text/plain"])
 
+    def _show(self, asked: str) -> None:
+        """Show what the kernel prints until it has done what it was asked."""
+        while True:
+            message = self._message(self.client.get_iopub_msg, asked)
+            content = message["content"]
+            if content.get("execution_state") == "idle":
+                return
+            if "name" in content and "text" in content:
+                stream = getattr(sys, content["name"])
+                stream.write(content["text"])
+                stream.flush()
+            elif "data" in content:
+                print(content["data"]["text/plain"], flush=True)
 
-def _end(process: subprocess.Popen, link: socket.socket, selector: selectors.BaseSelector) -> None:
-    """Leave a process, which then ends; end it where it cannot."""
-    selector.close()
-    link.close()
-    try:
-        process.wait(PATIENCE)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    for pipe in (process.stdout, process.stderr):
-        pipe.close()
+    def _message(self, receive: Callable[..., dict[str, Any]], asked: str) -> dict[str, Any]:
+        """Return the next message about what was asked; messages left by an interrupted request are dropped."""
+        while True:
+            try:
+                message = receive(timeout=TICK)
+            except queue.Empty:
+                if not self.manager.is_alive():
+                    self.close()
+                    raise AsrlibError(
+                        "The process of optimum-onnx ended, and its variables are lost: free some memory if it ran short, then "
+                        "run what was sent there again from the start."
+                    ) from None
+                continue
+            if message["parent_header"].get("msg_id") == asked:
+                return message
 
 
 def session() -> Session:
     """Return the session that this process shares; it begins where it is first asked for, or where the last one died."""
     global _shared
-    if _shared is None or not _shared.close.alive:
+    if _shared is None or not _shared.manager.has_kernel:
         _shared = Session()
     return _shared
 

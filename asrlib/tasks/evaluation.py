@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import heapq
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,11 +62,12 @@ def evaluate(
     sharding.fill(folder, table, functools.partial(_rows, transcribe), {**run, "language": language}, label)
     if not sharding.first_process():
         return None
-    tally, times = scoring.Tally(text.normalizer(language)), _Times()
+    tally, times = scoring.Tally(text.normalizer(language)), {"audio": 0.0, "compute": 0.0, "unreadable": 0}
     clips = files.write_jsonl(Path(folder) / "predictions.jsonl", _scored(folder, table, tally, times))
-    if times.unreadable == len(table):
+    if times["unreadable"] == len(table):
         raise AsrlibError(f"None of the {len(table)} clips could be read: nothing was scored.")
-    return Evaluation(tally.score(), tally.normalizer.name, times.unreadable, times.speech / times.computing, clips)
+    rtfx = times["audio"] / times["compute"]
+    return Evaluation(tally.score(), tally.normalizer.name, times["unreadable"], rtfx, clips)
 
 
 def _rows(transcribe: Callable[..., Iterable[Hypothesis | Failed]], rows: list[Row]) -> Iterator[Row]:
@@ -77,30 +79,21 @@ def _rows(transcribe: Callable[..., Iterable[Hypothesis | Failed]], rows: list[R
             yield {"hypothesis": outcome.text, "seconds": [outcome.seconds_audio, outcome.seconds_compute]}
 
 
-@dataclass
-class _Times:
-    """Sums over the clips of a run, in seconds, and the clips that could not be read."""
-
-    speech: float = 0.0
-    computing: float = 0.0
-    unreadable: int = 0
-
-
-def _scored(folder: Path | str, table: Any, tally: scoring.Tally, times: _Times) -> Iterator[Row]:
-    """Yield what is kept of each readable clip while tally and times add it up."""
-    speakers: dict[str, str] = {}  # one name of each is enough in memory
+def _scored(folder: Path | str, table: Any, tally: scoring.Tally, times: dict[str, Any]) -> Iterator[Row]:
+    """Yield what is kept of each readable clip while tally and times (seconds, and clips that are unreadable) add it up."""
     place = 0
     for rows, made in sharding.merged(folder, table):
-        blocks = [speakers.setdefault(row["speaker"], row["speaker"]) or at for at, row in enumerate(rows, place)]
+        blocks = [sys.intern(row["speaker"]) or at for at, row in enumerate(rows, place)]
         place += len(rows)
         read = [triple for triple in zip(rows, made, blocks, strict=True) if not triple[1].get("failed")]
-        times.unreadable += len(rows) - len(read)
+        times["unreadable"] += len(rows) - len(read)
         references, hypotheses = [row["text"] for row, *_ in read], [done["hypothesis"] for _, done, _ in read]
         counts = tally.add(references, hypotheses, [block for *_, block in read])
-        for (row, done, _), count in zip(read, counts.tolist(), strict=True):
-            times.speech, times.computing = times.speech + done["seconds"][0], times.computing + done["seconds"][1]
+        for (row, done, _), (*errors, words) in zip(read, counts.tolist(), strict=True):
+            for kind, seconds in zip(("audio", "compute"), done["seconds"], strict=True):
+                times[kind] += seconds
             texts = {"reference": row["text"], "hypothesis": done["hypothesis"]}
-            yield {"id": row["id"], "errors": sum(count[:3]), "words": count[3], **texts}
+            yield {"id": row["id"], "errors": sum(errors), "words": words, **texts}
 
 
 def worst(found: Evaluation, number: int) -> list[Row]:

@@ -1,8 +1,7 @@
 """Pseudo-labels for pieces of a recording, and the measures by which wrong ones are dropped.
 
-Nobody has listened to these labels. Each gets five measures of how likely it is wrong: its mean log-probability, its compression
-ratio and the probability of no speech, as in the Whisper paper (arXiv:2212.04356, section 4.5); the probability that the piece is
-in the language of the label; and the disagreement with a second transcript. `Limits` says what is kept.
+Nobody has listened to these labels. Their log-probability, compression ratio and probability of no speech are those of the Whisper paper
+(arXiv:2212.04356, section 4.5); the probability of their language and the disagreement with a second transcript are added here.
 """
 
 from __future__ import annotations
@@ -86,11 +85,10 @@ def label(model: Any, processor: Any, pieces: Sequence[np.ndarray], language: st
     start = whisper.prompt(model.generation_config, language)
     for first in range(0, len(pieces), BATCH):
         states = _encode(model, processor, pieces[first : first + BATCH])
-        tokens = search.greedy(model, states, [start] * len(states))
-        measures = _confidence(model, states, start, tokens)
-        for row, (logprob, no_speech, in_language) in zip(tokens, measures, strict=True):
-            written = processor.tokenizer.decode(row, skip_special_tokens=True).strip()
-            yield Label(written, language, logprob, guards.compression(written), no_speech, in_language)
+        written = search.search(model, states, [start] * len(states), scores=True)
+        for found, share in zip(written, _shares(model, states, start), strict=True):
+            said = processor.tokenizer.decode(found.tokens, skip_special_tokens=True).strip()
+            yield Label(said, language, found.logprob, guards.compression(said), found.no_speech, share)
 
 
 def _encode(model: Any, processor: Any, pieces: Sequence[np.ndarray]) -> torch.Tensor:
@@ -99,33 +97,15 @@ def _encode(model: Any, processor: Any, pieces: Sequence[np.ndarray]) -> torch.T
     return network.encode(model, features.to(model.device, model.dtype))[0]
 
 
-def _confidence(
-    model: Any, states: torch.Tensor, start: list[int], tokens: Sequence[list[int]]
-) -> Iterator[tuple[float, float, float]]:
-    """Yield each label's mean log-probability, its end token included, and the probabilities of no speech and of its language.
-
-    One pass over what was written. No speech is a token that could have come in the place of the language.
-    """
-    generation = model.generation_config
-    end, longest = min(whisper.end_tokens(generation)), max(map(len, tokens))
-    filled = [start + row + [end] * (longest - len(row)) for row in tokens]
+def _shares(model: Any, states: torch.Tensor, start: list[int]) -> list[float]:
+    """Return the part of the prompt's language in the probability of all languages; 1 for a model that knows only one."""
+    if not whisper.is_multilingual(model.generation_config):
+        return [1.0] * len(states)
+    languages = list(whisper.language_tokens(model.generation_config))
     with torch.inference_mode():
-        read = torch.tensor(filled, device=states.device)
-        hidden = model.model.decoder(input_ids=read, encoder_hidden_states=states, use_cache=False).last_hidden_state
-        for outputs, row in zip(hidden, tokens, strict=True):  # one by one: a vocabulary is wide
-            chosen = torch.tensor([*row, end], device=states.device)
-            steps = outputs[len(start) - 1 :][: len(chosen)]
-            found = model.proj_out(steps).float().log_softmax(dim=-1).gather(1, chosen[:, None])
-            first = model.proj_out(outputs[0]).float().softmax(dim=-1)
-            silent = first[whisper.no_speech_token(generation)].item()
-            yield found.mean().item(), silent, _share(first, start, generation)
-
-
-def _share(first: torch.Tensor, start: list[int], generation: Any) -> float:
-    """Return the given language's part in the probability of all languages; 1 for a model that knows only one."""
-    if not whisper.is_multilingual(generation):
-        return 1.0
-    return (first[start[1]] / first[list(whisper.language_tokens(generation))].sum()).item()
+        read = torch.full((len(states), 1), start[0], device=states.device)
+        logits = network.decoder(model, states, None, room=1).step(read)
+    return logits[:, languages].float().softmax(dim=-1)[:, languages.index(start[1])].tolist()
 
 
 def rejection(found: Label, limits: Limits) -> str:
@@ -151,9 +131,7 @@ class Labeller:
         self.first = transcription.load(model)
         self.second = transcription.load(second) if second else self.first
         self.faster = 1.0 if second else FASTER
-        for name, (loaded, _) in {model: self.first, second or model: self.second}.items():
-            if not hasattr(loaded, "proj_out"):
-                raise AsrlibError(f"{name} was exported to ONNX: label with the checkpoint that it came from.")
+        for loaded, _ in (self.first, self.second):
             if language:
                 whisper.prompt(loaded.generation_config, language)  # an English-only model refuses other languages
         self.language = language if whisper.is_multilingual(self.first[0].generation_config) else "en"
@@ -162,7 +140,10 @@ class Labeller:
         """Label the pieces of one recording, whose name goes before the progress."""
         if not pieces:
             return []
-        language = self.language or self._vote(pieces[:ASKED])
+        language = self.language
+        if not language:  # most pieces decide
+            votes = search.detect_language(self.first[0], _encode(*self.first, pieces[:ASKED]))
+            language = Counter(votes).most_common(1)[0][0]
         labels = list(track(label(*self.first, pieces, language), f"{name}: pieces labelled", len(pieces)))
         again = track(self._again(pieces, labels), f"{name}: second transcripts", len(pieces))
         return [
@@ -179,22 +160,13 @@ class Labeller:
         start = whisper.prompt(model.generation_config, labels[0].language)
         for first in range(0, len(pieces), BATCH):
             batch = [soxr.resample(piece, self.faster, 1) for piece in pieces[first : first + BATCH]]
-            most = 20 + max(len(found.text.encode()) for found in labels[first : first + BATCH])
+            most = [20 + len(found.text.encode()) for found in labels[first : first + BATCH]]
             states = _encode(model, processor, batch)
             tokens = search.greedy(model, states, [start] * len(batch), max_new_tokens=most)
             yield from processor.batch_decode(tokens, skip_special_tokens=True)
 
-    def _vote(self, pieces: Sequence[np.ndarray]) -> str:
-        """Return the language that most pieces are taken for."""
-        votes = search.detect_language(self.first[0], _encode(*self.first, pieces))
-        return Counter(votes).most_common(1)[0][0]
-
 
 def _disagreement(first: str, second: str, language: str) -> float:
     """Return the WER (%) of a second transcript against the first; the CER in a language without spaces between words."""
-    normalize = text.normalizer(language)
-    first, second = normalize(first), normalize(second)
-    if not first:
-        return 0.0
-    pairs = scoring.align(first, second).pairs
-    return 100 * sum(kind != "equal" for kind, *_ in pairs) / len(first.split())
+    first, second = map(text.normalizer(language), (first, second))
+    return 100 * scoring.score([first], [second]).wer if first else 0.0

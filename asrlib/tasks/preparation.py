@@ -5,24 +5,21 @@ from __future__ import annotations
 import csv
 import functools
 import io
-import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import soundfile
 
 from asrlib import AsrlibError, audio, text
 from asrlib.decoding import vad
 from asrlib.decoding.outcomes import Outcomes
 from asrlib.io import files
 from asrlib.tasks.labelling import Labeller, Limits, rejection
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Prepared", "cut", "prepare"]
 
@@ -112,50 +109,18 @@ def prepare(
     language = language and text.language_code(language)
     run = {"model": str(model), "second": second or "", "language": language or "", "limits": asdict(limits)}
     with files.lock(output):
-        _reserve(output, run)
+        if output.is_file():
+            raise AsrlibError(f"{output} is a file: name a folder for the data set.")
+        others = {path.name for path in output.glob("*")}  # a killed run may have left the lock, or half of run.json
+        if "run.json" not in others and any("run.json" not in name for name in others):
+            raise AsrlibError(f"{output} holds other files: name a new folder for the data set.")
+        files.reserve(output, run, "model, language or limits")
         made, labeller = Outcomes(output), functools.cache(lambda: Labeller(model, second, language))
-        failed = [
-            (source, _prepare_one(source, output, made, labeller, limits)) for source in map(files.user_path, sources)
-        ]
-        return _written(output, made, {str(source): reason for source, reason in failed if reason})
-
-
-def _written(output: Path, made: Outcomes, failed: dict[str, str]) -> Prepared:
-    """Write the table of the pieces that are kept, of this and of earlier calls, and count them."""
-    names = dict.fromkeys(row["name"] for row in made.of.values() if not row["failed"])
-    rows = [row for name in names if _finished(output, name) for row in files.read_jsonl(_listing(output, name))]
-    kept = [row for row in rows if not row["dropped"]]
-    if not kept:
-        raise AsrlibError(f"None of {len(rows)} pieces of speech can be kept: {output / 'labels'} says why.")
-    files.write_atomic(output / "metadata.csv", _table(kept))
-    seconds, kept_seconds = (sum(row["end"] - row["start"] for row in some) for some in (rows, kept))
-    dropped = Counter(row["dropped"] for row in rows if row["dropped"])
-    return Prepared(len(rows), len(kept), seconds, kept_seconds, dict(dropped), failed)
-
-
-def _reserve(output: Path, run: dict[str, Any]) -> None:
-    """Say what a folder is made with, once; refuse one that holds something else."""
-    if output.exists() and not output.is_dir():
-        raise AsrlibError(f"{output} is a file: name a folder for the data set.")
-    known = files.read_json(output / "run.json")
-    if not known and output.exists() and any(path.suffix != ".part" for path in output.iterdir()):
-        raise AsrlibError(f"{output} holds other files: name a new folder for the data set.")
-    if known not in ({}, run):
-        other = ", ".join(sorted(key for key in run if known.get(key) != run[key]))
-        raise AsrlibError(f"{output} was begun with another {other}: name a new folder, or give the same settings.")
-    files.write_atomic(output / "run.json", json.dumps(run))
-
-
-def _listing(output: Path, name: str) -> Path:
-    return output / "labels" / f"{name}.jsonl"
-
-
-def _finished(output: Path, name: str) -> bool:
-    """Tell whether a recording's labels and all its clips are there; the labels were written last."""
-    listing = _listing(output, name)
-    return listing.is_file() and all(
-        (output / row["clip"]).is_file() for row in files.read_jsonl(listing) if row["clip"]
-    )
+        failed = {}
+        for source in map(files.user_path, sources):
+            if reason := _prepare_one(source, output, made, labeller, limits):
+                failed[str(source)] = reason
+        return _written(output, made, failed)
 
 
 def _prepare_one(source: Path, output: Path, made: Outcomes, labeller: Callable[[], Labeller], limits: Limits) -> str:
@@ -174,36 +139,58 @@ def _prepare_one(source: Path, output: Path, made: Outcomes, labeller: Callable[
     return ""
 
 
+def _listing(output: Path, name: str) -> Path:
+    return output / "labels" / f"{name}.jsonl"
+
+
+def _finished(output: Path, name: str) -> bool:
+    """Tell whether a recording's labels, which are written last, and all its clips are there."""
+    listing = _listing(output, name)
+    return listing.is_file() and all(
+        (output / row["clip"]).is_file() for row in files.read_jsonl(listing) if row["clip"]
+    )
+
+
 def _pieces(
     samples: np.ndarray, output: Path, name: str, labeller: Labeller, limits: Limits
 ) -> Iterator[dict[str, Any]]:
     """Write the pieces of one recording that are kept, and yield a row of each piece."""
     spans, rate = cut(samples, limits), audio.SAMPLING_RATE
-    long = [span for span in spans if span[1] - span[0] >= limits.shortest * rate]
+    long = [(first, last) for first, last in spans if last - first >= limits.shortest * rate]
     labels = dict(zip(long, labeller.label([samples[first:last] for first, last in long], name), strict=True))
     for number, (first, last) in enumerate(spans, 1):
         found = labels.get((first, last))
         dropped = rejection(found, limits) if found else "too short"
         clip = "" if dropped else f"clips/{name}-{number:04}.flac"
         if clip:
-            files.write_atomic(output / clip, _flac(samples[first:last]))
-        scores = asdict(found) if found else {"text": ""}
+            stream = io.BytesIO()
+            soundfile.write(stream, samples[first:last], rate, format="FLAC", subtype="PCM_16")
+            files.write_atomic(output / clip, stream.getvalue())
         times = {"start": round(first / rate, 3), "end": round(last / rate, 3)}
-        yield {"clip": clip, "recording": name, **times, "dropped": dropped, **scores}
+        yield {
+            "clip": clip,
+            "recording": name,
+            **times,
+            "dropped": dropped,
+            **(asdict(found) if found else {"text": ""}),
+        }
 
 
-def _flac(samples: np.ndarray) -> bytes:
-    import soundfile
-
-    stream = io.BytesIO()
-    soundfile.write(stream, samples, audio.SAMPLING_RATE, format="FLAC", subtype="PCM_16")
-    return stream.getvalue()
-
-
-def _table(rows: Iterable[dict[str, Any]]) -> str:
-    """Return ``metadata.csv`` as `asrlib.corpora` reads it."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
+def _written(output: Path, made: Outcomes, failed: dict[str, str]) -> Prepared:
+    """Write the table of the pieces that are kept, of this and of earlier calls, and count them."""
+    names = dict.fromkeys(row["name"] for row in made.of.values() if not row["failed"])
+    rows = [row for name in names if _finished(output, name) for row in files.read_jsonl(_listing(output, name))]
+    kept = [row for row in rows if not row["dropped"]]
+    if not kept:
+        raise AsrlibError(f"None of {len(rows)} pieces of speech can be kept: {output / 'labels'} says why.")
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["file_name", "transcription", "language", "speaker", "split"])
-    writer.writerows([row["clip"], row["text"], row["language"], row["recording"], "train"] for row in rows)
-    return stream.getvalue()
+    writer.writerows([row["clip"], row["text"], row["language"], row["recording"], "train"] for row in kept)
+    files.write_atomic(output / "metadata.csv", table.getvalue())
+    dropped = Counter(row["dropped"] for row in rows if row["dropped"])
+    return Prepared(len(rows), len(kept), _seconds(rows), _seconds(kept), dict(dropped), failed)
+
+
+def _seconds(rows: Sequence[dict[str, Any]]) -> float:
+    return sum(row["end"] - row["start"] for row in rows)

@@ -1,13 +1,8 @@
 """A corpus of any size in any number of processes, on one machine or many: nothing lost, nothing counted twice.
 
-A corpus is cut into shards by the clips' seconds, as `asrlib.decoding.transcription` cuts what it reads ahead; so the batches, and with
-them the hypotheses, are those of a single process whoever transcribes a shard.
-
-The processes do not wait for each other and send no messages. Each takes a shard that nobody holds, writes its lines into one
-file, whole or not at all, and goes on. A shard is held by a lock that the operating system drops when its holder dies: then
-one of the others takes it. What is there stays, so a run that was killed altogether goes on when it is started again. torchrun,
-``srun``, a job array or several terminals may start the processes, at any time; they must see one folder, on a file system
-with locks.
+A corpus is cut into shards as `asrlib.decoding.batching` cuts what it reads ahead; so the batches, and with them the hypotheses, are
+those of a single process. The processes send no messages: each takes a shard whose lock is free, writes its file whole or not at
+all, and goes on; the operating system drops the lock of one that dies. They must see one folder, on a file system with locks.
 """
 
 from __future__ import annotations
@@ -70,42 +65,39 @@ def fill(folder: Path | str, table: Any, work: Callable[[list[Row]], Iterable[Ro
     files.reserve(Path(folder), {**run, "clips": len(table), "shards": len(shards)}, "model or corpus")
     with Meter(label, len(table), "clips") if label else contextlib.nullcontext() as meter:
         step = meter.step if meter else lambda clips: None
+
+        def counted(rows: list[Row]) -> Iterator[Row]:
+            for done in work(rows):
+                yield done
+                step(1)
+
         left = shards
         for wait in (False, True):  # first what is free; then, of what the others hold, what they leave behind
-            left = [shard for shard in left if not _make(*shard, table, work, began, wait, step)]
+            held = []
+            for path, places in left:
+                with files.lock(path, wait=wait) as free:
+                    if not free:
+                        held.append((path, places))
+                    else:
+                        step(_finished(path, [table[place] for place in places], counted, began))
+            left = held
     for path, _ in shards:  # no longer needed, as the files are there
         path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
 
 
-def _make(
-    path: Path,
-    places: range,
-    table: Any,
-    work: Callable[[list[Row]], Iterable[Row]],
-    began: float,
-    wait: bool,
-    step: Callable[[int], None],
-) -> bool:
-    """Write what is missing in the file of a shard; return False where another process is at it and one does not wait."""
+def _finished(path: Path, rows: list[Row], work: Callable[[list[Row]], Iterable[Row]], began: float) -> int:
+    """Write what is missing in the file of a shard; return how many of its rows were there."""
     if path.is_file() and path.stat().st_mtime >= began:  # another process of this run has just made it
-        step(len(places))
-        return True
-    with files.lock(path, wait=wait) as held:
-        if not held:
-            return False
-        rows = [table[place] for place in places]
-        fresh = path.is_file() and path.stat().st_mtime >= began
-        made = list(files.read_jsonl(path)) if path.is_file() else [{} for _ in rows]
-        _check(path, rows, made)
-        todo = [] if fresh else [n for n, row in enumerate(rows) if not outcomes.is_done(made[n], row.get("audio"))]
-        step(len(rows) - len(todo))
-        hashes = [outcomes.content(rows[n].get("audio")) for n in todo]
-        for n, sha256, done in zip(todo, hashes, work([rows[n] for n in todo]) if todo else (), strict=True):
-            made[n] = {"id": rows[n]["id"], "sha256": sha256, **done}
-            step(1)
-        if todo:
-            files.write_jsonl(path, made)
-    return True
+        return len(rows)
+    made = list(files.read_jsonl(path)) if path.is_file() else [{} for _ in rows]
+    _check(path, rows, made)
+    todo = [n for n, row in enumerate(rows) if not outcomes.is_done(made[n], row.get("audio"))]
+    hashes = [outcomes.content(rows[n].get("audio")) for n in todo]
+    for n, sha256, done in zip(todo, hashes, work([rows[n] for n in todo]) if todo else (), strict=True):
+        made[n] = {"id": rows[n]["id"], "sha256": sha256, **done}
+    if todo:
+        files.write_jsonl(path, made)
+    return len(rows) - len(todo)
 
 
 def _check(path: Path, rows: Sequence[Row], made: Sequence[Row]) -> None:

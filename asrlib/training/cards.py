@@ -18,5 +18,5 @@ def sources_table(sources: Sequence[Source]) -> str:
             rows.append("| own recordings | not stated | |")
             continue
         known = corpora.card(source.name, source.language)
-        rows.append(f"| {known.title}, {source.language} | {known.licence} | {known.attribution} |")
+        rows.append(f"| {known.title}, {source.language} | {known.facts['licence']} | {known.facts['attribution']} |")
     return "\n".join(rows)

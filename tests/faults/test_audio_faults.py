@@ -4,6 +4,8 @@ import functools
 import io
 import os
 import struct
+import subprocess
+import sys
 import threading
 import tracemalloc
 
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 from asrlib import AsrlibError, audio
 from asrlib.io import sound
+from asrlib.tasks import transcripts
 
 WAVE = (0.3 * np.sin(np.arange(16_000) / 7)).astype(np.float32)
 
@@ -75,10 +78,12 @@ def test_truncated(tmp_path, name, kept):
         audio.load(path)
 
 
-@pytest.mark.parametrize("kind", ["OGG", "MP3", "opus", "vbr"])
+@pytest.mark.parametrize(
+    "kind", ["OGG", "MP3", "FLAC", "WAV", "AIFF", "AU", "CAF", "W64", "opus", "m4a", "mka", "wma", "aac", "webm", "vbr"]
+)
 def test_recordings_that_were_joined_are_heard_to_the_last(kind):
     pieces = {
-        "opus": [muxed(*SIZED["opus"])] * 3,
+        **{name: [muxed(*(SIZED | UNSIZED)[name])] * 3 for name in ("opus", "m4a", "mka", "wma", "aac", "webm")},
         "vbr": [muxed("mp3", "libmp3lame", write_xing="0")] * 2,  # no length anywhere
     }.get(kind) or [encoded(kind), encoded(kind, 22_050)]
     apart = sum(map(audio.duration, pieces))
@@ -121,6 +126,17 @@ def test_a_pipe_is_heard(tmp_path):
     writer.join()
 
 
+@pytest.mark.parametrize("name", ["-", "/dev/stdin"])
+def test_a_command_may_read_its_standard_input_twice(name):
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom asrlib import audio\nfrom asrlib.tasks import transcripts\n"
+        "(path,) = transcripts.audio_files([Path(sys.argv[1])])\nprint(path.stem, *(len(audio.load(path)) for _ in range(2)))"
+    )
+    command = [sys.executable, "-c", code, name]
+    done = subprocess.run(command, input=encoded("FLAC"), capture_output=True, check=True)
+    assert done.stdout.split() == [b"stdin", b"16000", b"16000"]
+
+
 @pytest.mark.parametrize("share", [1, 0.98])
 def test_of_channels_that_cancel_each_other_the_loudest_is_taken(tmp_path, share):
     soundfile.write(tmp_path / "x.wav", np.stack([share * WAVE, -WAVE], axis=1), 16_000, subtype="FLOAT")
@@ -142,15 +158,14 @@ def test_a_film_without_sound_is_named():
         audio.load(muxed("mp4", None, picture=True))
 
 
-def test_a_folder_names_what_it_leaves_out(tmp_path):
+def test_a_folder_names_what_it_leaves_out(tmp_path, capsys):
     for name in ("b.M4A", "sub/a.opus", "notes.txt", "noending", ".hidden.wav"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    taken, skipped = audio.find(tmp_path)
-    assert [path.name for path in taken] == ["b.M4A", "a.opus"]
-    reasons = {path.name: reason for path, reason in skipped.items()}
-    assert reasons.keys() == {"notes.txt", "noending", ".hidden.wav"}
-    assert ".txt is no ending" in reasons["notes.txt"] and "no ending" in reasons["noending"]
+    assert transcripts.audio_files([tmp_path]) == [tmp_path / "b.M4A", tmp_path / "sub" / "a.opus"]
+    hidden, text, none = capsys.readouterr().err.splitlines()
+    assert hidden == f"asrlib: {tmp_path / '.hidden.wav'} is left out: a hidden file."
+    assert "noending is left out: its name has no ending" in text and "notes.txt is left out: .txt is no ending" in none
 
 
 @pytest.mark.parametrize(
@@ -171,10 +186,13 @@ def test_not_audio(tmp_path, content, said):
 
 
 def test_missing_and_folder(tmp_path):
-    with pytest.raises(AsrlibError, match=r"nowhere\.wav does not exist"):
-        audio.load(tmp_path / "nowhere.wav")
-    with pytest.raises(AsrlibError, match="is a folder"):
-        audio.load(tmp_path)
+    for name, said in (
+        ("nowhere.wav", r"nowhere\.wav does not exist"),
+        (".", "is a folder"),
+        ("a\0", "does not exist"),
+    ):
+        with pytest.raises(AsrlibError, match=said):
+            audio.load(tmp_path / name)
 
 
 def test_wrong_extension_is_read_by_content(tmp_path):
@@ -197,12 +215,6 @@ def test_useless_samples(tmp_path, samples, said):
     soundfile.write(path, samples, 16_000, subtype="FLOAT")
     with pytest.raises(AsrlibError, match=f"clip.wav .*{said}"):
         audio.load(path)
-
-
-def test_clipped_audio_is_audio(tmp_path):
-    path = tmp_path / "clipped.wav"
-    soundfile.write(path, np.clip(WAVE * 50, -1, 1), 16_000)
-    assert np.abs(audio.load(path)).max() == pytest.approx(1, abs=1e-3)
 
 
 def test_too_long_is_refused_before_decoding(tmp_path):
@@ -279,7 +291,7 @@ def test_three_hours_need_little_more_memory_than_their_samples(tmp_path, hours,
     finally:
         tracemalloc.stop()
     assert len(samples) == seconds * 16_000
-    assert peak < samples.nbytes + 6 * 4 * sound.BLOCK
+    assert peak < samples.nbytes + 6 * 4 * sound.BLOCK + samples.nbytes // 8
     with pytest.raises(AsrlibError, match=r"lecture\.wav lasts .* s, more than the 600 s allowed"):
         audio.load(path, max_seconds=600)
 

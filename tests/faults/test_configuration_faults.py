@@ -160,7 +160,7 @@ def test_without_a_home_the_place_of_the_cache_is_asked_for(course, monkeypatch,
     monkeypatch.setattr(pwd, "getpwuid", nobody)
     monkeypatch.setattr("asrlib.course.registry.inputs", lambda *_: (["openai/whisper-base"], []))
     said = fails(capsys, "fetch")
-    assert "The home folder is not known: set ASRLIB_CACHE to the whole path of a folder" in said
+    assert "(the home folder is not known): set ASRLIB_CACHE to the whole path of a folder" in said
     assert not (course.root / "~").exists()
     monkeypatch.setenv("ASRLIB_CACHE", "~/cache")
     with pytest.raises(AsrlibError, match="home folder is not known"):
@@ -182,7 +182,7 @@ def test_a_cache_that_is_a_file_is_named(place, monkeypatch, capsys, below):
     monkeypatch.setenv("ASRLIB_CACHE", str(place / CLIP) + below)
     said = fails(capsys, "transcribe", CLIP, "--model", "nobody/none")
     assert f"The cache folder {place / CLIP}{below} cannot be made" in said
-    assert "set ASRLIB_CACHE to a folder you can write" in said
+    assert "set ASRLIB_CACHE to the whole path of a folder you can write" in said
 
 
 def test_a_data_folder_that_is_none_is_named(place, monkeypatch, capsys):

@@ -5,19 +5,15 @@ with heavy imports run as forks of one process that has made them.
 """
 
 import json
-import os
 import random
 import shutil
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
-from programs import CONVERT, EVALUATE, FETCH, RUN, build_package, needs_dpkg
+from programs import CONVERT, EVALUATE, FETCH, build_package, needs_dpkg
 
 from asrlib import corpora
-from asrlib.course import records, registry
 from asrlib.io import files
 from asrlib.models import checkpoints
 
@@ -42,14 +38,6 @@ def arm(at):
 def tell():
     with open(note, "w") as out:
         out.write(str(done))
-"""
-# Each Python process reads this at its start; the one whose command line holds KILL_IN counts its calls.
-HOOK = """
-if os.environ["KILL_IN"] in " ".join(sys.orig_argv):
-    arm(int(os.environ["KILL_AT"]))
-    if os.environ["KILL_AT"] == "0":
-        import atexit
-        atexit.register(tell)
 """
 FORKS = """
 answers = os.fdopen(os.dup(1), "w")
@@ -98,20 +86,6 @@ def forks(start, note):
         return run
 
     return prepare
-
-
-@pytest.fixture
-def processes(tmp_path, note, monkeypatch):
-    """Return a function that runs the course in processes, and kills the one of a kind at a call."""
-    (tmp_path / "hook").mkdir()
-    (tmp_path / "hook" / "sitecustomize.py").write_text(COUNT + HOOK)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "hook"), str(REPOSITORY)]))
-
-    def run(kind, at):
-        environment = os.environ | {"KILL_IN": kind, "KILL_AT": str(at)}
-        return subprocess.run([sys.executable, "-c", RUN], env=environment, capture_output=True, check=False).returncode
-
-    return run
 
 
 def kills(run, times, note, again):
@@ -171,21 +145,3 @@ def test_an_evaluation_killed_15_times_keeps_its_shards_and_ends_with_the_same_r
     found = list(files.read_jsonl(folder / "predictions.jsonl"))
     assert [(row["id"], row["errors"], row["words"]) for row in found] == [(f"{n}", 1, 2) for n in range(20)]
     assert set(folder.glob("*.lock")) <= {folder / "run.json.lock"}
-
-
-@pytest.mark.parametrize("kind", ["import cli", "asrlib.course.runner", "ipykernel_launcher"])
-def test_a_run_of_the_course_killed_at_random_points_is_believed_only_when_it_finished(
-    course_folder, processes, note, kind
-):
-    path = course_folder.add("01_one", "'a value'")
-    folder, tracked = course_folder.folder("01_one"), path.read_bytes()
-    for _ in kills(partial(processes, kind), 4, note, lambda: shutil.rmtree(folder)):
-        outcome = registry.result(folder)
-        if outcome and outcome.good:
-            assert records.load(folder / "record.json")["run"]["profile"] == "smoke"
-    assert registry.result(folder).status == "finished"
-    assert records.load(folder / "record.json")["metrics"]
-    assert {path.name for path in folder.iterdir()} == {
-        "notebook.ipynb", "record.json", "predictions.jsonl", "log.txt", "result.json"
-    }  # fmt: skip
-    assert path.read_bytes() == tracked

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import gzip
 import io
 import json
 import os
@@ -10,7 +9,6 @@ import re
 import struct
 import subprocess
 import sys
-import tracemalloc
 
 import nbformat
 import pytest
@@ -18,11 +16,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from asrlib import AsrlibError, cli
-from asrlib.corpora import packaged
 from asrlib.corpora import sources as corpus_sources
 from asrlib.course import claims, parameters, registry
 from asrlib.decoding import transcription
-from asrlib.io import downloads, files
+from asrlib.io import files
 from asrlib.models import checkpoints
 
 ROOT = files.repository()
@@ -57,11 +54,7 @@ def sources():
     ],
 )
 def test_nothing_that_would_run_what_a_stranger_wrote(forbidden):
-    found = {name for name, text in sources() if re.search(forbidden, text)}
-    own = (
-        {"asrlib/models/optimum_child.py"} if "exec" in forbidden else set()
-    )  # it runs the reader's own cells, as a kernel does
-    assert found == own
+    assert [name for name, text in sources() if re.search(forbidden, text)] == []
 
 
 @pytest.mark.parametrize("key", ["_attn_implementation_internal", "_attn_implementation", "attn_implementation"])
@@ -91,22 +84,13 @@ TENSOR = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
-        b"PK\3\4" * 20,
         b"\x80\x04cos\nsystem\n(S'true'\ntR.",
-        struct.pack("<Q", 2**63) + b"{}",
         struct.pack("<Q", 100_000_001) + b"{" * 64,
         safetensors(b"[" * 50_000),
-        safetensors(b"\xff\xfe{}"),
-        safetensors({"a": TENSOR}),
-        safetensors({"a": TENSOR}, bytes(9)),
-        safetensors({"a": TENSOR | {"shape": [3]}}, bytes(8)),
         safetensors({"a": TENSOR | {"shape": [2**62, 2**62]}}, bytes(8)),
-        safetensors({"a": TENSOR | {"data_offsets": [8, 0]}}, bytes(8)),
         safetensors({"a": TENSOR | {"data_offsets": [0, 2**60]}}, bytes(8)),
         safetensors({"a": TENSOR | {"dtype": "OBJECT"}}, bytes(8)),
         safetensors({"a": TENSOR, "b": TENSOR}, bytes(8)),
-        safetensors({"a": TENSOR, "b": TENSOR | {"data_offsets": [12, 20]}}, bytes(20)),
     ],
     ids=lambda content: content[:24].hex(),
 )
@@ -155,55 +139,6 @@ def test_a_link_to_nowhere_is_refused_and_a_link_to_weights_is_followed(small, t
 
 
 # ---- archives
-
-
-def test_a_list_of_transcripts_that_is_a_bomb_fills_no_memory(tmp_path):
-    """A megabyte that unpacks to a gigabyte, where a list of the telephone prompts belongs."""
-    package = tmp_path / "package"
-    package.mkdir()
-    piece = gzip.compress(bytes(1 << 24))
-    with open(package / "core-sounds-en.txt.gz", "wb") as stream:
-        for _ in range(64):
-            stream.write(piece)
-    tracemalloc.start()
-    try:
-        packaged._telephone_lines(package, tmp_path, "core-sounds-en.txt")
-        assert tracemalloc.get_traced_memory()[1] < 8 * packaged.MAX_LIST_BYTES
-    finally:
-        tracemalloc.stop()
-
-
-def test_an_archive_whose_members_are_many_is_refused_in_the_end(tmp_path, monkeypatch):
-    import tarfile
-
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for number in range(30):
-            info = tarfile.TarInfo(f"{number}.wav")
-            info.size = 1000
-            tar.addfile(info, io.BytesIO(bytes(1000)))
-    buffer.seek(0)
-    monkeypatch.setattr(downloads, "MAX_ARCHIVE_BYTES", 20_000)
-    with pytest.raises(AsrlibError, match=r"x\.tar holds more bytes than any corpus here: .* was not used"):
-        downloads.extract(buffer, tmp_path, lambda name: name, source="x.tar")
-    assert len(list(tmp_path.iterdir())) <= 20
-
-
-def test_a_link_in_the_target_leads_no_member_out_of_it(tmp_path):
-    """An archive cannot bring links; one that was there already is not followed either."""
-    import tarfile
-
-    (tmp_path / "target").mkdir()
-    (tmp_path / "target" / "sub").symlink_to(tmp_path)
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        info = tarfile.TarInfo("sub/evil")
-        info.size = 4
-        tar.addfile(info, io.BytesIO(b"evil"))
-    buffer.seek(0)
-    with pytest.raises(AsrlibError, match="leaves its folder: the archive is hostile"):
-        downloads.extract(buffer, tmp_path / "target", lambda name: name, source="x.tar")
-    assert not (tmp_path / "evil").exists()
 
 
 # ---- tables

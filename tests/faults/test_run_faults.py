@@ -12,6 +12,7 @@ import pytest
 from programs import RUN
 
 from asrlib.course import registry, runner
+from asrlib.io import files
 
 FAIL = '"before"\n1 / 0'
 HANG = "import threading; threading.Event().wait()"
@@ -47,31 +48,21 @@ def test_a_failure_stops_neither_the_others_nor_hides(ran):
         "05_silent": "failed",
         "06_needs": "not run",
     }
-
-
-def test_the_failing_cell_and_its_heading_and_error_are_named(ran):
-    failed = ran[1]["02_fails"]
-    assert (failed.cell, failed.heading) == (3, "Part 2")
-    assert "ZeroDivisionError: division by zero" in failed.error
-    assert "in cell 3 (Part 2)" in str(failed)
-    assert str(failed).endswith("See build/runs/smoke/02_fails/")
-
-
-def test_a_dead_kernel_names_its_cell(ran):
-    assert (ran[1]["03_kernel"].cell, ran[1]["03_kernel"].heading) == (3, "Part 2")
-
-
-def test_a_child_that_is_killed_is_told_by_its_signal(ran):
-    assert "signal 9" in ran[1]["04_child"].error
-
-
-def test_a_notebook_that_writes_no_record_has_failed(ran):
-    assert "did not write record.json" in ran[1]["05_silent"].error
-
-
-def test_a_notebook_that_needs_a_failed_one_is_not_run(ran):
-    assert "It needs 02_fails" in ran[1]["06_needs"].error
     assert not ran[0].folder("06_needs").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("02_fails", "in cell 3 (Part 2)\n    ZeroDivisionError: division by zero\n    See build/runs/smoke/02_fails/"),
+        ("03_kernel", "in cell 3 (Part 2)\n    The kernel was killed"),
+        ("04_child", "signal 9"),
+        ("05_silent", "did not write record.json"),
+        ("06_needs", "It needs 02_fails"),
+    ],
+)
+def test_what_fails_or_dies_is_told_with_cell_heading_and_error(ran, name, said):
+    assert said in str(ran[1][name])
 
 
 def test_result_json_tells_the_same_and_nothing_else_is_left(ran):
@@ -86,7 +77,6 @@ def test_result_json_tells_the_same_and_nothing_else_is_left(ran):
 def test_the_record_of_the_good_run_has_the_given_and_the_profiles_values(ran):
     record = registry.latest_records(ran[0].root, "smoke")["01_good"]
     assert record["run"]["parameters"] == {"SEED": 1, "N_CLIPS": 2, "LANGUAGE": "no"}
-    assert "whisper-base  telephone  no" in registry.scoreboard([record])
 
 
 def test_a_lost_record_or_a_broken_result_makes_it_run_again(ran, monkeypatch):
@@ -117,7 +107,7 @@ def test_a_notebook_that_hangs_is_ended(course_folder, monkeypatch):
 
     def clock():
         """Stand still until the third cell runs; then an hour has passed."""
-        if runner._json(position).get("cell") != 3:
+        if files.read_json(position).get("cell") != 3:
             return 0.0
         below.extend(set(psutil.Process().children(recursive=True)) - set(others))
         return 4000.0

@@ -1,7 +1,6 @@
-"""Snakemake runs a sweep: a made-up course's in every respect, and the real one's under the smoke profile."""
+"""Snakemake runs a sweep of a made-up course; the plan of the real one is tried in test_sweep."""
 
 import csv
-import json
 import os
 import re
 import shutil
@@ -129,32 +128,3 @@ def test_a_wrong_table_is_refused_before_anything_starts(sweep, tmp_path, change
     assert done.returncode == 1
     assert sentence in done.stderr
     assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.weights
-def test_a_notebook_hears_two_languages_under_two_seeds(tmp_path):
-    sweep = {
-        "notebooks": {"01_zero_shot_whisper": {"N_ENGLISH": 2, "N_CLIPS": 2, "TELEPHONE": []}},
-        "matrix": {"MODEL_ID": ["openai/whisper-base"], "PICTURE_WORDS": [["ro"], ["bg"]], "SEED": [0, 1]},
-        "resources": {"mem_mb": 4000, "runtime": 10},
-    }
-    done = snakemake(ROOT, tmp_path, **sweep)
-    assert done.returncode == 0, done.stderr
-    found = sorted((tmp_path / "runs").rglob("record.json"))
-    assert len(found) == 4
-    heard = [
-        row for row in table(tmp_path) if row["metric"] == "wer_percent" and row["label.corpus"] == "picture_words"
-    ]
-    assert {(row["PICTURE_WORDS"], row["label.language"]) for row in heard} == {('["ro"]', "ro"), ('["bg"]', "bg")}
-    for row in table(tmp_path):
-        assert row["MODEL_ID"] == "openai/whisper-base"
-        assert row["seeds"] == "2"
-        assert float(row["low"]) <= float(row["mean"]) <= float(row["high"])
-    assert nothing(snakemake(ROOT, tmp_path, **sweep))
-
-    kept = {path: json.loads((path.parent / "result.json").read_text()) for path in found[1:]}
-    found[0].unlink()
-    again = snakemake(ROOT, tmp_path, **sweep)
-    assert (again.returncode, jobs(again)) == (0, 1), again.stderr
-    assert found[0].is_file()
-    assert kept == {path: json.loads((path.parent / "result.json").read_text()) for path in kept}

@@ -35,14 +35,10 @@ def test_path_bytes_and_dataset_rows_are_the_same(tmp_path):
 
 
 @settings(max_examples=25)
-@given(st.integers(8_000, 96_000), st.integers(1, 20_000))
+@given(st.integers(8_000, 96_000), st.integers(20, 20_000))
 def test_length_follows_the_rate(rate, frames):
-    generator = np.random.default_rng(frames)
-    data = encoded(generator.uniform(-0.5, 0.5, frames).astype(np.float32), rate)
-    wanted = frames * audio.SAMPLING_RATE / rate
-    if wanted < 1:
-        return
-    assert abs(len(audio.load(data)) - wanted) <= 1
+    data = encoded(np.random.default_rng(frames).uniform(-0.5, 0.5, frames).astype(np.float32), rate)
+    assert abs(len(audio.load(data)) - frames * audio.SAMPLING_RATE / rate) <= 1
 
 
 def recording(rows=6):

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,36 +23,6 @@ def script(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.mark.weights
-def test_it_writes_a_record_and_a_plot_with_ratios(monkeypatch, tmp_path, capsys):
-    bench = script("transcription")
-    silent = ["" for _ in range(3)]
-    names = (bench.BASELINE, bench.PEER)
-    monkeypatch.setattr(
-        bench,
-        "measure",
-        lambda running, sounds, rounds: (dict.fromkeys(names, silent), {names[0]: [6.0, 8.0], names[1]: [3.0, 2.0]}),
-    )
-    monkeypatch.setattr(bench, "systems", dict)
-    monkeypatch.setattr(bench, "encoder_share", lambda: {"encoder": 0.2, "matrix product": 0.5, "share": 0.4})
-    monkeypatch.setattr(bench.files, "repository", lambda: tmp_path)
-    monkeypatch.setattr(sys, "argv", ["transcription.py", "--clips", "3", "--rounds", "2"])  # three recordings
-    monkeypatch.setattr(bench, "attention_gain", lambda: 1.5)
-    bench.main()
-    record = json.loads((tmp_path / "build" / "bench" / "transcription.json").read_text())
-    assert len(record["clip_ids"]) == len(record["recording_ids"]) == 3
-    together = [name for ids in record["recording_ids"] for name in ids]
-    assert len(together) == len(set(together))
-    for kind in ("clips", "recordings"):
-        first, second = record[kind]
-        assert (first["times_pipeline"], second["times_pipeline"]) == (1.0, 3.0)  # the median of 6/3 and 8/2
-        assert first["wer_percent"] == second["wer_percent"] == 100.0
-    assert (tmp_path / "build" / "bench" / "transcription.png").read_bytes().startswith(b"\x89PNG")
-    shown = capsys.readouterr().out
-    assert "x pipeline" in shown
-    assert "encoder 0.20 of 0.50 TFLOP/s: 40 %\nattention 1.5 times as fast as PyTorch's" in shown
 
 
 def small(heads=2, layers=1, hidden=16, bins=80):

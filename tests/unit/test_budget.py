@@ -38,6 +38,11 @@ HELD = {  # what a chapter has on the GPU, as if it let go of nothing
         Held("MODEL_ID", FLOAT16),
         Held("ENGLISH_MODEL_ID", FLOAT16),
     ],
+    "07_distil_whisper_benchmark": [
+        Held("TEACHER_ID", FLOAT16, copies=2),  # once with random weights
+        Held("STUDENT_ID", FLOAT16, copies=2),
+        Held("ASSISTANT_ID", FLOAT16),
+    ],
 }
 CONVERTED = {
     "01_zero_shot_whisper": ["MODEL_ID", "ENGLISH_MODEL_ID"]

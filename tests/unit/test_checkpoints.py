@@ -20,12 +20,6 @@ PUBLISHED = files.read_toml(files.data_file("architectures.toml"))["published"]
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache für Gewichte"))
-    return tmp_path / "cache für Gewichte"
-
-
-@pytest.fixture
 def small_model():
     """A Whisper of a few thousand parameters, with random weights."""
     import torch
@@ -33,23 +27,10 @@ def small_model():
 
     torch.manual_seed(0)
     config = WhisperConfig(
-        vocab_size=60,
-        num_mel_bins=4,
-        d_model=8,
-        encoder_layers=2,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        max_source_positions=10,
-        max_target_positions=12,
-        pad_token_id=1,
-        bos_token_id=1,
-        eos_token_id=1,
-        decoder_start_token_id=2,
-        begin_suppress_tokens=None,
-    )
+        vocab_size=60, num_mel_bins=4, d_model=8, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_source_positions=10, max_target_positions=12,
+        pad_token_id=1, bos_token_id=1, eos_token_id=1, decoder_start_token_id=2, begin_suppress_tokens=None,
+    )  # fmt: skip
     model = WhisperForConditionalGeneration(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -343,18 +324,6 @@ def test_transcripts_are_those_of_openai_and_ctranslate2(trio, written):
     results = trio.direct.generate(trio.heard.direct, [prompt] * 2, beam_size=1)
     theirs = trio.processor.batch_decode([result.sequences_ids[0] for result in results], skip_special_tokens=True)
     assert theirs == written
-
-
-@pytest.mark.weights
-def test_faster_whisper_opens_the_folder_and_agrees_in_nearly_every_word(trio, clips, written):
-    # Not in every word: it fills up the 30 s with zeros in the features, the others with silence in the audio.
-    import jiwer
-    from faster_whisper import WhisperModel
-
-    peer = WhisperModel(str(trio.folder), device="cpu", compute_type="float32")
-    options = {"beam_size": 1, "temperature": 0, "without_timestamps": True, "condition_on_previous_text": False}
-    theirs = ["".join(part.text for part in peer.transcribe(clip, language="en", **options)[0]) for clip in clips]
-    assert jiwer.wer([text.lower() for text in written], [text.lower() for text in theirs]) < 0.1
 
 
 @pytest.mark.weights

@@ -60,6 +60,11 @@ A, B = {"model": "a"}, {"model": "b"}
         (claim("within_interval", 4.2), [metric(5, [4.3, 6], **A)], "does not hold"),
         (claim("within_interval", 4.2), [metric(4.2, None, **A)], "not run (needs an interval of our value)"),
         (claim("within_interval", 4.2), [], "not run (needs a GPU)"),
+        (
+            claim("within_interval", 4.2, 5.0),
+            [metric(5, [4.1, 6], **A), metric(5, None, **B)],
+            "not run (needs an interval of our value)",
+        ),
         (claim("at_least_ratio", 3, against=B), [metric(9, **A), metric(3, **B)], "holds"),
         (claim("at_least_ratio", 3, against=B), [metric(8, **A), metric(3, **B)], "holds in direction"),
         (claim("at_least_ratio", 3, against=B), [metric(8, [2, 9], **A), metric(3, [2, 4], **B)], "does not hold"),
@@ -72,7 +77,7 @@ A, B = {"model": "a"}, {"model": "b"}
             "not run (needs more speech: our intervals allow a ratio of 1)",
         ),
         (claim("at_least_ratio", 1, against=B), [metric(5, [4, 6], **A), metric(9, [8, 10], **B)], "does not hold"),
-        (claim("at_least_ratio", 0.7, against=B), [metric(8, **A), metric(10, **B)], "holds"),
+        (claim("at_least_ratio", 0.75, against=B), [metric(3, **A), metric(4, **B)], "holds"),
         (claim("at_least_ratio", 0.7, against=B), [metric(6, **A), metric(10, **B)], "does not hold"),
         (claim("direction", 5, 9), [metric(20, [19, 21], **A), metric(30, [28, 33], **B)], "holds in direction"),
         (claim("direction", 5, 9), [metric(30, [28, 33], **A), metric(20, [19, 21], **B)], "does not hold"),
@@ -148,19 +153,10 @@ def test_a_ratio_of_an_own_metric_has_both_its_terms_from_it():
     assert verdict(asked, *decoy, metric(7, name="rtfx", **A), metric(4, name="rtfx", **B)) == "holds in direction"
 
 
-WORDS = {"model": "openai/whisper-base", "corpus": "picture_words", "language": "ro", "split": "test"}
 HINDI = {"model": "openai/whisper-small", "corpus": "common_voice", "language": "hi"}
 LORA = {"model": "openai/whisper-large-v2", "method": "LoRA", "r": 32, "targets": "q_proj v_proj"}
 FULL = {"model": "openai/whisper-large-v2", "method": "full fine-tuning"}
-TURBO = {"model": "openai/whisper-large-v3-turbo", "counting": "transformers"}
 BASE = {"model": "openai/whisper-base.en", "counting": "openai"}
-
-
-def both(full, lora):
-    return [
-        metric(value, [value - 2, value + 2], method=method, **WORDS)
-        for value, method in ((full, "full"), (lora, "LoRA on int8"))
-    ]
 
 
 @pytest.mark.parametrize(
@@ -168,12 +164,8 @@ def both(full, lora):
     [
         ("LS-02", [metric(71_825_408, name="parameters", **BASE)], "holds"),
         ("LS-02", [metric(71_825_409, name="parameters", **BASE)], "does not hold"),
-        ("LS-02", [], "not run"),
-        ("LS-06", [metric(808_878_080, name="parameters", **TURBO)], "arithmetic fails"),
         ("FT-02", [metric(33, [32, 34], "validation_wer_percent", step=2000, **HINDI)], "holds"),
         ("FT-02", [metric(33, [32, 34], "validation_wer_percent", step=1000, **HINDI)], "not run"),
-        ("PF-02", both(40, 50), "holds in direction"),
-        ("PF-02", both(50, 40), "does not hold"),
         (
             "PF-08",
             [metric(7e9, name="checkpoint_bytes", **FULL), metric(62_980_000, name="adapter_bytes", **LORA)],
@@ -188,23 +180,13 @@ def test_records_of_the_notebooks_judge_the_claims_of_the_course(name, metrics, 
     assert claims.judge([asked], [found])[0].verdict.partition(" (")[0] == expected
 
 
-def test_arithmetic_over_published_values_is_judged_without_a_run():
-    found = {item.id: item for item in claims.judge(claims.load(), []) if item.verdict.startswith("arithmetic")}
-    holds = {name for name, item in found.items() if item.verdict == "arithmetic holds"}
-    assert {"FT-06", "FT-10", "FT-12", "PF-04"} <= holds
-    assert {name for name, item in found.items() if item.verdict == "arithmetic fails"} >= {"FT-13", "BB-09", "NC-07"}
+def test_without_a_run_arithmetic_over_published_values_is_judged_and_nothing_else():
+    found = {item.id: item for item in claims.judge(claims.load(), [])}
+    kinds = {name: claims.kind(item) for name, item in found.items()}
+    assert set(kinds.values()) == {"arithmetic holds", "arithmetic fails", "not run"}
+    assert {kinds[name] for name in ("FT-06", "FT-10", "FT-12", "PF-04")} == {"arithmetic holds"}
+    assert {kinds[name] for name in ("FT-13", "BB-09", "NC-07")} == {"arithmetic fails"}
     assert "88.8 %" in found["FT-13"].why
-
-
-def test_the_claims_of_the_course_are_valid_and_all_have_a_verdict():
-    known = claims.load()
-    verdicts = claims.judge(known, [])
-    wanted = {"LS": (*range(1, 7), *range(10, 26)), "FT": range(1, 19), "PF": range(1, 18)}
-    wanted |= {"BB": range(1, 18), "OX": range(1, 7), "NC": range(1, 12)}
-    ids = {item["id"] for item in known}
-    assert ids >= {f"{method}-{n:02}" for method, numbers in wanted.items() for n in numbers}
-    kinds = ("holds", "holds in direction", "does not hold", "arithmetic holds", "arithmetic fails")
-    assert all(item.verdict in kinds or item.verdict.startswith("not run (needs ") for item in verdicts)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,4 @@
-import errno
 import json
-import os
 import re
 import subprocess
 import sys
@@ -13,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asrlib import AsrlibError, cli
+from asrlib.course import records, runner
+from asrlib.course.findings import Finding
 from asrlib.decoding import subtitles, words
 from asrlib.decoding.outcomes import Outcomes, whole
 from asrlib.io import files
@@ -41,45 +41,25 @@ def test_help_and_import_need_neither_torch_nor_transformers():
     assert "transcribe" in asrlib("--help").stdout
 
 
-def test_a_problem_is_one_line_on_stderr_and_exit_code_1(capsys):
-    assert cli.main(["claims", "XX-99"]) == 1
-    captured = capsys.readouterr()
-    assert captured.err == "asrlib: There is no claim XX-99: `asrlib claims` lists all.\n"
-    assert captured.out == ""
-
-
 def test_outside_a_checkout_run_says_so(monkeypatch, capsys):
     monkeypatch.setattr(files, "repository", lambda: None)
     assert cli.main(["run"]) == 1
     assert "checkout" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("error", "code", "message"),
-    [
-        (KeyboardInterrupt(), 130, "interrupted"),
-        (OSError(errno.ENOSPC, "No space left on device", "x.json"), 1, "x.json cannot be read or written: No space"),
-        (AsrlibError("A sentence."), 1, "asrlib: A sentence."),
-    ],
-)
-def test_interruption_and_a_full_disk_end_without_a_traceback(monkeypatch, capsys, error, code, message):
-    def fail(options):
-        raise error
-
-    monkeypatch.setattr("asrlib.cli.doctor.doctor", fail)
-    assert cli.main(["doctor"]) == code
-    assert message in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_a_reader_that_leaves_early_ends_it_quietly():
-    read, write = os.pipe()
-    os.close(read)
-    done = subprocess.run(
-        [sys.executable, "-m", "asrlib.cli", "claims"], stdout=write, stderr=subprocess.PIPE, text=True, check=False
-    )
-    os.close(write)
-    assert (done.returncode, done.stderr) == (141, "")
+def test_a_run_ends_with_the_main_findings_and_the_verdicts(course_folder, monkeypatch, capsys):
+    course_folder.add("01_one")
+    folder = course_folder.folder("01_one")
+    record = records.Record("01_one", "smoke", {}, folder, course_folder.root)
+    for text, main in (("The answer.", True), ("An aside.", False)):
+        record.finding(Finding(text, "level", {}), main=main)
+    record.save()
+    monkeypatch.setattr(files, "repository", lambda: course_folder.root)
+    monkeypatch.setattr(runner, "_watch", lambda job, *_: (record.save(), {"status": "finished"})[1])
+    assert cli.main(["run", "01", "--profile", "smoke"]) == 0
+    shown = capsys.readouterr().out
+    assert "\n01  The answer.\n\nThe executed notebooks are in build/runs/smoke/NAME/.\nPublished claims: " in shown
+    assert "An aside" not in shown and shown.endswith("asrlib claims --profile smoke\n")
 
 
 def test_claims_are_printed_and_as_json(capsys):
@@ -184,16 +164,6 @@ def test_what_an_earlier_call_has_made_is_no_recording(tone, monkeypatch, capsys
     assert capsys.readouterr().err == ""
 
 
-def test_a_missing_file_is_named_before_the_model_is_loaded(tmp_path, capsys):
-    assert cli.main(["transcribe", str(tmp_path / "x.wav"), "--model", str(tmp_path / "no model")]) == 1
-    assert capsys.readouterr().err == f"asrlib: {tmp_path / 'x.wav'} does not exist: check the path.\n"
-
-
-def test_an_output_folder_that_is_a_file_is_named(tone, echo, capsys):
-    assert cli.main(["transcribe", str(tone / "good.wav"), "--output", str(tone / "bad.wav")]) == 1
-    assert "bad.wav" in capsys.readouterr().err
-
-
 def test_a_folder_without_audio_is_one_sentence(tmp_path, capsys):
     assert cli.main(["transcribe", str(tmp_path)]) == 1
     assert "holds no audio file" in capsys.readouterr().err
@@ -237,43 +207,45 @@ def own_folder(tone, texts=("hello", "hello big world")):
     (tone / "metadata.csv").write_text("\n".join(rows))
 
 
-def test_evaluate_scores_a_folder(tone, echo, capsys):
-    own_folder(tone)
-    assert cli.main(["evaluate", str(tone), "--language", "en", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+@pytest.fixture
+def evaluated(tone, echo, capsys):
+    """Return a function that gives what `asrlib evaluate` finds in a folder with these texts, as JSON and as shown."""
+
+    def run(texts, language="en"):
+        own_folder(tone, texts)
+        shown = []
+        for options in (["--json"], []):
+            assert cli.main(["evaluate", str(tone), "--language", language, *options]) == 0
+            shown.append(capsys.readouterr().out)
+        return json.loads(shown[0]), shown[1]
+
+    return run
+
+
+def test_evaluate_scores_a_folder(evaluated):
+    found, shown = evaluated(["hello", "hello big world"])
     assert (found["wer_percent"], found["deletions"], found["words"], found["utterances"]) == (50, 2, 4, 2)
     assert found["interval"] is None
-    assert cli.main(["evaluate", str(tone), "--language", "en"]) == 0
-    shown = capsys.readouterr().out
     assert shown.startswith("WER 50.00 % (no interval: only 2 clips), CER ")
     assert "1.wav: 2 errors in 3 words\n  reference   hello big world\n  hypothesis  hello" in shown
 
 
-def test_evaluate_gives_an_interval_from_ten_clips_on(tone, echo, capsys):
-    own_folder(tone, ["hello", "hello big world"] * 5)
-    assert cli.main(["evaluate", str(tone), "--language", "en", "--json"]) == 0
-    low, high = json.loads(capsys.readouterr().out)["interval"]
+def test_evaluate_gives_an_interval_from_ten_clips_on(evaluated):
+    found, shown = evaluated(["hello", "hello big world"] * 5)
+    low, high = found["interval"]
     assert low < 50 < high
-    assert cli.main(["evaluate", str(tone), "--language", "en"]) == 0
-    assert capsys.readouterr().out.startswith(f"WER 50.00 % (95 % interval {low:.2f} to {high:.2f}), CER ")
+    assert shown.startswith(f"WER 50.00 % (95 % interval {low:.2f} to {high:.2f}), CER ")
 
 
-def test_evaluate_counts_characters_where_there_are_no_spaces(tone, echo, capsys):
-    own_folder(tone, ["hell o", "he llu"])
-    assert cli.main(["evaluate", str(tone), "--language", "zh", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+def test_evaluate_counts_characters_where_there_are_no_spaces(evaluated):
+    found, shown = evaluated(["hell o", "he llu"], "zh")
     assert (found["cer_percent"], found["substitutions"], found["words"]) == (10, 1, 10) and "wer_percent" not in found
-    assert cli.main(["evaluate", str(tone), "--language", "zh"]) == 0
-    shown = capsys.readouterr().out
     assert shown.startswith("CER 10.00 % (no interval: only 2 clips)\n2 clips, 10 characters: 1 substituted")
 
 
-def test_evaluate_counts_a_file_that_is_listed_twice_twice(tone, echo, capsys):
-    own_folder(tone)
-    with open(tone / "metadata.csv", "a") as table:
-        table.write("\n0.wav,hello")
-    assert cli.main(["evaluate", str(tone), "--language", "en", "--json"]) == 0
-    assert [clip["id"] for clip in json.loads(capsys.readouterr().out)["clips"]] == ["0.wav", "1.wav", "0.wav"]
+def test_evaluate_counts_a_file_that_is_listed_twice_twice(evaluated):
+    found, _ = evaluated(["hello", "hello big world\n0.wav,hello"])
+    assert [clip["id"] for clip in found["clips"]] == ["0.wav", "1.wav", "0.wav"]
 
 
 def test_evaluate_asks_for_the_language_that_decides_the_normaliser(tone, echo, capsys):

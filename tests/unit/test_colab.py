@@ -127,16 +127,16 @@ def test_only_where_nothing_fits_may_what_is_imported_change_and_then_the_kernel
     import jiwer  # noqa: F401
 
     pip.says = iter(["ResolutionImpossible", ""])
-    before = on_colab._version
+    before = on_colab.version
     versions = {"jiwer": "99"}
-    monkeypatch.setattr(on_colab, "_version", lambda name: versions.get(name) if len(pip) == 2 else before(name))
+    monkeypatch.setattr(on_colab, "version", lambda name: versions.get(name) if len(pip) == 2 else before(name))
     versions |= {name: before(name) for name in on_colab._imported() if name != "jiwer"}
     with pytest.raises(AsrlibError, match="former version of jiwer: choose Runtime > Restart session"):
         on_colab._install([])
     assert "jiwer" in pip[0][1] and "jiwer" not in pip[1][1] and "torch" in pip[1][1]
     pip.says = iter([""])
     monkeypatch.setattr(on_colab, "_imported", lambda: {"jiwer": "99"})
-    monkeypatch.setattr(on_colab, "_version", lambda name: versions.get(name, before(name)))
+    monkeypatch.setattr(on_colab, "version", lambda name: versions.get(name, before(name)))
     with pytest.raises(AsrlibError, match="Restart session"):  # run again in the same kernel, it says so again
         on_colab._install([])
     pip.says = iter(["first", "no versions fit"])

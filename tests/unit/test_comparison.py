@@ -1,9 +1,7 @@
-import json
-
 import pytest
 
 from asrlib import cli
-from asrlib.course import comparison
+from asrlib.course import comparison, records
 
 
 def metric(value, interval=None, name="wer_percent", **labels):
@@ -46,25 +44,11 @@ def test_the_text_names_value_interval_and_labels():
 
 
 def test_the_command_compares_two_runs(course_folder, capsys):
-    record = valid_record()
     for name, value in (("old", 8.4), ("new", 12.0)):
-        (course_folder.root / name).mkdir()
-        record["metrics"][0]["value"] = value
-        (course_folder.root / name / "record.json").write_text(json.dumps(record))
+        record = records.Record("01_one", "reference", {}, course_folder.root / name, course_folder.root)
+        record.add("wer_percent", value, unit="%", interval=(7.1, 9.9), corpus="telephone")
+        record.save()
     assert cli.main(["compare", "old", "new/record.json"]) == 0
     assert "8.4 % [7.1, 9.9] -> 12 %" in capsys.readouterr().out
     assert cli.main(["compare", "old", "nowhere"]) == 1
     assert "There is no record nowhere" in capsys.readouterr().err
-
-
-def valid_record():
-    hardware = {"cpu": "one", "cores": 2, "cpu_features": [], "gpu": "", "memory_gib": 8.0}
-    return {
-        "metrics": [metric(8.4, [7.1, 9.9], corpus="telephone")],
-        "protocol": {},
-        "inputs": [],
-        "environment": {"python": "3.11", "system": "Linux", "packages": {}, "lock_sha256": None, "hardware": hardware},
-        "run": {"notebook": "01_one", "source_sha256": None, "profile": "reference", "parameters": {}, "seed": 0,
-                "commit": None, "dirty": None, "started": "2026-11-22T10:00:00+00:00", "seconds": 12.0},
-        "predictions": {"rows": 0, "sha256": "0" * 64},
-    }  # fmt: skip

@@ -126,20 +126,3 @@ def test_only_versions_that_make_numbers_count(two):
     assert key(two) == before
     two.add("01_one", "def f():\n    from openvino import Core", "import gradio.themes")
     assert set(registry.versions(two.root, book(two))) == {"gradio", "openvino", "peft", "torch"}
-
-
-def wer(value, **labels):
-    counts = {"utterances": 64, "words": 512}
-    return {"name": "wer_percent", "value": value, "interval": [7.1, 9.9], "labels": labels} | counts
-
-
-def test_the_scoreboard_shows_plain_wers_and_only_the_labels_that_tell_them_apart():
-    plain = {"model": "openai/m", "corpus": "telephone", "language": "en", "window": "full"}
-    metrics = [wer(8.43, **plain), wer(99, normalizer="none", **plain), wer(1, **plain) | {"name": "cer_percent"}]
-    rows = registry.scoreboard([{"metrics": metrics}]).splitlines()
-    assert [row.split() for row in rows[1:]] == [["m", "telephone", "en", "8.4", "7.1", "to", "9.9", "64", "512"]]
-    merged = wer(10, **plain | {"window": "merged"})
-    rows = registry.scoreboard([{"metrics": metrics}, {"metrics": [merged]}]).splitlines()
-    assert [row.split()[3:5] for row in rows] == [["window", "WER"], ["full", "8.4"], ["merged", "10.0"]]
-    assert len({len(row) for row in rows}) == 1
-    assert registry.scoreboard([]) == ""

@@ -90,13 +90,29 @@ def test_a_long_recording_is_heard_whole_with_times(name, speech):
     assert scoring.score([long.text], [heard.text], normalizer=text.normalizer("en")).wer < 0.5
 
 
+@pytest.mark.weights
+@pytest.mark.parametrize(
+    "name", ["asrlib", "onnxruntime", "openvino", "ctranslate2", "faster-whisper", "openai-whisper"]
+)
+def test_a_call_that_is_not_strict_writes_nothing_where_nobody_speaks(name, speech):
+    at = np.arange(3200) / 16_000
+    pairs = [(697, 1209), (770, 1336), (852, 1477), (941, 1336)] * 5  # keys of a telephone
+    keys = [np.pad(0.05 * np.sin(2 * np.pi * np.outer(pair, at)).sum(axis=0), (0, 1600)) for pair in pairs]
+    clips = [np.concatenate(keys).astype(np.float32), speech[0]["audio"]]
+    for times in (False, True):
+        heard = list(engines.load(name, TINY).transcribe(clips, language="en", timestamps=times, strict=False))
+        assert (heard[0].text, heard[0].segments) == ("", ())
+        assert heard[1].text == "Added."
+
+
 class Timed:
     """A runtime that takes so many seconds, more the first time."""
 
     def __init__(self, clock, seconds, refuses=False):
         self.clock, self.seconds, self.refuses, self.cold = clock, seconds, refuses, 100.0
 
-    def transcribe(self, sounds, *, language, timestamps):
+    def transcribe(self, sounds, *, language, timestamps, strict):
+        assert not strict
         if self.refuses:
             raise AsrlibError("not such sounds")
         self.clock.now += self.seconds + self.cold

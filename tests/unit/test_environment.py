@@ -2,10 +2,10 @@ import itertools
 import re
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
+import wheels
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -111,18 +111,6 @@ def test_what_torch_chooses_is_left_out_of_the_lock_and_the_rest_is_resolved_aga
 
 
 # ------------------------------------------------------------------------------------------------------------ optimum-onnx
-def wheel(folder, name, version, code):
-    """Write a wheel of one module."""
-    path = folder / f"{name}-{version}-py3-none-any.whl"
-    info = f"{name}-{version}.dist-info"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(f"{name}.py", code)
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{info}/RECORD", "")
-    return path
-
-
 @pytest.fixture
 def beside(tmp_path, monkeypatch):
     """Let the environment of optimum-onnx be made in a temporary folder, from a lock of one package: an old jiwer."""
@@ -130,7 +118,7 @@ def beside(tmp_path, monkeypatch):
     monkeypatch.delenv("ASRLIB_OPTIMUM_PYTHON", raising=False)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     pins = tmp_path / "optimum.lock"
-    pins.write_text(f"jiwer @ {wheel(tmp_path, 'jiwer', '0.1', 'OLD = True').as_uri()}")
+    pins.write_text(f"jiwer @ {wheels.build(tmp_path, 'jiwer', '0.1', {'jiwer.py': 'OLD = True'}).as_uri()}")
     monkeypatch.setattr(environment, "lock_file", lambda name: pins)
     monkeypatch.setattr(doctor, "lock_file", lambda name: pins)
     return pins
@@ -207,4 +195,4 @@ def test_a_hub_that_does_not_answer_is_a_note(monkeypatch):
     monkeypatch.setattr(doctor, "HUB", "http://127.0.0.1:9/")
     found = doctor._hub()
     assert found.state == "NOTE"
-    assert "only profile paper needs it" in found.what
+    assert "only profiles colab and paper need it" in found.what

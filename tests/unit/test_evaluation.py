@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asrlib import AsrlibError, scoring, text
+from asrlib import AsrlibError, audio, cli, corpora, scoring, text
 from asrlib.decoding import batching, outcomes
 from asrlib.decoding.outcomes import Failed
 from asrlib.io import files
@@ -65,8 +66,8 @@ def test_clips_that_cannot_be_read_are_counted_not_scored_and_tried_again(tmp_pa
         found = evaluation.evaluate(table, transcribe, tmp_path, language="en", run={})
         assert (found.unreadable, found.score.utterances) == (2, 3)
         assert [row["id"] for row in files.read_jsonl(found.clips)] == ["1.wav", "2.wav", "4.wav"]
-    for row, audio in zip(table, spoken, strict=True):
-        row["audio"] = audio
+    for row, sound in zip(table, spoken, strict=True):
+        row["audio"] = sound
     assert evaluation.evaluate(table, transcribe, tmp_path, language="en", run={}).score.utterances == 5
     for row in table:
         row["audio"] = None
@@ -152,10 +153,6 @@ def test_two_processes_find_what_one_finds_even_if_one_of_them_dies(tmp_path):
 
 def _write_folder(folder, number):
     """Write a folder with a number of telephone prompts and their metadata."""
-    import soundfile
-
-    from asrlib import audio, corpora
-
     folder.mkdir()
     rows = ["file_name,transcription"]
     for place, row in enumerate(corpora.load("telephone", "en", "test").select(range(number))):
@@ -165,8 +162,6 @@ def _write_folder(folder, number):
 
 
 def test_several_processes_are_asked_for_a_folder_that_all_see(tmp_path, monkeypatch, capsys):
-    from asrlib import cli
-
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SystemExit):
         cli.main(["evaluate", str(tmp_path)])

@@ -40,10 +40,14 @@ def test_every_round_of_every_model_is_in_the_record(bench, tmp_path, capsys):
     assert found["protocol"]["rounds"] == 2
     parts = [("end to end", 3), ("end to end", 5), ("encoder", 0), ("decoder step", 1)]
     expected = [(name, part, batch, n) for name in shapes for batch in (1, 2) for part, n in parts]
+    expected += [(name, "decoder", batch, n) for name in shapes for batch in (1, 2) for n in (3, 5)]
     assert [(row["model"], row["part"], row["batch"], row["tokens"]) for row in found["rows"]] == expected
+    whole, encoder, rest = (found["rows"][place]["seconds"] for place in (0, 2, 16))
+    assert rest == pytest.approx([one - own for one, own in zip(whole, encoder, strict=True)])
     for row in found["rows"]:
         assert len(row["seconds"]) == 2
-        assert row["median_s"] == statistics.median(row["seconds"]) > 0
+        assert row["median_s"] == statistics.median(row["seconds"])
+        assert row["part"] == "decoder" or min(row["seconds"]) > 0
     assert "round 2 written" in capsys.readouterr().out
 
 

@@ -15,7 +15,6 @@ from asrlib import hardware
 from asrlib.decoding import kernels
 
 PRECISIONS = {torch.float32: 1e-4, torch.bfloat16: 0.05}
-AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 REORDER = "_reorder_linear_weight"
 
 
@@ -27,11 +26,14 @@ def layer(inputs=64, outputs=96, bias=True, dtype=torch.float32):
 @pytest.fixture
 def asked_anew():
     """Let the processor be asked again in this test, and once more after it."""
-    for answer in (hardware.multiplies, hardware.product_seconds):
-        answer.cache_clear()
+
+    def forget():
+        hardware.multiplies.cache_clear()
+        hardware.product_seconds.cache_clear()
+
+    forget()
     yield
-    for answer in (hardware.multiplies, hardware.product_seconds):
-        answer.cache_clear()
+    forget()
 
 
 @pytest.fixture
@@ -113,40 +115,24 @@ def test_a_build_without_onednn_is_left_to_pytorch(monkeypatch, asked_anew):
         assert torch.equal(kernels.linear(plain, x), plain(x))
 
 
-# A bfloat16 model of random weights, heard on a processor that can do no more than the poorest: its tokens as numbers.
 POOR = """
-from types import SimpleNamespace
-import numpy as np, torch
-from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+import torch
 from asrlib import hardware
-from asrlib.decoding import transcription
+from asrlib.decoding import kernels
 
 assert hardware.best_dtype("cpu") == torch.float32 and not hardware.multiplies(torch.bfloat16)
-torch.manual_seed(0)
-config = WhisperConfig(
-    vocab_size=64, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
-    encoder_ffn_dim=64, decoder_ffn_dim=64, pad_token_id=0, bos_token_id=1, eos_token_id=29, decoder_start_token_id=1,
-)
-model = WhisperForConditionalGeneration(config).to(torch.bfloat16).eval()
-model.generation_config = GenerationConfig(
-    decoder_start_token_id=1, eos_token_id=29, is_multilingual=False, no_timestamps_token_id=63, max_length=20,
-)
-processor = SimpleNamespace(
-    feature_extractor=WhisperFeatureExtractor(), batch_decode=lambda rows, **_: [" ".join(map(str, row)) for row in rows]
-)
-for window in ("full", "merged"):
-    (heard,) = transcription.transcribe(model, processor, [np.ones(16_000, np.float32)], window=window)
-    print(len(heard.text.split()))
+layer, x = torch.nn.Linear(64, 96).bfloat16(), torch.randn(3, 64).bfloat16()
+heads = torch.randn(1, 2, 5, 8).bfloat16()
+with torch.inference_mode(), kernels.laid_out():
+    assert torch.equal(kernels.linear(layer, x, "gelu"), torch.nn.functional.gelu(layer(x)))
+    assert kernels.attention(heads, heads, heads).isfinite().all()
 """
 
 
 @pytest.mark.slow
-def test_a_bfloat16_model_is_heard_on_the_poorest_processor():
-    done = subprocess.run(
-        [sys.executable, "-c", POOR], env=os.environ | AVX2, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert [0 < int(line) <= 20 for line in done.stdout.split()] == [True, True]
+def test_bfloat16_is_multiplied_on_the_poorest_processor():
+    environment = os.environ | {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    subprocess.run([sys.executable, "-c", POOR], env=environment, check=True)
 
 
 def by_fused_adamw(pair):
@@ -195,6 +181,11 @@ class Negative(torch.Tensor):
         return -found.as_subclass(torch.Tensor) if function is torch.nn.functional.linear else found
 
 
+class Doubled(torch.nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
 def weights(pair):
     return [part.weight for part in pair if type(part) is torch.nn.Linear and "weight" in part._parameters]
 
@@ -226,9 +217,10 @@ EDITS = {
     "a forward of its own": of_layers(lambda part: setattr(part, "forward", lambda x: -torch.nn.Linear.forward(part, x))),
     "a hook before": of_layers(lambda part: part.register_forward_pre_hook(lambda part, given: (-given[0],))),
     "a hook": of_layers(lambda part: part.register_forward_hook(lambda *given: -given[2])),
-    "a class of its own": of_layers(
+    "a weight of its own class": of_layers(
         lambda part: setattr(part, "weight", torch.nn.Parameter(part.weight.detach().as_subclass(Negative)))
     ),
+    "a class of its own": of_layers(lambda part: setattr(part, "__class__", Doubled)),
     "an adapter": by_adapter,
     "the adapter off or on": by_switching_the_adapter,
     "the adapter merged": by_merging_the_adapter,
@@ -275,22 +267,6 @@ def test_gradients_flow_where_they_are_wanted():
     with kernels.laid_out():
         kernels.linear(plain, x, "gelu").sum().backward()
     assert x.grad.abs().sum() > 0
-
-
-@torch.no_grad()
-def test_a_layer_with_hooks_or_of_another_kind_is_called_as_it_is():
-    hooked, x, seen = layer(), torch.randn(3, 64), []
-    hooked.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
-
-    class Doubled(torch.nn.Linear):
-        def forward(self, x):
-            return 2 * super().forward(x)
-
-    doubled = Doubled(64, 96)
-    with kernels.laid_out():
-        kernels.linear(hooked, x)
-        assert torch.equal(kernels.linear(doubled, x), doubled(x))
-    assert seen == [(3, 96)]
 
 
 @settings(max_examples=40)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration, WhisperModel, WhisperProcessor, WhisperTokenizer
 
-from asrlib import AsrlibError
+from asrlib import AsrlibError, whisper
 from asrlib.decoding import transcription
 from asrlib.io import files
 from asrlib.models import checkpoints, folders, loading
@@ -130,7 +130,7 @@ def test_a_missing_generation_config_is_derived(folder):
     derived = model.generation_config
     assert (derived.decoder_start_token_id, derived.no_timestamps_token_id, derived.max_length) == (257, 265, 448)
     assert text(model, processor)
-    assert {257, 260, 261, 262, 263, 264} < {*derived.suppress_tokens}
+    assert derived.suppress_tokens == [257, 260, 261, 262, 263, 264]
 
 
 @pytest.mark.parametrize("also", [(), ("fc1",)])
@@ -180,6 +180,25 @@ def alien(folder):
     (folder / "config.json").write_text('{"alignment_heads": []}')
 
 
+def without_weights(folder, *others):
+    (folder / "model.safetensors").unlink()
+    for name in others:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
+def beside(folder, below):
+    """Make of the folder one that holds the checkpoint below, as the Trainer's output does, or the Hub's cache."""
+    kept = [*folder.iterdir()]
+    (folder / below).mkdir(parents=True)
+    for path in kept:
+        path.rename(folder / below / path.name)
+
+
+def not_fetched(folder):
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n")
+
+
 def no_tokenizer(folder):
     for name in TOKENIZER:
         (folder / name).unlink()
@@ -189,7 +208,7 @@ def no_tokenizer(folder):
     ("damage", "said"),
     [
         (pickled, "pickled weights can run code .*WhisperForConditionalGeneration.from_pretrained and call save_pretrained"),
-        (alien, "a model of CTranslate2, which only faster-whisper reads"),
+        (alien, "holds a model for faster-whisper alone: name the"),
         (no_tokenizer, "no tokenizer of Whisper: call save_pretrained"),
         (lambda folder: renamed(folder, lambda name: name.replace("q_proj", "q_proj.lora_A")), "not merged: call merge_and"),
         (lambda folder: renamed(folder, lambda name: f"student.{name}"), "it lacks model"),
@@ -202,6 +221,15 @@ def no_tokenizer(folder):
                                                                             "bitsandbytes"}), "names a quantization"),
         (lambda folder: WhisperProcessor(*extractor_of(folder, 128)).save_pretrained(folder), "of 80 mel bins, its pro"),
         (lambda folder: added(folder, ["Qwertz"]), "a tokenizer with 1,768 tokens and a model with 1,767"),
+        (lambda folder: without_weights(folder), "a configuration, but no weights"),
+        (lambda folder: without_weights(folder, "openvino_encoder_model.xml", "openvino_encoder_model.bin"), "for OpenVINO alone"),
+        (lambda folder: without_weights(folder, "onnx/encoder_model.onnx"), "for Transformers.js alone"),
+        (lambda folder: beside(folder, "checkpoint-20"), "holds some: name .*checkpoint-500/checkpoint-20.$"),
+        (lambda folder: beside(folder, "snapshots/abc"), "holds some: name .*/snapshots/abc.$"),
+        (not_fetched, "run `git lfs pull`"),
+        (lambda folder: extracting(folder, sampling_rate=8000), "sampling_rate 8000, where every Whisper has 16000"),
+        (lambda folder: extracting(folder, hop_length=100), "hop_length 100, where every Whisper has 160"),
+        (lambda folder: extracting(folder, n_fft=512), "n_fft 512, where every Whisper has 400"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_completed_is_one_sentence(folder, damage, said):
@@ -215,6 +243,11 @@ def extractor_of(folder, bins):
     from transformers import WhisperFeatureExtractor
 
     return WhisperFeatureExtractor(bins), WhisperTokenizer.from_pretrained(folder)
+
+
+def extracting(folder, **settings):
+    content = json.loads((folder / "processor_config.json").read_text())["feature_extractor"]
+    change(folder / "processor_config.json", feature_extractor=content | settings)
 
 
 def added(folder, words):
@@ -261,6 +294,34 @@ def test_added_tokens_are_words_and_rows_that_only_fill_up_are_never_chosen(fold
     chosen = model.generate(silence, language="en", task="transcribe", max_new_tokens=8)[0]
     assert chosen.max() < size
     assert "Qwertz" in processor.decode(chosen) or "Qwertz" in text(model, processor)
+
+
+def test_an_adapter_with_added_words_is_merged_into_a_larger_vocabulary(whole, tmp_path, monkeypatch):
+    import peft
+
+    monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
+    model, folder = WhisperForConditionalGeneration.from_pretrained(whole), tmp_path / "adapter"
+    model.resize_token_embeddings(1768)
+    lora = peft.LoraConfig(
+        target_modules=["q_proj"], modules_to_save=["embed_tokens", "proj_out"], init_lora_weights=False
+    )
+    peft.get_peft_model(model, lora).save_pretrained(folder)
+    for name in (*TOKENIZER, "processor_config.json"):
+        shutil.copy(whole / name, folder)
+    added(folder, ["Qwertz"])
+    loaded, processor = loading.load(folder, dtype=torch.float32)
+    assert loaded.config.vocab_size == len(processor.tokenizer) == 1768
+    torch.testing.assert_close(loaded.model.decoder.embed_tokens.weight, model.base_model.decoder.embed_tokens.weight)
+
+
+def test_times_that_an_old_tokenizer_does_not_list_are_written(folder):
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    kept = [token for token in tokenizer["added_tokens"] if not token["content"][2:3].isdigit()]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer | {"added_tokens": kept}))
+    change(folder / "tokenizer_config.json", added_tokens_decoder=None)
+    model, processor = loading.load(folder, dtype=torch.float32)
+    assert len(processor.tokenizer) == 266
+    assert not {*whisper.time_tokens(model.generation_config)} & {*model.generation_config.suppress_tokens}
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -335,10 +396,9 @@ def test_the_derived_generation_config_is_the_published_one(model_id):
 
     folder = checkpoints.fetch(model_id)
     published = files.read_json(folder / "generation_config.json")
-    for key in ("alignment_heads", "transformers_version"):  # the heads cannot be derived; they are only for word times
-        del published[key]
+    del published["alignment_heads"]  # cannot be derived; they are only for word times
     tokenizer, config = WhisperTokenizer.from_pretrained(folder), WhisperConfig.from_pretrained(folder)
-    derived = folders.generation(tokenizer, config, {})
+    derived = folders.generation(tokenizer.get_vocab(), config, {})
     assert {key: derived.get(key) for key in published} == published
     tokenizer.add_tokens(["Qwertz"])
-    assert folders.generation(tokenizer, config, {}) == derived
+    assert folders.generation(tokenizer.get_vocab(), config, {}) == derived

@@ -10,7 +10,7 @@ import soundfile
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
+from transformers import GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from asrlib import AsrlibError, audio, cli, corpora, scoring, text
@@ -146,41 +146,43 @@ def test_pieces_of_impossible_lengths_are_refused(range_):
 
 @pytest.mark.usefixtures("found", "labelled")
 def test_a_folder_is_written_that_corpora_reads(recordings, tmp_path):
-    output = tmp_path / "set"
-    made = preparation.prepare(recordings, output)
-    assert (made.pieces, made.kept, made.dropped) == (3, 3, {})
-    assert made.kept_seconds == pytest.approx(12, abs=0.01)
+    output, other = tmp_path / "set", tmp_path / "other" / "one.wav"
+    other.parent.mkdir()
+    soundfile.write(other, spoken((0.5, 6.5), seconds=7), RATE)  # of the same name as another
+    made = preparation.prepare([*recordings, other], output)
+    assert (made.pieces, made.kept, made.dropped) == (4, 4, {})
+    assert made.kept_seconds == pytest.approx(18, abs=0.01)
     rows = corpora.load("folder", root=output, split="train")
-    assert sorted(rows["text"]) == ["word " * 2 + "word", "word " * 3 + "word", "word " * 4 + "word"]
-    assert set(rows["language"]) == {"en"}
-    assert len(set(rows["speaker"])) == 2
-    assert sorted(len(audio.load(row["audio"])) for row in rows) == [3 * RATE, 4 * RATE, 5 * RATE]
+    assert sorted(rows["text"]) == [" ".join(["word"] * number) for number in (3, 4, 5, 6)]
+    assert set(rows["language"]) == {"en"} and len(set(rows["speaker"])) == 3
+    assert sorted(len(audio.load(row["audio"])) for row in rows) == [3 * RATE, 4 * RATE, 5 * RATE, 6 * RATE]
 
 
 @pytest.mark.usefixtures("found")
-def test_what_is_dropped_is_listed_and_not_written(recordings, tmp_path, labelled, monkeypatch):
+def test_what_is_dropped_is_listed_and_not_written_and_what_is_too_short_not_even_labelled(
+    tmp_path, labelled, monkeypatch
+):
     monkeypatch.setattr(
         preparation, "rejection", lambda label, limits: "improbable" if label.text.count("word") == 4 else ""
     )
-    made = preparation.prepare(recordings, tmp_path / "set")
-    assert (made.kept, made.dropped) == (2, {"improbable": 1})
-    listed = [
-        json.loads(line) for path in (tmp_path / "set/labels").iterdir() for line in path.read_text().splitlines()
+    soundfile.write(tmp_path / "x.wav", spoken((1, 4), (6, 10), (12, 12.5), seconds=14), RATE)
+    made = preparation.prepare([tmp_path / "x.wav"], tmp_path / "set")
+    assert (made.pieces, made.kept, made.dropped, len(labelled)) == (3, 1, {"improbable": 1, "too short": 1}, 2)
+    assert made.seconds == pytest.approx(7.5, abs=0.01) and made.kept_seconds == pytest.approx(3, abs=0.01)
+    (listing,) = (tmp_path / "set/labels").iterdir()
+    rows = [json.loads(line) for line in listing.read_text().splitlines()]
+    assert [(row["dropped"], row["text"].count("word")) for row in rows] == [
+        ("", 3),
+        ("improbable", 4),
+        ("too short", 0),
     ]
-    assert [row["dropped"] for row in listed if not row["clip"]] == ["improbable"]
-    assert all(row["text"] for row in listed)
-    assert len(list((tmp_path / "set/clips").iterdir())) == 2
+    assert [row["clip"] for row in rows if row["clip"]] == [
+        f"clips/{path.name}" for path in (tmp_path / "set/clips").iterdir()
+    ]
 
 
 def recordings_of(folder):
     return {name.rsplit("-", 1)[0]: name for name in corpora.load("folder", root=folder)["speaker"]}
-
-
-@pytest.mark.usefixtures("found")
-def test_what_is_too_short_is_listed_and_not_labelled(tmp_path, labelled):
-    soundfile.write(tmp_path / "short.wav", spoken((1, 4), (8, 8.5), seconds=10), RATE)
-    made = preparation.prepare([tmp_path / "short.wav"], tmp_path / "set")
-    assert (made.pieces, made.kept, made.dropped, len(labelled)) == (2, 1, {"too short": 1}, 1)
 
 
 @pytest.mark.usefixtures("found")
@@ -218,16 +220,9 @@ def test_a_killed_run_is_not_believed_and_goes_on(recordings, tmp_path, labelled
     labelled.clear()
     assert preparation.prepare(recordings, tmp_path / "set").kept == 3
     assert len(labelled) == 1  # the first recording was finished
-
-
-@pytest.mark.usefixtures("found")
-def test_a_recording_whose_clip_is_gone_is_made_again(recordings, tmp_path, labelled):
-    preparation.prepare(recordings, tmp_path / "set")
     next((tmp_path / "set/clips").glob("one-*.flac")).unlink()
-    labelled.clear()
     assert preparation.prepare(recordings, tmp_path / "set").kept == 3
-    assert len(labelled) == 2
-    assert len(corpora.load("folder", root=tmp_path / "set")) == 3
+    assert len(labelled) == 3  # a recording whose clip is gone is made again
 
 
 @pytest.mark.usefixtures("found", "labelled")
@@ -244,18 +239,9 @@ def test_a_folder_with_other_content_is_left_alone(recordings, tmp_path):
 @pytest.mark.usefixtures("found", "labelled")
 def test_labels_of_two_settings_do_not_mix(recordings, tmp_path):
     preparation.prepare(recordings, tmp_path / "set")
-    with pytest.raises(AsrlibError, match="begun with another limits"):
-        preparation.prepare(recordings, tmp_path / "set", limits=Limits(logprob=-0.5))
-    with pytest.raises(AsrlibError, match="begun with another model"):
-        preparation.prepare(recordings, tmp_path / "set", model="openai/whisper-small")
-
-
-@pytest.mark.usefixtures("found", "labelled")
-def test_recordings_of_one_name_do_not_meet(recordings, tmp_path):
-    (tmp_path / "other").mkdir()
-    soundfile.write(tmp_path / "other/one.wav", spoken((0.5, 6.5), seconds=7), RATE)
-    preparation.prepare([recordings[0], tmp_path / "other/one.wav"], tmp_path / "set")
-    assert len(corpora.load("folder", root=tmp_path / "set")) == 3
+    for other in ({"limits": Limits(logprob=-0.5)}, {"model": "openai/whisper-small"}, {"language": "en"}):
+        with pytest.raises(AsrlibError, match="belongs to another model, language or limits"):
+            preparation.prepare(recordings, tmp_path / "set", **other)
 
 
 @pytest.mark.usefixtures("found", "labelled")
@@ -301,38 +287,25 @@ def test_the_command_says_what_was_kept_and_where(recordings, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("found")
-def test_an_exported_model_or_another_language_is_refused(recordings, tmp_path, monkeypatch, labelled):
+def test_a_language_that_the_model_does_not_know_is_refused(recordings, tmp_path, labelled):
     with pytest.raises(AsrlibError, match="English-only model transcribes English"):
         preparation.prepare(recordings, tmp_path / "set", language="fr")
-    monkeypatch.setattr(transcription, "load", lambda model: (object(), None))
-    with pytest.raises(AsrlibError, match="exported to ONNX"):
-        preparation.prepare(recordings, tmp_path / "set2")
 
 
-def test_the_measures_of_a_label_are_the_probabilities_of_transformers():
-    torch.manual_seed(0)
-    sizes = dict.fromkeys(("d_model", "encoder_ffn_dim", "decoder_ffn_dim"), 16)
-    layers = dict.fromkeys(
-        ("encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads"), 2
+def test_the_share_of_a_language_is_that_of_transformers(random_model):
+    random_model.generation_config = GenerationConfig(
+        decoder_start_token_id=49,
+        is_multilingual=True,
+        no_timestamps_token_id=55,
+        lang_to_id={"<|en|>": 50, "<|fr|>": 51},
     )
-    tokens = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 48)
-    model = WhisperForConditionalGeneration(
-        WhisperConfig(vocab_size=60, init_std=0.3, **sizes, **layers, **tokens)
-    ).eval()
-    model.generation_config = GenerationConfig(
-        decoder_start_token_id=49, eos_token_id=[48], is_multilingual=True, no_timestamps_token_id=55,
-        lang_to_id={"<|en|>": 50, "<|fr|>": 51}, task_to_id={"transcribe": 52},
-    )  # fmt: skip
-    states, start, written = torch.randn(2, 5, 16), [49, 50, 52, 55], [[7, 8, 9], [6]]
-    found = list(labelling._confidence(model, states, start, written))
-    for row, state, measures in zip(written, states, found, strict=True):
-        read = torch.tensor([start + row])
-        with torch.no_grad():
-            logits = model(encoder_outputs=BaseModelOutput(state[None]), decoder_input_ids=read).logits[0]
-        probable, first = logits[3:].log_softmax(-1), logits[0].softmax(-1)
-        logprob = np.mean([probable[at, token].item() for at, token in enumerate([*row, 48])])
-        expected = (logprob, first[54].item(), (first[50] / (first[50] + first[51])).item())  # 54 is no speech
-        assert measures == pytest.approx(expected, rel=1e-4)
+    states = torch.randn(2, 5, random_model.config.d_model)
+    with torch.no_grad():
+        out = random_model(encoder_outputs=BaseModelOutput(states), decoder_input_ids=torch.full((2, 1), 49))
+    expected = out.logits[:, 0, [50, 51]].softmax(-1)
+    for place in (0, 1):
+        found = labelling._shares(random_model, states, [49, 50 + place, 52, 55])
+        assert found == pytest.approx(expected[:, place].tolist(), rel=1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -84,11 +84,6 @@ def test_an_output_folder_of_its_own_holds_a_run_and_what_it_needs(three, ends):
     assert not (three.root / "build").exists()
 
 
-def test_a_notebook_writes_into_the_output_folder(three):
-    job = runner._Job(three.root, registry.read(three.root)["01_one"], "smoke", {}, three.root / "own")
-    assert runner._child_environment(job)["ASRLIB_OUTPUT"] == str(three.root / "own" / "smoke" / "01_one")
-
-
 def test_the_progress_line_tells_cells_seconds_rest_and_what_the_cell_reports(three):
     job = runner._Job(three.root, registry.read(three.root)["01_one"], "smoke", {})
     files.write_atomic(job.folder / "position.json", json.dumps({"cell": 3, "cells": 8, "heading": "h"}))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import WhisperFeatureExtractor, WhisperTokenizer
 
-from asrlib import audio, corpora, text
+from asrlib import audio, corpora, engines, text
 from asrlib.decoding import features, guards, transcription
 from asrlib.decoding.search import Found
 from asrlib.models import checkpoints
@@ -25,7 +25,8 @@ TRIES = {
     "silence": ([(PROSE, -1.01, 0.61)], None),
     "a loop in silence": ([(LOOP, -1.01, 0.61)], None),
     "a loop, then silence": ([(LOOP, -0.1, 0.61), (PROSE, -1.01, 0.61)], None),
-    "never good": ([(PROSE, -1.3, 0.5), (PROSE[:5], -1.2, 0.5), (LOOP, -0.1, 0.5)], 1),
+    "never good": ([(PROSE, -1.3, 0.3), (PROSE[:5], -1.2, 0.3), (LOOP, -0.1, 0.3)], 1),
+    "never good, perhaps silence": ([(PROSE, -1.3, 0.31), (PROSE[:5], -1.2, 0.31), (LOOP, -0.1, 0.31)], None),
     "nothing but loops": ([(LOOP, -0.3, 0.5), (LOOP[:90], -0.1, 0.5), (LOOP, -0.2, 0.5)], 1),
 }
 
@@ -38,7 +39,7 @@ def test_each_clip_is_decoded_again_until_it_can_be_believed(monkeypatch, togeth
         asked.append((temperature, [prompt[0] for prompt in prompts]))
         assert [state.item() for state in states] == [10 * prompt[0] for prompt in prompts]
         assert rules is times
-        assert max_new_tokens == [224 if times else 24 + 4 * prompt[0] for prompt in prompts]
+        assert max_new_tokens == [min(224 if times else 448, 24 + 40 * prompt[0]) for prompt in prompts]
         step = round(5 * temperature)
         return [Found(*list(TRIES.values())[prompt[0]][0][step], temperature) for prompt in prompts]
 
@@ -51,7 +52,7 @@ def test_each_clip_is_decoded_again_until_it_can_be_believed(monkeypatch, togeth
     rows = list(range(len(TRIES)))
     found = []
     for part in [rows] if together else [[row] for row in rows]:
-        sounds = [torch.arange(20.0 * (row + 1)).expand(80, -1) for row in part]
+        sounds = [torch.arange(20.0 + 200.0 * row).expand(80, -1) for row in part]
         states = torch.tensor([10 * row for row in part])
         found += guards.guarded(model, processor, states, [[row] for row in part], sounds, rules=times)
     for one, (tries, best) in zip(found, TRIES.values(), strict=True):
@@ -117,6 +118,22 @@ EMPTY = {
 }
 
 
+def gusts(every):
+    """Return six seconds of noise that comes and goes."""
+    rise = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(6 * RATE) / RATE / every)
+    return (noise(6, -30) * rise**2).astype(np.float32)
+
+
+SCALE = [tone(0.4, pitch) * np.hanning(6400).astype(np.float32) for pitch in (262, 294, 330, 349, 392, 440, 494, 523)]
+KEYS = [np.pad(tone(0.2, *pair), (0, 1600)) for pair in ((697, 1209), (770, 1336), (852, 1477), (941, 1336))]
+VARIED = {  # as speech does
+    "gusts of wind": gusts(2.0),
+    "quick gusts": gusts(0.3),
+    "a scale": np.concatenate(2 * SCALE),
+    "keys of a telephone": np.concatenate(5 * KEYS),
+}
+
+
 @pytest.mark.parametrize("name", EMPTY)
 def test_a_sound_without_syllables_is_told_from_speech(name):
     extractor = WhisperFeatureExtractor()
@@ -129,8 +146,15 @@ def test_a_sound_without_syllables_is_told_from_speech(name):
 def test_where_silence_is_probable_a_sound_without_syllables_is_silent(monkeypatch):
     found = Found(PROSE, -0.1, 0.61)
     varied, flat = torch.arange(20.0).expand(80, -1), torch.zeros(80, 20)
-    assert [guards._silent(found, sound) for sound in (varied, flat)] == [False, True]
-    assert not guards._silent(Found(PROSE, -0.1, 0.6), flat)
+    assert [guards._silent(found, 13, sound) for sound in (varied, flat)] == [False, True]
+    assert not guards._silent(Found(PROSE, -0.1, 0.6), 13, flat)
+
+
+def test_where_silence_is_probable_a_text_of_few_tokens_must_be_more_probable():
+    second = torch.arange(100.0).expand(80, -1)
+    asked = [(-0.51, 0.61, 0), (-0.5, 0.61, 0), (-0.51, 0.6, 0), (-0.51, 0.61, 1), (-1.01, 0.61, 1)]
+    silent = [guards._silent(Found([], logprob, none), tokens, second) for logprob, none, tokens in asked]
+    assert silent == [True, False, False, False, True]
 
 
 @pytest.fixture(scope="module")
@@ -142,15 +166,30 @@ def said(speech):
 
 @pytest.mark.weights
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [TINY, BASE])
-def test_nothing_is_written_where_nobody_speaks(name, said):
+@pytest.mark.parametrize(
+    ("name", "dtype", "longest"), [(TINY, torch.float32, 40), (BASE, torch.float32, 40), (TINY, torch.bfloat16, 6)]
+)
+def test_nothing_is_written_where_nobody_speaks(name, dtype, longest, said):
     loud = int(np.abs(said).argmax())
     clips = EMPTY | {"10 ms": said[loud:][:160], "100 ms": said[loud:][:1600], "quiet": said[loud:][:3200] / 1000}
-    clips = {kind: clip for kind, clip in clips.items() if name == TINY or len(clip) < 30 * RATE}
-    model = transcription.load(name, device="cpu", dtype=torch.float32)
+    clips = {kind: clip for kind, clip in clips.items() if len(clip) <= longest * RATE + 1}
+    model = transcription.load(name, device="cpu", dtype=dtype)
     for times in (False, True):
         heard = transcription.transcribe(*model, list(clips.values()), language="en", timestamps=times)
         assert {kind: one.text for kind, one in zip(clips, heard, strict=True) if one.text or one.segments} == {}
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+@pytest.mark.parametrize("peer", ["openai-whisper", "faster-whisper"])
+def test_nothing_is_written_where_another_runtime_writes_nothing(tiny_en, peer):
+    for times in (False, True):
+        options = {"language": "en", "timestamps": times}
+        theirs = engines.load(peer, TINY).transcribe(list(VARIED.values()), strict=False, **options)
+        ours = transcription.transcribe(*tiny_en, list(VARIED.values()), **options)
+        texts = {kind: (one.text, other.text) for kind, one, other in zip(VARIED, ours, theirs, strict=True)}
+        assert [kind for kind, (one, other) in texts.items() if one and not other] == []
+        assert not all(other for _, other in texts.values())
 
 
 @pytest.mark.weights

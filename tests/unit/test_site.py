@@ -41,47 +41,37 @@ TABLES = {
 }
 
 
-def record(path, value=8.4):
-    """Return a record in which every text that others can write is hostile."""
-    hardware = {"cpu": HOSTILE, "cores": 2, "cpu_features": [], "gpu": "", "memory_gib": 8.0}
-    metric = {"name": "wer_percent", "value": value, "unit": "%", "interval": [7.1, 9.9], "labels": {"model": HOSTILE}}
-    return {
-        "metrics": [metric | {"utterances": 4, "words": 12}],
-        "protocol": {"decoding": HOSTILE},
-        "inputs": [{"kind": "corpus", "id": HOSTILE, "utterances": 4, "seconds": 90.0}],
-        "environment": {"python": "3.11", "system": "Linux", "packages": {}, "lock_sha256": None, "hardware": hardware},
-        "run": {"notebook": "01_one", "source_sha256": records.source_hash(path), "profile": "reference",
-                "parameters": {"TEXT": HOSTILE}, "seed": 0, "commit": "a" * 40, "dirty": False,
-                "started": "2026-11-22T10:00:00+00:00", "seconds": 1234.4},
-        "predictions": {"rows": 1, "sha256": "0" * 64},
-    }  # fmt: skip
-
-
-def leave(folder, content):
-    """Write a record and its predictions as a run leaves them."""
+def leave(folder, root, value=8.4):
+    """Leave a run in which every text that others can write is hostile."""
+    run = records.Record("01_one", "reference", {"TEXT": HOSTILE}, folder, root)
+    run.add("wer_percent", value, unit="%", interval=(7.1, 9.9), utterances=4, words=12, model=HOSTILE)
+    run.protocol(decoding=HOSTILE)
+    run.input("corpus", HOSTILE, utterances=4, seconds=90.0)
     counts = {"substitutions": 1, "deletions": 0, "insertions": 2, "words": 3}
-    row = {"id": "a", "hypothesis": HOSTILE, "system": "s", **counts}
-    content["predictions"]["sha256"] = files.sha256(files.write_jsonl(folder / "predictions.jsonl", [row]))
-    files.write_atomic(folder / "record.json", json.dumps(content))
+    path = run.save([{"id": "a", "hypothesis": HOSTILE, "system": "s", **counts}])
+    content = json.loads(path.read_text())
+    content["environment"]["hardware"]["cpu"] = HOSTILE
+    content["run"]["dirty"] = False
+    path.write_text(json.dumps(content))
 
 
 @pytest.fixture
 def made(course_folder):
     """A course of one notebook, published, with two claims."""
-    path = course_folder.add("01_one", "1 + 1")
+    course_folder.add("01_one", "1 + 1")
     root = course_folder.root
     shutil.copytree(ROOT / "docs" / "_fragments", root / "docs" / "_fragments")
     (root / "README.md").write_text(README)
     (root / "data" / "claims.yaml").write_text(json.dumps([CLAIM, ARITHMETIC]))  # JSON is YAML
     for name, text in TABLES.items():
         (root / "data" / name).write_text(text)
-    leave(root / "results" / "01_one", record(path))
+    leave(root / "results" / "01_one", root)
     return root
 
 
 def own_run(root, value):
     folder = registry.run_folder(root, "reference", "01_one")
-    leave(folder, record(root / "notebooks" / "01_one.ipynb", value))
+    leave(folder, root, value)
     outcome = {"notebook": "01_one", "status": "finished", "peak_rss_mib": 2560.0}
     (folder / "result.json").write_text(json.dumps(outcome))
 

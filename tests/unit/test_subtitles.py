@@ -76,7 +76,7 @@ def test_only_languages_with_spaces_get_spaces(language, line):
 
 def test_formats():
     transcript = Hypothesis("a.wav", " Hello there. ", "en", 3723.0, 1.0, SEGMENTS)
-    written = {name: write(transcript) for name, write in subtitles.FORMATS.items()}
+    written = {name: subtitles.write(transcript, name) for name in subtitles.FORMATS}
     assert written["txt"] == "Hello there.\n"
     assert written["srt"].splitlines()[4:7] == ["2", "00:00:01,500 --> 01:02:03,000", "<there> & ."]
     assert written["vtt"].startswith("WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nHello\n\n")

@@ -84,8 +84,12 @@ def test_batches_do_not_change_words(tiny_en, speech, window, dtype, clips, tied
 def test_merged_window_hears_the_same(tiny_en, speech):
     model, processor = tiny_en
     full = texts(transcription.transcribe(model, processor, speech))
-    merged = texts(transcription.transcribe(model, processor, speech, window="merged"))
-    assert scoring.score(full, merged, normalizer=text.normalizer("en")).wer < 0.1
+    rows = [{"id": f"x{number}", "audio": row["audio"]} for number, row in enumerate(speech)]
+    merged = list(transcription.transcribe(model, processor, rows, window="merged", batch_size=5))
+    assert [one.id for one in merged] == [row["id"] for row in rows]
+    assert scoring.score(full, texts(merged), normalizer=text.normalizer("en")).wer < 0.1
+    assert sum(one.seconds_audio for one in merged) == pytest.approx(sum(speech["seconds"]), rel=0.01)
+    assert batching.rtfx(merged) > 0
 
 
 @pytest.mark.weights
@@ -142,28 +146,15 @@ def test_one_recording_in_the_place_of_several_is_one_sentence(one):
         batching.run(Counted(), one)
 
 
+def test_a_bad_clip_names_itself_after_those_before_it(tmp_path):
+    (tmp_path / "bad.wav").write_bytes(b"not audio")
+    with pytest.raises(AsrlibError, match=r"bad\.wav"):
+        list(batching.run(Counted(), [np.ones(9, np.float32), tmp_path / "bad.wav"]))
+
+
 def test_nothing_has_no_speed():
     with pytest.raises(AsrlibError, match="Nothing was transcribed"):
         batching.rtfx([])
-
-
-@pytest.mark.weights
-def test_order_ids_and_speed(tiny_en, speech):
-    model, processor = tiny_en
-    rows = [{"id": f"x{number}", "audio": row["audio"]} for number, row in enumerate(speech)][::-1]
-    heard = list(transcription.transcribe(model, processor, rows, window="merged", batch_size=5))
-    assert [hypothesis.id for hypothesis in heard] == [row["id"] for row in rows]
-    assert sum(hypothesis.seconds_audio for hypothesis in heard) == pytest.approx(sum(speech["seconds"]), rel=0.01)
-    assert batching.rtfx(heard) > 0
-
-
-@pytest.mark.weights
-def test_a_bad_clip_names_itself(tiny_en, speech, tmp_path):
-    model, processor = tiny_en
-    bad = tmp_path / "bad.wav"
-    bad.write_bytes(b"not audio")
-    with pytest.raises(AsrlibError, match=r"bad\.wav"):
-        list(transcription.transcribe(model, processor, [speech[0], bad]))
 
 
 @pytest.mark.weights
@@ -182,41 +173,33 @@ def test_wrong_options_are_one_sentence(tiny_en, options, said):
         next(transcription.transcribe(*tiny_en, [np.ones(16_000, np.float32)], **options))
 
 
-@pytest.mark.weights
-def test_features_are_the_extractors(tiny_en, speech):
-    model, processor = tiny_en
-    engine = transcription.TorchEngine(model, processor, None)
-    samples = [audio.load(row["audio"]) for row in speech.select(range(4))] + [
-        np.tile(audio.load(speech[0]["audio"]), 40)[:480_000]
-    ]
-    ours = engine.features([batching.Clip(0, "x", clip) for clip in samples])
-    theirs = processor(samples, sampling_rate=16_000, return_tensors="pt").input_features
-    assert ours.shape == theirs.shape == (5, 80, 3000)
-    assert torch.allclose(ours, theirs, atol=1e-5)
-
-
 @pytest.fixture(scope="module", params=[80, 128])
 def extractor(request):
-    return WhisperFeatureExtractor(feature_size=request.param)
+    return SimpleNamespace(feature_extractor=WhisperFeatureExtractor(feature_size=request.param))
 
 
 @settings(max_examples=15)
-@given(pieces=st.integers(1, 3), beyond=st.integers(-400, 400), seed=st.integers(0, 99), loud=st.floats(0, 1))
-def test_features_of_a_long_recording_are_the_extractors(extractor, pieces, beyond, seed, loud):
+@given(pieces=st.integers(0, 3), beyond=st.integers(-400, 400), seed=st.integers(0, 99), loud=st.floats(0, 1))
+def test_features_are_the_extractors(extractor, pieces, beyond, seed, loud):
     """Around the edges of the pieces, and wherever the loudest sound is: the floor below it is that of the whole."""
-    samples = np.random.default_rng(seed).standard_normal(pieces * features.PIECE * 160 + beyond, np.float32) / 1e4
+    size = max(201, pieces * features.PIECE * 160 + beyond)
+    samples = np.random.default_rng(seed).standard_normal(size, np.float32) / 1e4
     samples[int(loud * (len(samples) - 1))] = 1.0
-    ours = features.long_log_mel(SimpleNamespace(feature_extractor=extractor), samples)
-    options = {"sampling_rate": 16_000, "return_tensors": "pt", "padding": "longest", "truncation": False}
-    theirs = extractor([samples], **options).input_features
-    assert ours.shape == theirs.shape == (1, extractor.feature_size, len(samples) // 160)
+    options = {"sampling_rate": 16_000, "return_tensors": "pt"}
+    ours = features.long_log_mel(extractor, samples)
+    theirs = extractor.feature_extractor([samples], padding="longest", truncation=False, **options).input_features
+    assert ours.shape == theirs.shape
     assert torch.allclose(ours, theirs, atol=1e-6)
+    clips = [samples[: seed * 5000 + 1], samples]
+    assert torch.allclose(
+        features.log_mel(extractor, clips), extractor.feature_extractor(clips, **options).input_features, atol=1e-5
+    )
 
 
 def test_features_of_a_long_recording_need_little_more_memory_than_they_are(extractor):
     samples = np.random.default_rng(0).standard_normal(600 * 16_000, np.float32)
     with metering.PeakMemory() as peak:
-        sound = features.long_log_mel(SimpleNamespace(feature_extractor=extractor), samples)
+        sound = features.long_log_mel(extractor, samples)
     assert peak.mib < 4 * sound.nbytes / 2**20  # all frames at once would need more than ten times
 
 
@@ -341,31 +324,19 @@ def test_a_model_with_fewer_heads_is_heard_as_it_is(random_model, without_heads,
     assert search.greedy(model, states, [[1, 63]] * 4) == generated(model, sound)
 
 
-def by_data(model):
-    for parameter in model.parameters():
-        parameter.data.mul_(-1)
-
-
-def by_fused_adamw(model):
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
-    model(input_features=torch.ones(1, 80, 200), labels=torch.ones(1, 3, dtype=torch.long)).loss.backward()
-    optimizer.step()
-
-
-@pytest.mark.parametrize("change", [by_data, by_fused_adamw])
-def test_a_model_that_has_changed_between_two_calls_is_heard_as_it_is(random_model, change):
+def test_a_model_that_has_changed_between_two_calls_is_heard_as_it_is(random_model):
+    """By a step of fused AdamW, which raises no version of a tensor."""
     clips = [np.random.default_rng(seed).standard_normal(32_000, np.float32) for seed in range(3)]
     processor = spelled(SimpleNamespace(feature_extractor=WhisperFeatureExtractor()))
     before = texts(transcription.transcribe(random_model, processor, clips, strict=True))
-    change(random_model)
-    after = texts(transcription.transcribe(random_model, processor, clips, strict=True))
-    assert (
-        after == texts(transcription.transcribe(copy.deepcopy(random_model), processor, clips, strict=True)) != before
+    optimizer = torch.optim.AdamW(random_model.parameters(), lr=0.1, fused=True)
+    random_model(input_features=torch.ones(1, 80, 200), labels=torch.ones(1, 3, dtype=torch.long)).loss.backward()
+    optimizer.step()
+    after, anew = (
+        texts(transcription.transcribe(model, processor, clips, strict=True))
+        for model in (random_model, copy.deepcopy(random_model))
     )
-    sound = features.log_mel(processor, clips, 100)
-    states, _ = network.encode(random_model, sound)
-    with torch.no_grad():
-        assert torch.allclose(states, random_model.model.encoder(sound).last_hidden_state, atol=1e-4)
+    assert after == anew != before
 
 
 @pytest.mark.weights

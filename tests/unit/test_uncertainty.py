@@ -30,10 +30,6 @@ def test_ten_speakers_are_covered_better_than_by_the_plain_interval():
     assert plain < 0.9 <= ours
 
 
-def test_three_speakers_could_not_be_covered():
-    assert covered(3)[0] < 0.85
-
-
 def test_of_many_units_the_plain_interval_is_left():
     drawn = np.random.default_rng(0).normal(size=2000)
     assert uncertainty.interval(drawn, 5000) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.02)
@@ -55,6 +51,15 @@ def test_where_all_clips_agree_only_the_trainings_spread():
     assert (units, degrees) == (50, 2)
     assert np.mean(drawn) == pytest.approx(0.3, abs=0.01)
     assert np.var(drawn) == pytest.approx(np.var([0.1, 0.2, 0.6], ddof=1) / 3, rel=0.1)
+
+
+def test_degrees_of_freedom_weigh_clips_and_trainings_by_what_each_adds():
+    clips, words = np.random.default_rng(0).integers(0, 6, 30), np.full(30, 10)
+    errors = clips[:, None] + np.array([0, 1, 3])  # each training as much worse in every clip
+    of_clips = np.var(uncertainty.bootstrap(errors.mean(axis=1), words, blocks=range(30)))
+    of_trainings = np.var(errors.sum(axis=0) / words.sum(), ddof=1) / 3
+    _, _, degrees = uncertainty.resample_runs([errors], words, blocks=range(30))
+    assert degrees == pytest.approx(uncertainty.freedom([(of_clips, 29), (of_trainings, 2)]))
 
 
 def over_seeds(spread, corpora=200):
@@ -175,6 +180,14 @@ def test_spearman_is_scipys_and_lies_in_its_interval(pairs):
     assert value == pytest.approx(stats.spearmanr(x, y).statistic)
     assert -1 <= low <= value <= high <= 1
     assert uncertainty.spearman(x, [-one for one in y])[1] == pytest.approx((-high, -low))
+
+
+def test_the_interval_of_spearman_is_that_of_bonett_and_wright():
+    x, y = range(12), [1, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 12]
+    value = stats.spearmanr(x, y).statistic
+    half = stats.norm.ppf(0.975) * np.sqrt((1 + value**2 / 2) / 9)  # section 2: Fisher's z with this standard error
+    ends = np.tanh([np.arctanh(value) - half, np.arctanh(value) + half])
+    assert uncertainty.spearman(x, y)[1] == pytest.approx(tuple(ends))
 
 
 def test_the_interval_of_spearman_covers():

@@ -48,15 +48,12 @@ def test_the_path_is_the_cheapest(rows, positions, seed):
     assert price(cost, first) == pytest.approx(cheapest(cost))
 
 
-def test_boundaries_of_a_clear_map_are_found():
+def test_boundaries_of_a_clear_map_are_found_and_those_of_a_flat_one_are_numbers():
     begins = [0, 20, 45, 80]
     weights = torch.full((2, 4, 120), 0.01)
     for row, (start, end) in enumerate(itertools.pairwise([*begins, 120])):
         weights[:, row, start:end] = 1.0
     assert words.boundaries(weights).tolist() == pytest.approx([0.02 * start for start in begins], abs=0.021)
-
-
-def test_boundaries_of_a_flat_map_and_of_a_single_position_are_numbers():
     assert np.isfinite(words.boundaries(torch.ones(3, 4, 50))).all()
     assert words.boundaries(torch.ones(3, 4, 1)).tolist() == [0, 0, 0, 0]
 
@@ -102,18 +99,32 @@ def test_words_stay_in_order_whatever_the_pauses(edges, silences):
     assert len(found) == len(given_words)
 
 
+@pytest.fixture(scope="module")
+def long_clip(speech):
+    """Return the longest clip, in whole positions of the encoder."""
+    samples = audio.load(speech[int(np.argmax(speech["seconds"]))]["audio"])
+    return samples[: len(samples) // 320 * 320]
+
+
 @pytest.mark.weights
-def test_the_weights_are_those_of_the_library(tiny_en, speech):
+def test_weights_and_boundaries_are_those_of_the_library(tiny_en, long_clip):
     model, processor = tiny_en
     eager = type(model).from_pretrained(model.name_or_path, dtype=torch.float32, attn_implementation="eager").eval()
-    samples = audio.load(speech[int(np.argmax(speech["seconds"]))]["audio"])
-    tokens, weights = words.attention(model, processor, samples, "Please enter the number.", heads=[(1, 0), (3, 4)])
-    inputs = processor(samples, sampling_rate=RATE, return_tensors="pt").input_features
+    inputs = processor(long_clip, sampling_rate=RATE, return_tensors="pt", return_attention_mask=True)
+    out = eager.generate(**inputs, return_token_timestamps=True, return_timestamps=False)
+    tokens = [token for token in out["sequences"][0].tolist() if token < model.generation_config.eos_token_id]
+    given_times = out["token_timestamps"][0][-len(tokens) - 1 :][: len(tokens)].numpy()
+    said = processor.tokenizer.decode(tokens)
+    same, weights = words.attention(model, processor, long_clip, said)
+    assert same == tokens
+    assert words.boundaries(weights[:, 1:]) == pytest.approx(given_times, abs=0.021)
+    _, weights = words.attention(model, processor, long_clip, said, heads=[(1, 0), (3, 4)])
     start = whisper.prompt(model.generation_config)
+    read = torch.tensor([start + tokens])
     with torch.inference_mode():
-        out = eager(inputs, decoder_input_ids=torch.tensor([start + tokens]), output_attentions=True)
+        looks = eager(inputs.input_features, decoder_input_ids=read, output_attentions=True).cross_attentions
     for caught, (layer, head) in zip(weights, [(1, 0), (3, 4)], strict=True):
-        theirs = out.cross_attentions[layer][0, head, len(start) - 1 :, : caught.shape[1]]
+        theirs = looks[layer][0, head, len(start) - 1 :, : caught.shape[1]]
         assert torch.allclose(caught, theirs, atol=1e-5)
 
 
@@ -128,26 +139,6 @@ def test_heads_that_are_left_in_a_pruned_model_keep_their_weights(tiny_en, speec
     assert torch.allclose(left, whole[:2], atol=1e-5)
     assert words._alignment_heads(pruned) == [(layer, head) for layer in (2, 3) for head in range(6)]
     assert words._alignment_heads(model) == [tuple(pair) for pair in model.generation_config.alignment_heads]
-
-
-@pytest.mark.weights
-def test_boundaries_are_those_of_the_library(tiny_en, speech):
-    model, processor = tiny_en
-    eager = type(model).from_pretrained(model.name_or_path, dtype=torch.float32, attn_implementation="eager").eval()
-    samples = audio.load(speech[int(np.argmax(speech["seconds"]))]["audio"])
-    samples = samples[: len(samples) // 320 * 320]  # whole positions of the encoder
-    inputs = processor(samples, sampling_rate=RATE, return_tensors="pt", return_attention_mask=True)
-    out = eager.generate(
-        inputs.input_features,
-        attention_mask=inputs.attention_mask,
-        return_token_timestamps=True,
-        return_timestamps=False,
-    )
-    tokens = [token for token in out["sequences"][0].tolist() if token < model.generation_config.eos_token_id]
-    given_times = out["token_timestamps"][0][-len(tokens) - 1 :][: len(tokens)].numpy()
-    same, weights = words.attention(model, processor, samples, processor.tokenizer.decode(tokens))
-    assert same == tokens
-    assert words.boundaries(weights[:, 1:]) == pytest.approx(given_times, abs=0.021)
 
 
 @pytest.mark.weights
@@ -194,19 +185,18 @@ def onsets(timed, segments):
 
 
 @pytest.mark.weights
-def test_a_word_is_split_from_its_neighbours_where_a_language_has_spaces_and_where_it_has_none():
-    processor = transcription.load("openai/whisper-base", device="cpu")[1]
-    encode = processor.tokenizer.encode
-    spelled = words.spell(processor, encode(" Ça va, où «êtes»-vous?", add_special_tokens=False), "fr")
+def test_a_word_is_split_from_its_neighbours_where_a_language_has_spaces_and_where_it_has_none(base):
+    encode = base[1].tokenizer.encode
+    spelled = words.spell(base[1], encode(" Ça va, où «êtes»-vous?", add_special_tokens=False), "fr")
     assert [word for *_, word in spelled] == ["Ça", "va,", "où", "«êtes»-vous?"]
-    spelled = words.spell(processor, encode("你好，龘", add_special_tokens=False), "zh")
+    spelled = words.spell(base[1], encode("你好，龘", add_special_tokens=False), "zh")
     assert "".join(word for *_, word in spelled) == "你好，龘"
     assert spelled[-1][2] == "龘"
     assert spelled[-1][1] - spelled[-1][0] > 1  # a rare character takes several tokens
 
 
 @pytest.mark.weights
-def test_what_cannot_be_aligned_is_one_sentence(tiny_en):
+def test_what_cannot_be_aligned_is_one_sentence(tiny_en, base):
     model, processor = tiny_en
     second = bursts((0, 1), seconds=1)
     with pytest.raises(AsrlibError, match="at most 30 s"):
@@ -216,15 +206,8 @@ def test_what_cannot_be_aligned_is_one_sentence(tiny_en):
             words.attention(model, processor, second, text)
     with pytest.raises(AsrlibError, match="exported model"):
         words.attention(object(), processor, second, "a")
-    multilingual, processor = transcription.load("openai/whisper-base", device="cpu")
     with pytest.raises(AsrlibError, match="reads the words of one language"):
-        words.attention(multilingual, processor, second, "a")
-
-
-@pytest.mark.weights
-def test_a_transcript_without_words_has_no_times(tiny_en):
-    silent = Hypothesis("x", " ", "en", 1.0, 0.1, ((0.0, 1.0, " "),))
-    assert words.times(*tiny_en, bursts((0, 1), seconds=1), silent) == []
+        words.attention(*base, second, "a")
 
 
 @pytest.mark.weights
@@ -235,3 +218,5 @@ def test_segments_beyond_the_end_of_the_sound_are_timed_within_it(tiny_en):
     timed = words.times(*tiny_en, bursts((0, 3), seconds=3), heard)
     assert [word for *_, word in timed] == ["one", "two", "three"]
     assert all(0 <= start <= end <= 3 for start, end, _ in timed)
+    silent = Hypothesis("x", " ", "en", 1.0, 0.1, ((0.0, 1.0, " "),))
+    assert words.times(*tiny_en, bursts((0, 1), seconds=1), silent) == []

@@ -61,39 +61,51 @@ def distil(settings: Settings, output: Path | str) -> dict[str, Any] | None:
     with together(processes):
         rows = _begin(settings, output, processes)
         teacher, processor, student = _models(settings, str(processes.device))
+    states, kept = _label(settings, output, rows, teacher, processor, processes)
     with together(processes):
-        shown = {"share": share, "label": "encoder states" * first}
+        data = training_set(settings, states, teacher, kept, rows, share=share, label="teacher's states" * first)
+    with together(processes):
+        data.teaching.complete(states)
+        given = output / "validation", teacher, processor
+        validation = [first and validate(settings, text, *given) for text in settings.validation]
+    facts = asdict(settings) | {"root": "", "labels": [(name, kept[name].tokens) for name in sorted(kept)]}
+    training = Training(student, settings)
+    shown = {"label": "student" * first, "seen": board(output / "logs") if first else None}
+    student = training.run(
+        data, groups(settings.sources, states, data, rows), validation, checkpoint=output / "checkpoint.safetensors",
+        name=outcomes.fingerprint(facts), processes=processes, **shown,
+    )  # fmt: skip
+    words = sum(len(label.text.split()) for label in kept.values())
+    counts = {"clips": len(states.ids), "kept": len(kept), "words": words, "failed": states.failed}
+    with together(processes):
+        return _write(settings, output, training, student, processor, counts, started) if first else None
+
+
+def _label(
+    settings: Settings, output: Path, rows: Mapping[str, Any], teacher: Any, processor: Any, processes: PartialState
+) -> tuple[EncoderStates, dict[str, Label]]:
+    """Return the encoder states of all clips, and the labels that are learnt from."""
+    first, timed = processes.is_main_process, settings.timestamps > 0
+    with together(processes):
+        share = processes.process_index, processes.num_processes
         kind = LiveStates if settings.live else EncoderStates
-        states = kind(output / "shards", teacher, processor, list(rows.values()), **shown)
-        timed, spoken = settings.timestamps > 0, {name: row["language"] for name, row in rows.items()}
+        clips = list(rows.values())
+        states = kind(output / "shards", teacher, processor, clips, share=share, label="encoder states" * first)
+        spoken = {name: row["language"] for name, row in rows.items()}
         labels.write(states, teacher, spoken, timed=timed, label="pseudo-labels" * first)
     with together(processes):
         states.complete()
         kept, rated = judge(labels.read(states, processor.tokenizer, timed=timed), rows, settings.threshold)
         if first:
             files.write_jsonl(output / "labels.jsonl", rated)
-        data = training_set(settings, states, teacher, kept, rows, share=share, label="teacher's states" * first)
-    with together(processes):
-        data.teaching.complete(states)
-        folder = output / "validation"
-        validation = [first and validate(settings, text, folder, teacher, processor) for text in settings.validation]
-    training = Training(student, settings)
-    facts = asdict(settings) | {"root": "", "labels": [(name, kept[name].tokens) for name in sorted(kept)]}
-    student = training.run(
-        data, groups(settings.sources, states, data, rows), validation, checkpoint=output / "checkpoint.safetensors",
-        name=outcomes.fingerprint(facts), processes=processes, label="student" * first, seen=board(output / "logs") if first else None,
-    )  # fmt: skip
-    counts = {"clips": len(states.ids), "kept": len(kept), "words": sum(len(one.text.split()) for one in kept.values())}
-    counts |= {"failed": states.failed, "seconds": time.monotonic() - started, "scores": training.scores}
-    with together(processes):
-        return _write(settings, output, training, student, processor, counts) if first else None
+    return states, kept
 
 
 def _write(
-    settings: Settings, output: Path, training: Training, student: Any, processor: Any, counts: Mapping[str, Any]
-) -> dict[str, Any]:
+    settings: Settings, output: Path, training: Training, student: Any, processor: Any, counts: Mapping[str, Any], started: float
+) -> dict[str, Any]:  # fmt: skip
     """Write what a run has made, and return what `distil` returns."""
-    done = {**counts, **training.log[-1]}
+    done = {**counts, "seconds": time.monotonic() - started, "scores": training.scores, **training.log[-1]}
     files.write_jsonl(output / "losses.jsonl", ({"step": n, **row} for n, row in enumerate(training.log, 1)))
     files.write_jsonl(output / "scores.jsonl", training.scores)
     facts = {"settings": asdict(settings) | {"root": str(settings.root or "")}, "command": settings.command(), **done}

@@ -161,8 +161,7 @@ def _splits(source: Source, settings: Settings) -> tuple[Dataset, Dataset | None
         scored = rows.select(chosen["validation"]) if "validation" in chosen else None
         return train, None if settings.validation else scored
     train = _load(source, settings, source.split or "train")
-    known = catalogue.facts(source.name, source.language).get("splits", [])
-    known = known or corpora.card(source.name, source.language).clips
+    known = corpora.card(source.name, source.language).clips or catalogue.facts(source.name).get("splits", [])
     if settings.validation or source.split not in (None, "train") or "validation" not in known:
         return train, None
     return train, _load(source, settings, "validation")
