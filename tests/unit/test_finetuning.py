@@ -256,7 +256,15 @@ def test_a_folder_with_other_splits_is_refused(tmp_path, monkeypatch):
 def test_a_corpus_brings_its_validation_split(monkeypatch, written, loaded):
     asked = []
     rows = [
-        {"id": said, "text": said, "language": "de", "seconds": 1.0, "path": "", "speaker": "", "split": ""}
+        {
+            "id": said,
+            "text": said,
+            "language": "de",
+            "seconds": 1.0,
+            "audio": {"path": "", "bytes": None},
+            "speaker": "",
+            "split": "",
+        }
         for said in "abc"
     ]
     monkeypatch.setattr(
