@@ -46,8 +46,8 @@ def _report(output: Path, done: Mapping[str, Any]) -> str:
     left_out = [f"{row['id']} ({row['reason']})" for row in files.read_jsonl(output / "left_out.jsonl")]
     left_out += [f"{name} ({why})" for name, why in done["failed"].items()]
     if left_out:
-        rest = ", ..." if len(left_out) > NAMED else ""
-        lines.insert(0, f"{len(left_out)} clips are left out: {', '.join(left_out[:NAMED])}{rest}")
+        rest = f" and {len(left_out) - NAMED} more (left_out.jsonl)" if len(left_out) > NAMED else ""
+        lines.insert(0, f"Left out: {', '.join(left_out[:NAMED])}{rest}")
     model = shlex.quote(str(output / "model"))
     lines.append(f"Next: asrlib transcribe --model {model} FILE, or asrlib demo --model {model}")
     return "\n".join(lines)

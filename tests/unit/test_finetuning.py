@@ -558,7 +558,7 @@ def test_clips_that_cannot_be_used_are_named_and_left_out(here, tmp_path, capsys
     assert cli.main(command(str(tmp_path / "out"), str(tmp_path / "mixed"))) == 0
     said = capsys.readouterr().out
     assert (
-        "4 clips are left out: 3.wav (no transcript), 4.wav (its transcript has 449 tokens, over 448), 5.wav (lasts 2.0 s, over 1), 6.wav ("
+        "Left out: 3.wav (no transcript), 4.wav (its transcript has 449 tokens, over 448), 5.wav (lasts 2.0 s, over 1), 6.wav ("
         in said
     )
     assert len(list(files.read_jsonl(tmp_path / "out" / "left_out.jsonl"))) == 4
@@ -575,7 +575,7 @@ def test_a_clip_whose_sound_ends_early_is_counted_as_failed(here, tmp_path, caps
 
     monkeypatch.setattr(data.context, "prepare", fails)
     assert cli.main(command(str(tmp_path / "out"), str(tmp_path / "cut"), validation="speech")) == 1
-    assert "1 clips are left out: 2.wav (2.wav is damaged.)" in capsys.readouterr().out
+    assert "Left out: 2.wav (2.wav is damaged.)" in capsys.readouterr().out
     facts = files.read_json(tmp_path / "out" / "finetuning.json")
     assert (facts["clips"], facts["scored"]) == (3, 9) and facts["failed"].keys() == {"2.wav"}
 
