@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from asrlib import AsrlibError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from asrlib.scoring import Score
 
 BLUE, ORANGE, GREY = "#00639b", "#b3541e", "#8a8f98"  # told apart in print and by colour-blind readers
 
@@ -30,6 +33,22 @@ def use_style() -> None:
             "font.size": 9,
         }
     )
+
+
+def scores(axes: Axes, x: Sequence[float], y: Sequence[Score], **style: Any) -> None:
+    """Draw WERs (%) with their intervals, where they have any.
+
+    Args:
+        axes: to draw on.
+        x: place of each.
+        y: the scores.
+        style: of ``errorbar``: ``fmt``, ``color``, ``label`` ...
+    """
+    spread = [
+        [100 * abs(one.wer - end) for one, end in zip(y, ends, strict=True)]
+        for ends in zip(*(one.bounds for one in y), strict=True)
+    ]
+    axes.errorbar(x, [100 * one.wer for one in y], yerr=spread, capsize=3, **style)
 
 
 def show(figure: Figure, alt: str) -> None:

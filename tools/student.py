@@ -34,8 +34,8 @@ def sources(specifications: list[str]) -> list[dict[str, str]]:
         found[source.name] = {
             "corpus": text,
             "title": card.title,
-            "licence": card.licence,
-            "attribution": card.attribution,
+            "licence": card.facts["licence"],
+            "attribution": card.facts["attribution"],
         }
     return list(found.values())
 

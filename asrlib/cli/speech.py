@@ -225,6 +225,10 @@ def distil(options: argparse.Namespace) -> int:
     """Distil a model; 1 where a clip could not be read."""
     chosen = {field.name: getattr(options, field.name) for field in fields(distillation.Settings)}
     chosen |= {name: tuple(chosen[name]) for name in ("corpus", "validation")}
+    try:
+        _ = [distillation.Source.parse(text) for text in (*chosen["corpus"], *chosen["validation"])]
+    except AsrlibError as error:
+        options.usage(str(error))
     if options.push:
         upload.check(options.push)
     done = distillation.distil(distillation.Settings(**chosen), options.output)

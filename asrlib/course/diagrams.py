@@ -118,3 +118,33 @@ def drafts() -> None:
         "pass. Two drafts are what the teacher would have written and are kept; the third is not, so the teacher's own token takes "
         "its place and the draft after it is dropped.",
     )
+
+
+def copied_layers(depth: int, chosen: list[int]) -> None:
+    """Show which layers of a teacher's decoder make a student (Gandhi et al. 2023, figure 1).
+
+    Args:
+        depth: layers of the teacher's decoder.
+        chosen: which of them are copied.
+    """
+    axes = canvas(7.4, 2.3)
+    step, left = 5.0 / depth, 2.2
+    size = (0.85 * step, 0.5)
+    for height, who, encoder in ((1.7, "teacher", "encoder"), (0.6, "student", "the same encoder,\nfrozen")):
+        axes.text(0.0, height, who, fontsize=8, va="center")
+        box(axes, (1.4, height), encoder, size=(1.3, 0.5), color=figures.BLUE)
+    for layer in range(depth):
+        color = figures.ORANGE if layer in chosen else figures.GREY
+        box(axes, (left + step * (layer + 0.5), 1.7), str(layer), size=size, color=color)
+    for place, layer in enumerate(chosen):
+        center = left + step * (place + 0.5)
+        box(axes, (center, 0.6), str(place), size=size, color=figures.ORANGE)
+        arrow(axes, (left + step * (layer + 0.5), 1.44), (center, 0.87))
+    arrow(axes, (1.4, 1.44), (1.4, 0.87))
+    axes.text(left, 2.05, "decoder layers", fontsize=8)
+    axes.text(left, 0.15, "copied layers are trained; token table and positions are frozen", fontsize=8)
+    figures.show(
+        axes.figure,
+        f"Diagram of a student: the teacher's encoder is copied and stays fixed; of its {depth} decoder layers, numbers "
+        f"{', '.join(map(str, chosen))} become the {len(chosen)} layers of the student.",
+    )

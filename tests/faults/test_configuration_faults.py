@@ -60,7 +60,7 @@ def fails(capsys, *arguments):
         (["run", "01", "-p", "SEED="], "must be of type int, '' is not"),
         (["run", "01", "-p", "PROFILE=smoke"], "Choose the profile with --profile"),
         (["run", "99"], "There is no notebook '99': choose among 01_one."),
-        (["fetch", "99"], "There is no notebook '99'"),
+        (["fetch", "99"], "There is no notebook or corpus '99'"),
         (["run", "--profile", "huge"], "There is no profile 'huge': choose one of reference, smoke."),
     ],
     ids=" ".join,

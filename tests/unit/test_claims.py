@@ -28,6 +28,7 @@ def claim(rule, *published, against=None, **rest):
         "method": "m",
         "statement": "A statement.",
         "source": "https://example.org",
+        "check": "D",
         "needs": "a GPU",
     }
     return texts | {"published": items, "evidence": evidence, "rule": kind} | rest
@@ -81,6 +82,11 @@ A, B = {"model": "a"}, {"model": "b"}
         (claim("at_least_ratio", 0.7, against=B), [metric(6, **A), metric(10, **B)], "does not hold"),
         (claim("direction", 5, 9), [metric(20, [19, 21], **A), metric(30, [28, 33], **B)], "holds in direction"),
         (claim("direction", 5, 9), [metric(30, [28, 33], **A), metric(20, [19, 21], **B)], "does not hold"),
+        (
+            claim("direction", 5, 9, check="E"),
+            [metric(30, [28, 33], **A), metric(20, [19, 21], **B)],
+            "not run (needs the published scale: at ours the values come in another order)",
+        ),
         (
             claim("direction", 5, 9),
             [metric(20, [15, 29], **A), metric(30, [28, 33], **B)],
