@@ -1,4 +1,4 @@
-"""The command ``asrlib``: run, fetch, doctor, claims, compare, transcribe, evaluate, prepare, distil, demo.
+"""The command ``asrlib``: run, fetch, doctor, claims, compare, transcribe, evaluate, prepare, distil, finetune, demo.
 
 Exit codes: 0 all well; 1 something failed, and a sentence on stderr says what; 2 wrong usage; 130 interrupted.
 """
@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     _speech_commands(command, model)
     _prepare_command(command, model)
     _distil_command(command, model)
+    _finetune_command(command, model)
     return parser
 
 
@@ -182,6 +183,42 @@ def _distil_command(command: Callable[..., Any], model: dict[str, str]) -> None:
     option("--seed", type=int, default=0, metavar="N", help="of the choice of clips, order and chance; default: 0")
     option("--live", action="store_true", help="encode each batch anew: for more speech than the disk holds, on a GPU")
     option("--push", metavar="ID", help="upload the student to the Hub, as a private model of this name")
+
+
+def _finetune_command(command: Callable[..., Any], model: dict[str, str]) -> None:
+    count = _number(int, 1)
+    option = command("finetune", "training", "fine-tune a model; in N processes: torchrun ... asrlib finetune")
+    option("speech", nargs="+", metavar="FOLDER|CORPUS/LANGUAGE[/SPLIT][=SHARE]",
+           help="folders with metadata.csv (file_name, transcription, perhaps language, split), or corpora; several are mixed")  # fmt: skip
+    option("--output", type=Path, required=True, metavar="FOLDER", help="for the model; a killed run goes on there")
+    option("--validation", action="append", default=[], metavar="FOLDER|CORPUS/LANGUAGE[/SPLIT]",
+           help="score the model on it, and keep the best; default: the split validation, else a tenth of the texts")  # fmt: skip
+    option("--model", **model)
+    option("--language", help="code or name; default: the column language of metadata.csv")
+    option("--root", type=Path, metavar="FOLDER", help="where a corpus lies that is not packaged")
+    option("--context", type=count, default=30, metavar="S",
+           help="seconds that the encoder reads in training: as long as your clips, for faster steps; default: 30")  # fmt: skip
+    option("--adapter", choices=("lora", "qlora", "adalora"), default="",
+           help="train small matrices beside the model; default: the model")  # fmt: skip
+    option("--freeze-encoder", action="store_true", help="train the decoder alone")
+    option("--steps", type=count, default=400, metavar="N", help="default: 400")
+    option("--batch-size", type=count, default=16, metavar="N", help="clips in a step, of all processes; default: 16")
+    option("--accumulate", type=count, default=1, metavar="N",
+           help="take the clips of a step in N parts: less memory, the same step; default: 1")  # fmt: skip
+    rate = "its highest value; default: 1e-5, with an adapter 1e-3"
+    option("--learning-rate", type=_number(float, 0), metavar="X", help=rate)
+    option("--every", type=count, default=100, metavar="N", help="steps between two scores; default: 100")
+    never = _number(int, 0)
+    option("--patience", type=never, default=0, metavar="N", help="end after N scores without a better one; 0: never")
+    option(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of the split by text, the order of clips, and chance; default: 0",
+    )
+    option("--stream", action="store_true", help="make features batch by batch, and keep none on disk")
+    option("--push", metavar="ID", help="upload the model to the Hub, as a private model of this name")
 
 
 def _number(kind: type, least: float, most: float = math.inf) -> Callable[[str], Any]:

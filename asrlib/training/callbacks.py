@@ -23,7 +23,7 @@ from asrlib.io import noise
 from asrlib.io.progress import Meter
 from asrlib.training import metering
 
-__all__ = ["Progress", "StepMeter", "history", "last_checkpoint", "plot_history", "show_progress"]
+__all__ = ["Progress", "StepMeter", "history", "last_checkpoint", "plot_history", "show_progress", "writer"]
 
 
 def last_checkpoint(folder: str | Path) -> str | None:
@@ -39,6 +39,15 @@ def last_checkpoint(folder: str | Path) -> str | None:
         except (OSError, ValueError):
             shutil.rmtree(path)
     return None
+
+
+def writer(folder: str | Path) -> Any | None:
+    """Return a ``SummaryWriter`` for TensorBoard; None where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder))
 
 
 class Progress(TrainerCallback):
@@ -78,10 +87,11 @@ class Progress(TrainerCallback):
     on_predict = on_evaluate
 
 
-def show_progress(trainer: Any, label: str) -> None:
-    """Replace the log that a trainer with ``disable_tqdm=True`` prints, and so leaves in a notebook, by `Progress`."""
+def show_progress(trainer: Any, label: str, *, shown: bool = True) -> None:
+    """Replace the log that a trainer with ``disable_tqdm=True`` prints, and so leaves in a notebook, by `Progress`, if it is shown."""
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Progress(label))
+    if shown:
+        trainer.add_callback(Progress(label))
 
 
 class StepMeter(TrainerCallback):

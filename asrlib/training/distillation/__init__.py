@@ -14,9 +14,10 @@ from asrlib.training.distillation.examples import Example, examples, inputs_and_
 from asrlib.training.distillation.labels import Label, rate, repeated_ngrams
 from asrlib.training.distillation.losses import TEMPERATURE, TeacherStates, TrainingSet, divergence
 from asrlib.training.distillation.recipe import clips, distil, groups, initialise, judge, spaced, training_set, validate
-from asrlib.training.distillation.settings import Settings, Source
+from asrlib.training.distillation.settings import Settings
 from asrlib.training.distillation.states import EncoderStates, LiveStates, attending
 from asrlib.training.distillation.training import Group, Training, Validation
+from asrlib.training.sources import Source
 
 __all__ = [
     "TEMPERATURE",

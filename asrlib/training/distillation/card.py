@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from asrlib import __version__, corpora
+from asrlib import __version__
+from asrlib.training.cards import sources_table
 from asrlib.training.distillation.settings import Settings
 
 __all__ = ["card"]
@@ -24,8 +25,6 @@ tags: [whisper, distillation]
 Distilled by the recipe of Distil-Whisper (arXiv:2311.00430) with asrlib {version}: the encoder is its teacher's, the decoder has
 {layers} of its layers, trained for {steps} steps on {kept} pseudo-labels of {words} words.
 
-| learnt from | licence | by |
-|---|---|---|
 {sources}
 
 {scores}
@@ -44,10 +43,6 @@ def card(settings: Settings, counts: Mapping[str, Any]) -> str:
         settings: of the distillation.
         counts: what `distil` returns.
     """
-    rows = []
-    for source in settings.sources:
-        known = corpora.card(source.name, source.language)
-        rows.append(f"| {known.title}, {source.language} | {known.facts['licence']} | {known.facts['attribution']} |")
     best = min(counts["scores"], key=lambda score: score["wer"], default=None)
     validated = ", ".join(text.partition("=")[0] for text in settings.validation)
     score = f"WER on {validated}: {best['wer']:.1f} %." if best else "It was not scored while it was trained."
@@ -55,7 +50,7 @@ def card(settings: Settings, counts: Mapping[str, Any]) -> str:
         teacher=settings.model,
         languages=", ".join(sorted({source.code for source in settings.sources})),
         version=__version__,
-        sources="\n".join(rows),
+        sources=sources_table(settings.sources),
         scores=score,
         command=settings.command(),
         **{name: counts[name] for name in ("kept", "words")},

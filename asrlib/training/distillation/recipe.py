@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import copy
-import functools
 import json
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,17 +15,20 @@ import numpy as np
 import torch
 from transformers import WhisperForConditionalGeneration
 
-from asrlib import AsrlibError, corpora, hardware, whisper
+from asrlib import AsrlibError, corpora, whisper
 from asrlib.decoding import outcomes, transcription
 from asrlib.io import files, noise
+from asrlib.training import callbacks
 from asrlib.training.distillation import labels
 from asrlib.training.distillation.card import card
 from asrlib.training.distillation.examples import examples, vocabulary
 from asrlib.training.distillation.labels import Label
 from asrlib.training.distillation.losses import TeacherStates, TrainingSet
-from asrlib.training.distillation.settings import Settings, Source
+from asrlib.training.distillation.settings import Settings
 from asrlib.training.distillation.states import EncoderStates, LiveStates
 from asrlib.training.distillation.training import Group, Training, Validation
+from asrlib.training.processes import joined, together
+from asrlib.training.sources import Source
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -58,15 +56,15 @@ def distil(settings: Settings, output: Path | str) -> dict[str, Any] | None:
         AsrlibError: what `corpora.load` and `transcription.load` refuse, more processes than clips in a batch, more layers than
             the teacher's, a folder of another run, or no label that is kept. All processes end together.
     """
-    started, processes, output = time.monotonic(), _processes(), Path(output)
+    started, processes, output = time.monotonic(), joined(), Path(output)
     first, share = processes.is_main_process, (processes.process_index, processes.num_processes)
-    with _together(processes):
+    with together(processes):
         rows = _begin(settings, output, processes)
         teacher, processor, student = _models(settings, str(processes.device))
     states, kept = _label(settings, output, rows, teacher, processor, processes)
-    with _together(processes):
+    with together(processes):
         data = training_set(settings, states, teacher, kept, rows, share=share, label="teacher's states" * first)
-    with _together(processes):
+    with together(processes):
         data.teaching.complete(states)
         given = output / "validation", teacher, processor
         validation = [first and validate(settings, text, *given) for text in settings.validation]
@@ -79,7 +77,7 @@ def distil(settings: Settings, output: Path | str) -> dict[str, Any] | None:
     )  # fmt: skip
     words = sum(len(label.text.split()) for label in kept.values())
     counts = {"clips": len(states.ids), "kept": len(kept), "words": words, "failed": states.failed}
-    with _together(processes):
+    with together(processes):
         return _write(settings, output, training, student, processor, counts, started) if first else None
 
 
@@ -88,14 +86,14 @@ def _label(
 ) -> tuple[EncoderStates, dict[str, Label]]:
     """Return the encoder states of all clips, and the labels that are learnt from."""
     first, timed = processes.is_main_process, settings.timestamps > 0
-    with _together(processes):
+    with together(processes):
         share = processes.process_index, processes.num_processes
         kind = LiveStates if settings.live else EncoderStates
         clips = list(rows.values())
         states = kind(output / "shards", teacher, processor, clips, share=share, label="encoder states" * first)
         spoken = {name: row["language"] for name, row in rows.items()}
         labels.write(states, teacher, spoken, timed=timed, label="pseudo-labels" * first)
-    with _together(processes):
+    with together(processes):
         states.complete()
         kept, rated = judge(labels.read(states, processor.tokenizer, timed=timed), rows, settings.threshold)
         if first:
@@ -115,41 +113,6 @@ def _write(
     _save(student, processor, output / "student", card(settings, done))
     (output / "checkpoint.safetensors").unlink(missing_ok=True)
     return done
-
-
-@functools.cache
-def _processes() -> PartialState:
-    """Join the processes that torchrun or accelerate has started; without them this is the only one."""
-    try:
-        from accelerate import PartialState
-    except ImportError:
-        raise AsrlibError("Distillation needs accelerate: pip install 'asrlib[methods]' first.") from None
-    patience = timedelta(days=7)  # in which the last process must have labelled its share, once the first has
-    processes = PartialState(cpu=hardware.best_device() == "cpu", timeout=patience)
-    atexit.register(processes.destroy_process_group)
-    return processes
-
-
-@contextlib.contextmanager
-def _together(processes: PartialState) -> Iterator[None]:
-    """Leave a block when all processes have; an error that a person can mend, in any of them, ends all.
-
-    The first process raises it, for the command line to say it once. The others exit after that: torchrun stops all processes
-    when one has failed.
-    """
-    from accelerate.utils import gather_object
-
-    error = None
-    try:
-        yield
-    except (AsrlibError, OSError) as raised:
-        error = raised
-    errors = [error for error in gather_object([error]) if error]
-    if errors:
-        atexit.register(processes.wait_for_everyone)
-        if processes.is_main_process:
-            raise errors[0]
-        sys.exit(1)
 
 
 def _begin(settings: Settings, output: Path, processes: PartialState) -> dict[str, dict[str, Any]]:
@@ -329,11 +292,9 @@ def validate(settings: Settings, text: str, folder: Path, teacher: Any, processo
 
 def board(folder: Path) -> Callable[[Training], None] | None:
     """Return what writes losses and scores for TensorBoard after each tenth step; None where it is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
+    writer = callbacks.writer(folder)
+    if writer is None:
         return None
-    writer = SummaryWriter(str(folder))
 
     def seen(training: Training) -> None:
         step = len(training.log)

@@ -2,66 +2,12 @@
 
 from __future__ import annotations
 
-import re
-import shlex
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
-from asrlib import AsrlibError
-from asrlib.text import language_code
+from asrlib.training.sources import Source, command_line
 
-__all__ = ["Settings", "Source"]
-
-FORM = re.compile(r"(?P<name>\w+)/(?P<language>[\w-]+)/(?P<split>[\w.-]+?)(?P<packed>:packed)?(=(?P<share>[\d.]+))?")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A corpus that is learnt from, written ``CORPUS/LANGUAGE/SPLIT``, perhaps with ``:packed`` and ``=SHARE`` behind it.
-
-    Attributes:
-        name, language, split: as `corpora.load` takes them.
-        packed: whether neighbouring clips are joined to windows of 30 s.
-        share: of the batches, relative to the other corpora; None for as much as it has clips.
-    """
-
-    name: str
-    language: str
-    split: str
-    packed: bool = False
-    share: float | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Source:
-        """Read a source as it is written on the command line.
-
-        Raises:
-            AsrlibError: another form, or a share that is no number above zero.
-        """
-        found = FORM.fullmatch(text)
-        if not found:
-            raise AsrlibError(
-                f"{text}: write a corpus as CORPUS/LANGUAGE/SPLIT, such as telephone/en/train, perhaps with :packed and "
-                "=SHARE behind it."
-            )
-        share = found["share"]
-        try:
-            number = float(share) if share else None
-        except ValueError:
-            number = 0.0
-        if number is not None and number <= 0:
-            raise AsrlibError(f"{text}: a share is a number above zero, such as 0.5.")
-        return cls(found["name"], found["language"], found["split"], bool(found["packed"]), number)
-
-    @property
-    def place(self) -> str:
-        """Return what is learnt from, without its share."""
-        return f"{self.name}/{self.language}/{self.split}{':packed' if self.packed else ''}"
-
-    @property
-    def code(self) -> str:
-        """Return Whisper's code of the language."""
-        return language_code(self.language)
+__all__ = ["Settings"]
 
 
 @dataclass(frozen=True)
@@ -122,13 +68,4 @@ class Settings:
 
     def command(self, output: str = "FOLDER") -> str:
         """Return the command line of such a run, with all that differs from the defaults."""
-        words = ["asrlib", "distil", *self.corpus]
-        for field in fields(self):
-            value, flag = getattr(self, field.name), f"--{field.name.replace('_', '-')}"
-            if field.name == "corpus" or value == field.default:
-                continue
-            if field.name == "validation":
-                words += [word for text in value for word in (flag, text)]
-            else:
-                words += [flag] if value is True else [flag, f"{value:g}" if isinstance(value, float) else str(value)]
-        return shlex.join([*words, "--output", output])
+        return command_line("distil", self, output)

@@ -1,0 +1,651 @@
+"""Fine-tuning: which clips are learnt from, what the loss counts, and the whole recipe in one process and in two."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+from accelerate.commands import launch
+from accelerate.utils import DeepSpeedPlugin
+from accelerate.utils.launch import prepare_deepspeed_cmd_env
+from hypothesis import given
+from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import WhisperTokenizer
+
+from asrlib import AsrlibError, cli, corpora, hardware, text
+from asrlib.decoding import transcription
+from asrlib.io import files, upload
+from asrlib.models import checkpoints
+from asrlib.training import finetuning
+from asrlib.training.finetuning import data, training
+from asrlib.training.sources import Source
+
+REPOSITORY = files.repository()
+SAID = ["aa", "bbb", "a b", "b", "abab a", "a a", "ba", "b b", "aba", "bab a b a b"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, random_whisper):
+    """A folder with a random Whisper that knows en and de, ten English and six German clips, and a fine-tuned model of one process."""
+    folder = tmp_path_factory.mktemp("world")
+    random_whisper(folder / "model")
+    write(folder / "speech", [f"{said},en" for said in SAID])
+    write(folder / "german", [f"{said} u,de" for said in SAID[:6]])
+    with pytest.MonkeyPatch.context() as patch:
+        enter(folder, patch)
+        assert cli.main(command("one")) == 0
+    return folder
+
+
+def write(folder, lines, columns="transcription,language"):
+    """Write a folder of noises of 0.3 to 0.9 seconds."""
+    folder.mkdir()
+    generator = np.random.default_rng(len(lines))
+    for number in range(len(lines)):
+        sound = generator.normal(0, 0.1, int(16_000 * generator.uniform(0.3, 0.9)))
+        soundfile.write(folder / f"{number}.wav", sound, 16_000)
+    rows = [f"{number}.wav,{line}" for number, line in enumerate(lines)]
+    (folder / "metadata.csv").write_text("\n".join([f"file_name,{columns}", *rows]))
+
+
+def enter(folder, patch):
+    """Work in a folder, on the CPU and in float32, with a cache of its own."""
+    patch.chdir(folder)
+    patch.setattr(hardware, "best_device", lambda: "cpu")
+    patch.setattr(hardware, "best_dtype", lambda device=None: torch.float32)
+    patch.setenv("ASRLIB_CACHE", str(folder / "cache"))
+
+
+def command(output, *speech, flags=(), **options):
+    options = {
+        "model": "./model",
+        "context": 1,
+        "steps": 4,
+        "batch-size": 4,
+        "every": 2,
+        "learning-rate": 0.01,
+    } | options
+    return [
+        "finetune",
+        *(speech or ["speech"]),
+        "--output",
+        output,
+        *flags,
+        *(f"--{name}={value}" for name, value in options.items()),
+    ]
+
+
+def weights(output, file="model.safetensors"):
+    return Path(output, "model", file).read_bytes()
+
+
+@pytest.fixture
+def here(world, monkeypatch):
+    enter(world, monkeypatch)
+    return world
+
+
+GENERATION = SimpleNamespace(
+    decoder_start_token_id=257, lang_to_id={"<|en|>": 258, "<|de|>": 259}, task_to_id={"transcribe": 261},
+    no_timestamps_token_id=265, is_multilingual=True,
+)  # fmt: skip
+
+
+class Bytes:
+    """A tokenizer of bytes."""
+
+    eos_token_id = 256
+
+    def __call__(self, said, add_special_tokens):
+        assert not add_special_tokens
+        return SimpleNamespace(input_ids=list(said.encode()))
+
+
+def test_a_label_is_prompt_text_and_end():
+    assert finetuning.labels("aä", "de", GENERATION, Bytes()) == [257, 259, 261, 265, 97, 195, 164, 256]
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize(
+    ("model", "language"),
+    [("openai/whisper-base", "ro"), ("openai/whisper-base", "zh"), ("openai/whisper-tiny.en", "en")],
+)
+def test_labels_are_those_of_the_published_tokenizer(model, language):
+    loaded, processor = transcription.load(model, device="cpu")
+    oracle = WhisperTokenizer.from_pretrained(checkpoints.fetch(model))
+    if model == "openai/whisper-base":
+        oracle.set_prefix_tokens(language=language, task="transcribe")
+    said = "Ce mai faci, 你好?"
+    assert finetuning.labels(said, language, loaded.generation_config, processor.tokenizer) == oracle(said).input_ids
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(0, 60), st.integers(0, 5))
+def test_an_order_goes_round_each_source(counts, total, seed):
+    found = finetuning.order(counts, [None] * len(counts), total, seed)
+    assert len(found) == total and found == finetuning.order(counts, [None] * len(counts), total, seed)
+    first = 0
+    for count in counts:
+        own = [place for place in found if first <= place < first + count]
+        rounds = [own[at : at + count] for at in range(0, len(own), count)]
+        assert all(sorted(part) == list(range(first, first + count)) for part in rounds[:-1])
+        assert len(set(rounds[-1])) == len(rounds[-1]) if rounds else not own
+        first += count
+    assert all(0 <= place < sum(counts) for place in found)
+
+
+@pytest.mark.parametrize(("shares", "expected"), [((None, None), 0.8), ((1.0, 3.0), 0.25), ((1.0, 1.0), 0.5)])
+def test_sources_are_mixed_by_their_shares(shares, expected):
+    found = finetuning.order([80, 20], shares, 4000, 0)
+    assert abs(np.mean(np.array(found) < 80) - expected) < 0.03
+    assert found != finetuning.order([80, 20], shares, 4000, 1)
+
+
+@given(
+    st.lists(st.sampled_from(["a", "A!", "b", "c c", "c  c.", "d", "e"]), min_size=2, max_size=60), st.integers(0, 3)
+)
+def test_a_text_is_learnt_from_or_scored_never_both(texts, seed):
+    families = {said.lower().strip("!. ").replace("  ", " ") for said in texts}
+    if len(families) < 2:
+        with pytest.raises(AsrlibError, match="fewer than two different texts"):
+            finetuning.by_text(texts, ["de"] * len(texts), seed)
+        return
+    scored = finetuning.by_text(texts, ["de"] * len(texts), seed)
+    sides = [
+        {text.normalizer("de")(said) for said, side in zip(texts, scored, strict=True) if side == wanted}
+        for wanted in (True, False)
+    ]
+    assert sides[0] and sides[1] and not sides[0] & sides[1]
+    largest = max(Counter(text.normalizer("de")(said) for said in texts).values())
+    assert scored.sum() < max(1, 0.1 * len(texts)) + largest
+
+
+def test_a_tenth_of_many_texts_is_scored():
+    texts = [f"sentence {number}" for number in range(200)]
+    scored = finetuning.by_text(texts, ["en"] * 200, 0)
+    assert scored.sum() == 20
+    assert (scored != finetuning.by_text(texts, ["en"] * 200, 1)).any()
+
+
+LIMITS = finetuning.Limits(GENERATION, Bytes(), 30, 448)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({}, ""),
+        ({"text": " ... "}, "no transcript"),
+        ({"seconds": 0.0}, "cannot be read"),
+        ({"seconds": 30.0}, ""),
+        ({"seconds": 30.1}, "lasts 30.1 s, over 30"),
+        ({"text": "a" * 444}, ""),  # with language, task, no times and end: 448
+        ({"text": "a" * 445}, "its transcript has 449 tokens, over 448"),
+    ],
+)
+def test_what_cannot_be_learnt_from_has_a_reason(change, reason):
+    assert LIMITS.reason({"text": "a", "seconds": 1.0, "language": "de"} | change) == reason
+
+
+@pytest.mark.parametrize(("language", "said"), [("", "language is not stated"), ("ro", "knows no language 'ro'")])
+def test_a_language_that_is_missing_or_unknown_is_one_sentence(language, said):
+    with pytest.raises(AsrlibError, match=said):
+        LIMITS.reason({"text": "a", "seconds": 1.0, "language": language})
+
+
+def parts(tmp_path, lines, columns="transcription,language,split", **options):
+    write(tmp_path / "some", lines, columns)
+    return finetuning.gather(finetuning.Settings((str(tmp_path / "some"),), **options), LIMITS)
+
+
+def ids(found):
+    return [list(part.table["id"]) for part in found]
+
+
+def test_a_folder_with_splits_keeps_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
+    found = parts(tmp_path, ["a,de,train", "b,de,validation", "c,de,test", "d,de,train"])
+    assert (ids(found.train), ids(found.validation)) == ([["0.wav", "3.wav"]], [["1.wav"]])
+    assert found.languages == {"de"} and not found.left_out
+
+
+@pytest.mark.parametrize("split", ["train", ""])
+def test_a_folder_without_validation_is_split_by_text(tmp_path, monkeypatch, split):
+    monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
+    found = parts(tmp_path, [f"{said},de,{split}" for said in "abcab"] + ["!,de," + split])
+    (train,), (scored,) = (
+        ([row["text"] for row in part.table] for part in found.train),
+        ([row["text"] for row in part.table] for part in found.validation),
+    )
+    assert len(train) + len(scored) == 5 and train and scored and not set(train) & set(scored)
+    assert [row["reason"] for row in found.left_out] == ["no transcript"]
+
+
+def test_validation_that_is_named_takes_nothing_from_what_is_learnt(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
+    write(tmp_path / "other", ["e,de", "f,de"])
+    found = parts(tmp_path, ["a,de,train", "b,de,train"], validation=(str(tmp_path / "other"),))
+    assert (ids(found.train), ids(found.validation)) == ([["0.wav", "1.wav"]], [["0.wav", "1.wav"]])
+
+
+def test_a_folder_with_other_splits_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(AsrlibError, match="has the splits dev, test: one must be called train"):
+        parts(tmp_path, ["a,de,test", "b,de,dev"])
+
+
+@pytest.mark.parametrize(
+    ("written", "loaded"),
+    [
+        ("telephone/it", ["telephone it train", "telephone it validation"]),
+        ("telephone/it/train=2", ["telephone it train", "telephone it validation"]),
+        ("telephone/it/test", ["telephone it test"]),  # split by text
+        ("fleurs/ro", ["fleurs ro train", "fleurs ro validation"]),
+        ("librispeech/en/train-clean-100", ["librispeech en train-clean-100"]),
+    ],
+)
+def test_a_corpus_brings_its_validation_split(monkeypatch, written, loaded):
+    asked = []
+    rows = [
+        {
+            "id": said,
+            "text": said,
+            "language": "de",
+            "seconds": 1.0,
+            "audio": {"path": "", "bytes": None},
+            "speaker": "",
+            "split": "",
+        }
+        for said in "abc"
+    ]
+    monkeypatch.setattr(
+        corpora,
+        "load",
+        lambda name, language, split, root: (
+            asked.append(f"{name} {language} {split}") or data.corpora.rows.dataset(rows)
+        ),
+    )
+    found = finetuning.gather(finetuning.Settings((written,)), LIMITS)
+    assert asked == loaded
+    assert len(ids(found.validation)[0]) == (3 if len(loaded) == 2 else 1)
+    assert found.train[0].share == (2.0 if "=" in written else None)
+
+
+@pytest.mark.parametrize("written", ["nowhere", "nowhere/en", "telephone/en:packed", "a/b/c/d"])
+def test_what_is_neither_folder_nor_corpus_is_one_sentence(written):
+    with pytest.raises(AsrlibError, match="is neither a folder nor a corpus"):
+        Source.brought(written)
+
+
+def test_a_folder_has_a_share_too(tmp_path):
+    found = Source.brought(f"{tmp_path}=0.5")
+    assert (found.name, found.root, found.share, found.place) == ("folder", str(tmp_path), 0.5, str(tmp_path))
+    with pytest.raises(AsrlibError, match="a share is a number above zero"):
+        Source.brought(f"{tmp_path}=0")
+
+
+def test_the_command_of_a_run_says_what_differs():
+    settings = finetuning.Settings(
+        ("a b", "telephone/it=2"), ("c",), adapter="lora", freeze_encoder=True, learning_rate=0.002
+    )
+    said = "asrlib finetune 'a b' telephone/it=2 --validation c --adapter lora --freeze-encoder --learning-rate 0.002 --output FOLDER"
+    assert settings.command() == said
+    assert (settings.rate, finetuning.Settings(()).rate, finetuning.Settings((), adapter="lora").rate) == (
+        0.002,
+        1e-5,
+        1e-3,
+    )
+
+
+def clips_of_step(settings, number):
+    """Return texts and samples of a step, independently of the Trainer."""
+    model, processor = transcription.load("./model", device="cpu", dtype=torch.float32)
+    limits = finetuning.Limits(model.generation_config, processor.tokenizer, 1, 448)
+    table = finetuning.gather(settings, limits).train[0].table
+    size = settings.batch_size
+    chosen = finetuning.order([len(table)], [None], settings.steps * size, settings.seed)[
+        number * size : (number + 1) * size
+    ]
+    return [(table[place]["text"], soundfile.read(table[place]["audio"]["path"])[0]) for place in chosen]
+
+
+def test_the_loss_of_a_step_is_the_mean_over_its_tokens_and_no_others(here):
+    """The first step, by hand: one clip at a time, so that nothing is padded."""
+    model, processor = transcription.load("./model", device="cpu", dtype=torch.float32)
+    finetuning.recipe.context.cut_context(model, processor, 1)
+    total, count = 0.0, 0
+    settings = finetuning.Settings(("speech",), model="./model", context=1, steps=4, batch_size=4)
+    for said, sound in clips_of_step(settings, 0):
+        features = processor.feature_extractor(sound, sampling_rate=16_000, return_tensors="pt").input_features
+        tokens = torch.tensor(
+            [[257, 258, 261, 265, *processor.tokenizer(said, add_special_tokens=False).input_ids, 256]]
+        )
+        with torch.no_grad():
+            logits = model(features, decoder_input_ids=tokens[:, :-1]).logits[0]
+        total -= logits.log_softmax(-1).gather(1, tokens[0, 1:, None]).sum().item()
+        count += tokens.shape[1] - 1
+    first = next(files.read_jsonl("one/losses.jsonl"))
+    assert first["step"] == 1
+    assert first["loss"] == pytest.approx(total / count, rel=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"accumulate": 4}, {"flags": ["--stream"]}], ids=["accumulated", "streamed"])
+def test_parts_of_a_step_and_features_on_the_way_change_nothing_but_the_order_of_sums(here, tmp_path, options):
+    output = str(tmp_path / "other")
+    assert cli.main(command(output, **options)) == 0
+    losses = [pd.read_json(Path(folder, "losses.jsonl"), lines=True) for folder in ("one", output)]
+    assert len(losses[0]) == 4 and losses[0]["loss"].nunique() == 4
+    np.testing.assert_allclose(losses[1], losses[0], rtol=2e-3)
+    assert not list(Path(output).glob("features")) and not list(Path(output).glob("trainer"))
+
+
+def test_a_fine_tuned_model_is_whole_again_has_a_card_and_its_curves(here, capsys):
+    facts = files.read_json("one/finetuning.json")
+    assert (facts["clips"], facts["scored"], facts["left_out"], facts["failed"], facts["steps"]) == (9, 1, 0, {}, 4)
+    assert [score["step"] for score in facts["scores"]] == [2, 4] and facts["before"]["step"] == 0
+    assert facts["minutes"] == pytest.approx(9 * 0.6 / 60, rel=0.3)
+    card = Path("one/model/README.md").read_text()
+    assert "asrlib finetune speech --model ./model --context 1" in card and "| own recordings | not stated | |" in card
+    assert f"| ./model | {facts['before']['wer']:.1f} | {facts['before']['orthographic']:.1f} |" in card
+    assert "base_model: ./model" in card and "- type: wer" in card
+    events = EventAccumulator("one/logs").Reload()
+    assert [point.step for point in events.Scalars("eval/wer")] == [0, 2, 4]
+    assert len(events.Scalars("train/loss")) == 4
+    model, processor = transcription.load("one/model", device="cpu", dtype=torch.float32)
+    before, _ = transcription.load("model", device="cpu", dtype=torch.float32)
+    assert model.config.max_source_positions == 1500 and processor.feature_extractor.chunk_length == 30
+    assert torch.equal(model.model.encoder.embed_positions.weight, before.model.encoder.embed_positions.weight)
+    assert not torch.equal(model.model.encoder.layers[0].fc1.weight, before.model.encoder.layers[0].fc1.weight)
+    assert (model.generation_config.language, model.generation_config.task) == ("en", "transcribe")
+    assert next(transcription.transcribe(model, processor, ["speech/0.wav"], language="en")).language == "en"
+
+
+def test_a_finished_training_is_not_repeated_and_offers_the_next_command(here, capsys, monkeypatch):
+    monkeypatch.setattr(finetuning.recipe, "_tuner", None)
+    pushed = []
+    monkeypatch.setattr(upload, "check", lambda name: pushed.append(name))
+    monkeypatch.setattr(upload, "push", lambda folder, name: pushed.append(str(folder)) or "address")
+    assert cli.main([*command("one"), "--push", "me/mine"]) == 0
+    said = capsys.readouterr().out
+    assert "9 clips of 0.1 minutes learnt from, 4 steps; WER on 1 other clips " in said
+    assert "\nNext: asrlib transcribe --model one/model FILE, or asrlib demo --model one/model\n" in said
+    assert pushed == ["me/mine", "one/model"]
+
+
+@pytest.mark.parametrize(("adapter", "frozen"), [("lora", False), ("lora", True), ("qlora", False), ("adalora", False)])
+def test_an_adapter_is_trained_and_merges_when_it_is_loaded(here, tmp_path, adapter, frozen):
+    output = str(tmp_path / "adapted")
+    flags = ["--freeze-encoder"] if frozen else []
+    assert cli.main(command(output, adapter=adapter, flags=flags, steps=6)) == 0
+    tensors = files.read_json(Path(output, "model", "adapter_config.json"))
+    assert tensors["base_model_name_or_path"] == str(here / "model")
+    before, _ = transcription.load("model", device="cpu", dtype=torch.float32)
+    model, processor = transcription.load(Path(output, "model"), device="cpu", dtype=torch.float32)
+    moved = {name for name, part in model.named_parameters() if not torch.equal(part, before.get_parameter(name))}
+    assert moved and all(name.endswith("_proj.weight") or (adapter == "adalora" and ".fc" in name) for name in moved)
+    assert any(".encoder." in name for name in moved) != frozen
+    assert any("encoder_attn.v_proj" in name for name in moved)
+    assert processor.feature_extractor.chunk_length == 30
+
+
+def test_a_frozen_encoder_stays(here, tmp_path):
+    output = str(tmp_path / "frozen")
+    assert cli.main(command(output, flags=["--freeze-encoder"])) == 0
+    before, _ = transcription.load("model", device="cpu", dtype=torch.float32)
+    model, _ = transcription.load(Path(output, "model"), device="cpu", dtype=torch.float32)
+    for name, part in model.named_parameters():
+        assert torch.equal(part, before.get_parameter(name)) == (".encoder." in name), name
+
+
+def test_each_clip_is_scored_in_its_own_language(here, tmp_path, monkeypatch):
+    spoken = []
+    generate = training.Seq2SeqTrainer.prediction_step
+
+    def watch(self, model, inputs, *given, **options):
+        spoken.extend(zip(inputs["labels"][:, 0].tolist(), options["language"], strict=True))
+        return generate(self, model, inputs, *given, **options)
+
+    monkeypatch.setattr(training.Seq2SeqTrainer, "prediction_step", watch)
+    output = str(tmp_path / "mixed")
+    mixed = {"every": 4, "validation": "german"}
+    assert cli.main([*command(output, "speech=1", "german=3", **mixed), "--validation", "speech"]) == 0
+    assert set(spoken) == {(258, "en"), (259, "de")}
+    facts = files.read_json(Path(output, "finetuning.json"))
+    (score,) = facts["scores"]
+    assert score["wer"] == pytest.approx((score["wer german de"] + score["wer speech en"]) / 2)
+    model, _ = transcription.load(Path(output, "model"), device="cpu")
+    assert model.generation_config.language is None
+
+
+def test_rates_are_of_normalised_and_of_written_words():
+    tokenizer = SimpleNamespace(
+        pad_token_id=0, batch_decode=lambda rows, **_: ["".join(map(chr, row)).strip("\0") for row in rows]
+    )
+    said, heard = (
+        [[ord(letter) for letter in line.ljust(9, "\0")] for line in lines]
+        for lines in (["Ja, Gut", "ab cd", "好的"], ["ja gut", "ab cx", "好了"])
+    )
+    said = np.where(np.array(said) == 0, -100, said)
+    prediction = SimpleNamespace(label_ids=said, predictions=np.array(heard))
+    rates = training.Metrics(tokenizer, [("x", "de"), ("x", "de"), ("y", "zh")], 0)(prediction)
+    assert rates["wer x de"] == 25 and rates["wer y zh"] == 50 and rates["wer"] == 37.5
+    assert rates["orthographic"] == pytest.approx((75 + 50) / 2)
+
+
+def scripted(monkeypatch, rates):
+    """Have evaluations find these rates; the first is that of the model before."""
+    left = iter(rates)
+    monkeypatch.setattr(training.Metrics, "__call__", lambda self, prediction: {"wer": next(left), "orthographic": 0.0})
+
+
+def test_the_best_weights_are_kept_and_patience_ends_a_training(here, tmp_path, monkeypatch):
+    scripted(monkeypatch, [90, 50, 40, 45, 40, 10])
+    assert cli.main(command(str(tmp_path / "patient"), steps=10, patience=2)) == 0
+    facts = files.read_json(tmp_path / "patient" / "finetuning.json")
+    assert [score["wer"] for score in facts["scores"]] == [50, 40, 45, 40] and facts["steps"] == 8
+    assert facts["best"]["step"] == 4
+    scripted(monkeypatch, [90, 50, 40, 45, 40, 41])
+    kept = []
+    save = training.FineTuner._save
+    monkeypatch.setattr(
+        training.FineTuner,
+        "_save",
+        lambda self, folder, state=None: (
+            kept.append((Path(folder).name, self.model.model.decoder.layer_norm.weight.detach().clone()))
+            or save(self, folder, state)
+        ),
+    )
+    assert cli.main(command(str(tmp_path / "impatient"), steps=10)) == 0
+    model, _ = transcription.load(tmp_path / "impatient" / "model", device="cpu", dtype=torch.float32)
+    assert [name for name, _ in kept] == [f"checkpoint-{step}" for step in (2, 4, 6, 8, 10)]
+    assert [torch.equal(model.model.decoder.layer_norm.weight, one) for _, one in kept] == [
+        False,
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert weights(tmp_path / "impatient") == weights(tmp_path / "patient")
+
+
+@pytest.mark.parametrize(
+    ("kind", "steps"), [({}, 5), ({"adapter": "lora"}, 5), ({"adapter": "adalora"}, 9)], ids=["full", "lora", "adalora"]
+)
+@pytest.mark.parametrize("dies", [1, 4])
+def test_a_killed_training_ends_with_the_same_weights(here, tmp_path, monkeypatch, kind, steps, dies):
+    outputs = [str(tmp_path / name) for name in ("whole", "killed")]
+    options = kind | {"steps": steps, "accumulate": 2}
+    assert cli.main(command(outputs[0], **options)) == 0
+    step, taken = training.FineTuner.training_step, []
+
+    def die(self, *given):
+        if len(taken) == 2 * dies - 1:  # within a step
+            raise KeyboardInterrupt
+        taken.append(self.state.global_step)
+        return step(self, *given)
+
+    monkeypatch.setattr(training.FineTuner, "training_step", die)
+    assert cli.main(command(outputs[1], **options)) == 130
+    taken.clear()
+    monkeypatch.setattr(
+        training.FineTuner,
+        "training_step",
+        lambda self, *given: taken.append(self.state.global_step) or step(self, *given),
+    )
+    assert cli.main(command(outputs[1], **options)) == 0
+    assert taken[0] == (dies - 1) // 2 * 2  # the last checkpoint was that of the last even step
+    file = "adapter_model.safetensors" if kind else "model.safetensors"
+    assert weights(outputs[1], file) == weights(outputs[0], file)
+    for name in ("losses.jsonl", "scores.jsonl"):
+        assert Path(outputs[1], name).read_bytes() == Path(outputs[0], name).read_bytes()
+
+
+KILLED = """
+import os, signal, sys, json, torch
+from asrlib import cli, hardware
+from asrlib.training.finetuning import training
+hardware.best_device, hardware.best_dtype = lambda: "cpu", lambda device=None: torch.float32
+save = training.FineTuner._save_rng_state
+def die(self, folder):
+    if folder.endswith("checkpoint-4"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(self, folder)
+training.FineTuner._save_rng_state = die
+cli.main(json.loads(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_a_training_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(here, tmp_path):
+    outputs = [str(tmp_path / name) for name in ("whole", "killed")]
+    options = {"adapter": "lora", "steps": 5}
+    assert cli.main(command(outputs[0], **options)) == 0
+    run = [sys.executable, "-c", KILLED, json.dumps(command(outputs[1], **options))]
+    done = subprocess.run(run, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert {path.name for path in Path(outputs[1], "trainer").iterdir()} >= {"checkpoint-2", "checkpoint-4"}
+    assert cli.main(command(outputs[1], **options)) == 0
+    assert weights(outputs[1], "adapter_model.safetensors") == weights(outputs[0], "adapter_model.safetensors")
+
+
+def test_a_training_killed_after_its_last_step_takes_no_more(here, tmp_path, monkeypatch):
+    scripted(monkeypatch, [90, 50, 60])
+    write_model = finetuning.recipe._write
+    monkeypatch.setattr(finetuning.recipe, "_write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    chosen = command(str(tmp_path / "late"), steps=20, patience=1)
+    assert cli.main(chosen) == 130
+    monkeypatch.setattr(finetuning.recipe, "_write", write_model)
+    monkeypatch.setattr(training.FineTuner, "training_step", None)
+    assert cli.main(chosen) == 0
+    facts = files.read_json(tmp_path / "late" / "finetuning.json")
+    assert (facts["best"], facts["steps"]) == (facts["scores"][0], 4) and len(facts["scores"]) == 2
+
+
+def test_clips_that_cannot_be_used_are_named_and_left_out(here, tmp_path, capsys):
+    write(tmp_path / "mixed", ["a,en", "b,en", "c,en", " ,en", f"{'d' * 445},en", "e,en", "f,en"])
+    soundfile.write(tmp_path / "mixed" / "5.wav", np.zeros(16_000 * 2), 16_000)
+    damaged = tmp_path / "mixed" / "6.wav"
+    damaged.write_bytes(b"no sound")
+    assert cli.main(command(str(tmp_path / "out"), str(tmp_path / "mixed"))) == 0
+    said = capsys.readouterr().out
+    assert (
+        "Left out: 3.wav (no transcript), 4.wav (its transcript has 449 tokens, over 448), 5.wav (lasts 2.0 s, over 1), 6.wav ("
+        in said
+    )
+    assert len(list(files.read_jsonl(tmp_path / "out" / "left_out.jsonl"))) == 4
+
+
+def test_a_clip_whose_sound_ends_early_is_counted_as_failed(here, tmp_path, capsys, monkeypatch):
+    write(tmp_path / "cut", ["a,en", "b,en", "c,en", "d,en"])
+    prepare = data.context.prepare
+
+    def fails(row, *given):
+        if row["id"] == "2.wav":
+            raise AsrlibError("2.wav is damaged.")
+        return prepare(row, *given)
+
+    monkeypatch.setattr(data.context, "prepare", fails)
+    assert cli.main(command(str(tmp_path / "out"), str(tmp_path / "cut"), validation="speech")) == 1
+    assert "Left out: 2.wav (2.wav is damaged.)" in capsys.readouterr().out
+    facts = files.read_json(tmp_path / "out" / "finetuning.json")
+    assert (facts["clips"], facts["scored"]) == (3, 9) and facts["failed"].keys() == {"2.wav"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": 7}, "one belongs to another training, with other settings, clips or weights"),
+        ({"accumulate": 3}, "A batch of 4 clips cannot be parted among 1 processes in 3 parts each"),
+        ({"validation": "nowhere"}, "nowhere is neither a folder nor a corpus"),
+        ({"language": "ro"}, "The model knows no language 'ro'"),
+        ({"model": "nowhere"}, "'nowhere' is neither a checkpoint's folder nor an id"),
+    ],
+)
+def test_what_a_person_can_mend_is_one_sentence(here, capsys, options, message):
+    assert cli.main(command("one", **options)) == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+TWO = """
+import json, sys, torch
+from asrlib import cli, hardware
+hardware.best_device, hardware.best_dtype = lambda: "cpu", lambda device=None: torch.float32
+codes = []
+for arguments in json.loads(sys.argv[1]):
+    try:
+        codes.append(cli.main(arguments))
+    except SystemExit as ended:
+        codes.append(ended.code)
+sys.exit(codes != [0, 1])
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does_and_fail_with_one_sentence(here):
+    Path("two.py").write_text(TWO)
+    runs = [command("two"), command("three", **{"batch-size": 3})]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "two.py", json.dumps(runs)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("9 clips of ") == done.stdout.count("step 4:") == 1
+    said = [line for line in done.stderr.splitlines() if line.startswith("asrlib: ")]
+    assert said == [
+        "asrlib: A batch of 3 clips cannot be parted among 2 processes in 1 parts each: choose a batch size that 2 divides."
+    ]
+    losses = [pd.read_json(Path(folder, "losses.jsonl"), lines=True) for folder in ("one", "two")]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=2e-3)
+    rates = [[row["wer"] for row in files.read_jsonl(Path(folder, "scores.jsonl"))] for folder in ("one", "two")]
+    assert rates[0] == rates[1]
+
+
+def test_the_documented_configuration_of_deepspeed_is_read_by_accelerate(tmp_path, monkeypatch):
+    page = (REPOSITORY / "docs" / "scale.md").read_text("utf-8")
+    (tmp_path / "zero2.yaml").write_text(re.search(r"```yaml\n(distributed_type.*?)```", page, re.DOTALL)[1])
+    (line,) = re.findall(r"^accelerate launch (.*)$", page, re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    options, _, _ = launch._validate_launch_command(launch.launch_command_parser().parse_args(line.split()))
+    assert options.use_deepspeed and options.num_processes == 4
+    parsed = cli._parser().parse_args(options.training_script_args)
+    assert (options.training_script, parsed.command, parsed.batch_size) == ("asrlib", "finetune", 64)
+    options.deepspeed_fields_from_accelerate_config = "zero_stage"
+    for name, value in prepare_deepspeed_cmd_env(options)[1].items():
+        if name.startswith("ACCELERATE_"):
+            monkeypatch.setenv(name, str(value))
+    told = DeepSpeedPlugin().deepspeed_config
+    assert told["zero_optimization"]["stage"] == 2 and told["gradient_clipping"] == 1
+    assert {
+        told[name] for name in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+    } == {"auto"}
