@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,9 @@ import nbformat  # noqa: E402
 
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # they share the processor; before anything computes
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+
+# A shell's job in the background ignores Ctrl-C, and so would all programs that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("asrlib", deadline=None)  # nothing judges by the clock
 settings.load_profile("asrlib")

@@ -150,11 +150,16 @@ def _unpack_package(package: Path, folder: Path, wanted: Callable[[str], str | N
     known = catalogue.table()["debian"].get(package.name)
     if known and files.sha256(package) != known:
         raise AsrlibError(f"{package.name} does not have the checksum in data/corpora.toml")
-    with tempfile.TemporaryFile(dir=folder) as tar:
-        if subprocess.run(["dpkg-deb", "--fsys-tarfile", package], stdout=tar, stderr=subprocess.DEVNULL).returncode:
-            raise AsrlibError(f"{package.name} is damaged or truncated")
-        tar.seek(0)
-        downloads.extract(tar, folder, wanted, source=package.name)
+    command = ["dpkg-deb", "--fsys-tarfile", str(package)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            downloads.extract(process.stdout, folder, wanted, source=package.name)
+            while process.stdout.read(1 << 20):  # padding after the archive's end
+                pass
+        finally:
+            process.stdout.close()
+    if process.returncode:
+        raise AsrlibError(f"{package.name} is damaged or truncated")
 
 
 def _wanted(patterns: list[str], top: str = "", becomes: str = "") -> Callable[[str], str | None]:

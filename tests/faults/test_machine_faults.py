@@ -102,7 +102,7 @@ mount -o remount,ro,bind "$ASRLIB_CACHE"
 def test_a_read_only_cache_serves_what_it_holds_and_is_named_when_it_lacks_something(world):
     build_package(world)
     cache = world / "cache"
-    cache.mkdir()
+    cache.mkdir(exist_ok=True)
     rows, given = str(world / "rows.json"), {"CODE": FETCH, "ASRLIB_CACHE": str(cache)}
     said, code, _ = outcome(mounted(READ_ONLY, rows, **given))
     assert (len(said), code) == (1, 1), said
