@@ -21,6 +21,19 @@ try:
 except AsrlibError as error:
     sys.exit(f"asrlib: {error}")
 """
+# Run command lines of asrlib one after the other, in float32 on the CPU, and compare their exit codes; for torchrun.
+TWO = """
+import json, sys, torch
+from asrlib import cli, hardware
+hardware.best_device, hardware.best_dtype = lambda: "cpu", lambda device=None: torch.float32
+codes = []
+for arguments in json.loads(sys.argv[1]):
+    try:
+        codes.append(cli.main(arguments))
+    except SystemExit as ended:
+        codes.append(ended.code)
+sys.exit(codes != json.loads(sys.argv[2]))
+"""
 CONVERT = "import sys\nfrom asrlib.models import checkpoints\ncheckpoints.fetch(sys.argv[1], 'openai')"
 EVALUATE = """
 import json, sys

@@ -30,6 +30,7 @@ from asrlib.models import checkpoints
 from asrlib.training import finetuning
 from asrlib.training.finetuning import data, training
 from asrlib.training.sources import Source
+from tests import programs
 
 REPOSITORY = files.repository()
 SAID = ["aa", "bbb", "a b", "b", "abab a", "a a", "ba", "b b", "aba", "bab a b a b"]
@@ -597,26 +598,12 @@ def test_what_a_person_can_mend_is_one_sentence(here, capsys, options, message):
     assert said.count("\n") == 1
 
 
-TWO = """
-import json, sys, torch
-from asrlib import cli, hardware
-hardware.best_device, hardware.best_dtype = lambda: "cpu", lambda device=None: torch.float32
-codes = []
-for arguments in json.loads(sys.argv[1]):
-    try:
-        codes.append(cli.main(arguments))
-    except SystemExit as ended:
-        codes.append(ended.code)
-sys.exit(codes != [0, 1])
-"""
-
-
 @pytest.mark.slow
 def test_two_processes_train_as_one_does_and_fail_with_one_sentence(here):
-    Path("two.py").write_text(TWO)
+    Path("two.py").write_text(programs.TWO)
     runs = [command("two"), command("three", **{"batch-size": 3})]
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "two.py", json.dumps(runs)],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "two.py", json.dumps(runs), "[0, 1]"],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
