@@ -234,7 +234,8 @@ def distil(options: argparse.Namespace) -> int:
     done = distillation.distil(distillation.Settings(**chosen), options.output)
     if not done:
         return 0
-    scores = [f"{score['wer']:.1f} % WER at step {score['step']}" for score in done["scores"][-1:]]
+    best = sorted(done["scores"], key=lambda score: score["wer"])[:1]  # the student that is kept
+    scores = [f"{score['wer']:.1f} % WER at step {score['step']}" for score in best]
     print(
         f"{done['clips']} clips, {done['kept']} labels of {done['words']} words learnt from, {options.steps} steps: "
         + ", ".join([f"cross-entropy {done['cross_entropy']:.3f}, KL {done['kl']:.3f}", *scores])
