@@ -6,6 +6,7 @@ called with caches that stay in place, in the precision that this machine is fas
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from asrlib.decoding.batching import Clip, Engine, Hypothesis, Result
 from asrlib.decoding.features import log_mel, long_log_mel
 from asrlib.decoding.kernels import laid_out
 from asrlib.decoding.search import Found, Rules, detect_language, search
+from asrlib.decoding.speculative import Assistant, speculate
 from asrlib.models.loading import load
 from asrlib.text import language_code
 from asrlib.whisper import HOP, POSITIONS, SAMPLES_PER_POSITION
@@ -38,6 +40,8 @@ def transcribe(
     strict: bool = False,
     vad: bool = False,
     previous_text: bool = False,
+    assistant: Assistant | None = None,
+    drafts: int = 4,
     label: str = "",
 ) -> Iterator[Hypothesis]:
     """Transcribe clips and yield hypotheses in the clips' order.
@@ -64,14 +68,19 @@ def transcribe(
         vad: hear only where Silero's detector finds a voice; it comes with faster-whisper.
         previous_text: tell each window of a long recording what was written before it, which makes names and style agree and
             lets an error spread. The paper does so; off here, for windows do then not depend on each other.
+        assistant: drafts for each clip what the model then checks (`asrlib.decoding.speculative`): the same words as without it,
+            in another time. Clips are decoded one by one, and strictly.
+        drafts: tokens that the assistant drafts in a round.
         label: shown in the progress line; none is shown without it.
 
     Raises:
         AsrlibError: one recording where several are asked for; audio that `audio.load` refuses; an unknown language, task or
-            window; the merged window of an exported model; audio longer than the context of a model whose context was cut
+            window; an assistant that is not of this model, or not with ``strict``; the merged window or an assistant of an
+            exported model; audio longer than the context of a model whose context was cut
             (`asrlib.training.context.cut_context`), which was never trained to go from window to window.
     """
-    engine = TorchEngine(model, processor, language, task, window, timestamps, strict, vad, previous_text)
+    options = {"vad": vad, "previous_text": previous_text, "assistant": assistant, "drafts": drafts}
+    engine = TorchEngine(model, processor, language, task, window, timestamps, strict, **options)
     return batching.run(engine, clips, batch_size=batch_size, label=label)
 
 
@@ -88,6 +97,8 @@ class TorchEngine(Engine):
     strict: bool = False
     vad: bool = False
     previous_text: bool = False
+    assistant: Assistant | None = None
+    drafts: int = 4
 
     def __post_init__(self) -> None:
         if self.window not in ("full", "merged"):
@@ -102,6 +113,10 @@ class TorchEngine(Engine):
         self.blocks: dict[Any, torch.Tensor] = {}  # nobody changes the weights while this engine is used
         if hasattr(self.model, "encode") and self.window == "merged":
             raise AsrlibError("An exported model always encodes 30 seconds: choose the window 'full' for it.")
+        if self.assistant and not (self.strict and hasattr(self.model, "model")):
+            raise AsrlibError(
+                "An assistant goes with strict=True and a model of PyTorch: its drafts are checked greedily."
+            )
         whisper.prompt(self.generation, self.language or "en", self.task)  # an English-only model refuses others
 
     def fits(self, clip: Clip) -> bool:
@@ -164,11 +179,20 @@ class TorchEngine(Engine):
         self,
         states: torch.Tensor,
         prompts: Sequence[Sequence[int]],
-        sounds: Sequence[torch.Tensor],
-        bias: torch.Tensor | None = None,
+        sounds: Any,
+        bias: Any = None,
         rules: Rules | None = None,
     ) -> list[Found]:
         """Return what is said in each clip; arguments as for `asrlib.decoding.guards.guarded`."""
+        if self.assistant:
+            alone = [
+                (states[row : row + 1], bias if bias is None else bias[row : row + 1]) for row in range(len(states))
+            ]
+            made = [
+                speculate(self.model, self.assistant, one, prompt, hidden, drafts=self.drafts, rules=rules)
+                for (one, hidden), prompt in zip(alone, prompts, strict=True)
+            ]
+            return [Found(one.tokens, math.nan, math.nan) for one in made]
         if self.strict:
             return search(self.model, states, prompts, bias, rules=rules)
         return guards.guarded(self.model, self.processor, states, prompts, sounds, bias, rules=rules)
