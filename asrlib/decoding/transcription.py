@@ -59,7 +59,7 @@ def transcribe(
             as the rows of a corpus.
         language: code or name; None lets a multilingual model detect it, clip by clip. Not for English-only models.
         task: ``"transcribe"``, or ``"translate"`` to English.
-        batch_size: clips decoded together.
+        batch_size: clips decoded together; with an assistant, encoded together.
         window: ``"full"`` encodes all 1,500 positions; with ``"merged"`` few positions stand for the silence that pads a clip to
             30 s (`asrlib.decoding.network.merge_padding`), an approximation: compare it with ``"full"`` on your own speech.
         timestamps: find segment times in short clips too; long ones always have them.
@@ -68,20 +68,16 @@ def transcribe(
         vad: hear only where Silero's detector finds a voice; it comes with faster-whisper.
         previous_text: tell each window of a long recording what was written before it, which makes names and style agree and
             lets an error spread. The paper does so; off here, for windows do then not depend on each other.
-        assistant: drafts for each clip what the model then checks (`asrlib.decoding.speculative`): the same words as without it,
-            in another time. Clips are decoded one by one, and strictly.
-        drafts: tokens that the assistant drafts in a round.
+        assistant: drafts so many tokens a round (``drafts``) for the model to check: the same words in another time.
         label: shown in the progress line; none is shown without it.
 
     Raises:
-        AsrlibError: one recording where several are asked for; audio that `audio.load` refuses; an unknown language, task or
-            window; an assistant that is not of this model, or not with ``strict``; the merged window or an assistant of an
-            exported model; audio longer than the context of a model whose context was cut
-            (`asrlib.training.context.cut_context`), which was never trained to go from window to window.
+        AsrlibError: one recording where several are asked for; audio that `audio.load` refuses; an unknown language, task or window;
+            an assistant without ``strict``; it or the merged window with an exported model; audio longer than the context of a
+            model whose context was cut (`asrlib.training.context.cut_context`), never trained to go from window to window.
     """
-    options = {"vad": vad, "previous_text": previous_text, "assistant": assistant, "drafts": drafts}
-    engine = TorchEngine(model, processor, language, task, window, timestamps, strict, **options)
-    return batching.run(engine, clips, batch_size=batch_size, label=label)
+    asked = language, task, window, timestamps, strict, vad, previous_text, assistant, drafts
+    return batching.run(TorchEngine(model, processor, *asked), clips, batch_size=batch_size, label=label)
 
 
 @dataclass

@@ -774,6 +774,7 @@ def test_problems_of_json_lines_are_named(tmp_path, lines, problem):
     [
         ("metadata.tsv", "file_name\ttext\na.wav\tYes, please.\n"),
         ("metadata.jsonl", '\n{"file_name": "a.wav", "text": "Yes, please.", "speaker": 7, "split": null}\n\n'),
+        ("metadata.jsonl", '\ufeff{"file_name": "a.wav", "text": "Yes, please."}\r\n'),
         ("metadata.csv", 'file_name,text\na.wav,"Yes, please."\n\n'),
         ("metadata.csv", "file_name;text\na.wav;Yes, please.\n"),
         ("metadata.csv", '"file_name"\t "text"\r\na.wav\tYes, please.\r\n'),
