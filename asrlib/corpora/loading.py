@@ -31,8 +31,8 @@ def load(name: str, language: str | None = None, split: str | None = None, root:
     Args:
         name: ``telephone``, ``picture_words``, ``audiobook``, ``dialogue``, ``untranscribed`` (packaged); ``librispeech``, ``fleurs``,
             ``ami``, ``earnings21``, ``earnings22``, ``gigaspeech``, ``meanwhile``, ``rev16``, ``spgispeech``, ``tedlium``,
-            ``tedlium_long``, ``voxpopuli`` (from ``root``, a folder of ``ASRLIB_DATA``, or the Hub); ``common_voice`` (``root``: the downloaded archive or its
-            folder); ``folder`` (``root``: a folder with ``metadata.csv``, ``.tsv`` or ``.jsonl``).
+            ``tedlium_long``, ``voxpopuli`` (from ``root``, a folder of ``ASRLIB_DATA``, or the Hub); ``common_voice`` (``root``: the
+            downloaded archive or its folder); ``folder`` (``root``: a folder with ``metadata.csv``, ``.tsv`` or ``.jsonl``).
         language: ISO code such as ``ro``; may be left out where there is only one, and for ``folder``.
         split: ``train``, ``validation``, ``test``, or the corpus's own names; None gives all of them.
         root: where a set that is not packaged lies.

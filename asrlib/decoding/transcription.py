@@ -72,9 +72,8 @@ def transcribe(
         label: shown in the progress line; none is shown without it.
 
     Raises:
-        AsrlibError: one recording where several are asked for; audio that `audio.load` refuses; an unknown language, task or window;
-            an assistant without ``strict``; it or the merged window with an exported model; audio longer than the context of a
-            model whose context was cut (`asrlib.training.context.cut_context`), never trained to go from window to window.
+        AsrlibError: one recording in the place of several; audio that `audio.load` refuses; an unknown language, task or window;
+            an assistant without ``strict``; it or ``"merged"`` with an exported model; audio longer than a context that was cut.
     """
     asked = language, task, window, timestamps, strict, vad, previous_text, assistant, drafts
     return batching.run(TorchEngine(model, processor, *asked), clips, batch_size=batch_size, label=label)
