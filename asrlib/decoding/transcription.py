@@ -180,12 +180,10 @@ class TorchEngine(Engine):
     ) -> list[Found]:
         """Return what is said in each clip; arguments as for `asrlib.decoding.guards.guarded`."""
         if self.assistant:
-            alone = [
-                (states[row : row + 1], bias if bias is None else bias[row : row + 1]) for row in range(len(states))
-            ]
+            biases = [None] * len(states) if bias is None else bias.split(1)
             made = [
-                speculate(self.model, self.assistant, one, prompt, hidden, drafts=self.drafts, rules=rules)
-                for (one, hidden), prompt in zip(alone, prompts, strict=True)
+                speculate(self.model, self.assistant, *one, drafts=self.drafts, rules=rules)
+                for one in zip(states.split(1), prompts, biases, strict=True)
             ]
             return [Found(one.tokens, math.nan, math.nan) for one in made]
         if self.strict:

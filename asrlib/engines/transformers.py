@@ -49,12 +49,11 @@ class Transformers(Runtime):
             options |= {"language": language, "task": "transcribe"}
         if not self.strict:
             options |= TESTS
-        pieces = (
-            {"chunk_length_s": self.chunk, "batch_size": self.batch_size, "ignore_warning": True} if self.chunk else {}
-        )
+        more = {"chunk_length_s": self.chunk, "ignore_warning": True} if self.chunk else {}
         sound = {"raw": samples, "sampling_rate": audio.SAMPLING_RATE}
+        more |= {"return_timestamps": times, "generate_kwargs": options, "batch_size": self.batch_size}
         with quiet():  # of an argument that the pipeline itself passes to the feature extractor
-            found = self.pipeline(sound, return_timestamps=times, generate_kwargs=options, **pieces)
+            found = self.pipeline(sound, **more)
         parts = ((*part["timestamp"], part["text"]) for part in found.get("chunks", ()))
         return found["text"].strip(), language, segments(parts)
 

@@ -71,10 +71,8 @@ def evaluate(
     sharding.fill(folder, table, functools.partial(_rows, transcribe), {**run, "language": language}, label)
     if not sharding.first_process():
         return None
-    tally, times = (
-        scoring.Tally(text.normalizer(language)),
-        {"audio": 0.0, "compute": 0.0, "unreadable": 0, "tokens": 0},
-    )
+    tally = scoring.Tally(text.normalizer(language))
+    times = {"audio": 0.0, "compute": 0.0, "unreadable": 0, "tokens": 0}
     clips = files.write_jsonl(Path(folder) / "predictions.jsonl", _scored(folder, table, tally, times, tokens))
     if times["unreadable"] == len(table):
         raise AsrlibError(f"None of the {len(table)} clips could be read: nothing was scored.")

@@ -2,6 +2,7 @@ import gzip
 import hashlib
 import io
 import itertools
+import json
 import re
 import struct
 import tarfile
@@ -557,7 +558,14 @@ def parquet_of(path: Path, row: dict, **others: list) -> bytes:
     """Return the parquet file of clips with a set's columns: a row, and one more for each of the other values."""
     count = 1 + max(map(len, others.values()), default=0)
     columns = {name: [value, *others.get(name, [value] * (count - 1))] for name, value in row.items()}
-    write_parquet(path, audio=[encoded(1)] * count, **columns)
+    kinds = {str: "string", int: "int64", float: "float64", bool: "bool"}
+    features = {name: {"dtype": kinds[type(value)], "_type": "Value"} for name, value in row.items()}
+    features["audio"] = {"sampling_rate": 16_000, "_type": "Audio"}
+    table = pyarrow.table({"audio": [encoded(1)] * count, **columns})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(
+        table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}), path
+    )
     return path.read_bytes()
 
 
