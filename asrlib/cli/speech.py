@@ -243,7 +243,7 @@ def _report(model: str, language: str, chosen: dict[str, Any], found: Evaluation
         f"{score.utterances} clips, {score.words} {units}: {score.substitutions} substituted, "
         f"{score.deletions} deleted, {score.insertions} inserted",
         f"{model}, language {language}, normaliser {found.normalizer}, RTFx {found.rtfx:.1f}, "
-        f"{found.tokens_per_second:.0f} tokens/s",
+        f"{found.tokens_per_second:.1f} tokens/s",
         "search: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in chosen.items() if value),
     ]
     for clip in evaluation.worst(found, WORST):
