@@ -340,7 +340,8 @@ def echo(monkeypatch):
             seconds = len(clip["audio"]) / 16_000
             yield Hypothesis(clip["id"], "hello", options["language"] or "en", seconds, 0.5, ((0.0, seconds, "hello"),))
 
-    monkeypatch.setattr(transcription, "load", lambda path: (model, None))
+    processor = SimpleNamespace(tokenizer=lambda text, **_: SimpleNamespace(input_ids=text.split()))
+    monkeypatch.setattr(transcription, "load", lambda path: (model, processor))
     monkeypatch.setattr(transcription, "transcribe", transcribe)
     monkeypatch.setattr(checkpoints, "fetch", lambda path: path)
     monkeypatch.setattr(checkpoints, "provenance", lambda path: {"model": path})

@@ -47,7 +47,7 @@ def hear(clips):
         yield batching.Hypothesis(name, words.rpartition(" ")[0], "en", 2.0, 0.5)
 table = json.load(open(sys.argv[1]))
 try:
-    print(evaluation.evaluate(table, hear, sys.argv[2], language="en", run={}).score)
+    print(evaluation.evaluate(table, hear, sys.argv[2], language="en", run={}, tokens=len).score)
 except AsrlibError as error:
     sys.exit(f"asrlib: {error}")
 """

@@ -114,6 +114,10 @@ def _course_commands(command: Callable[..., Any]) -> None:
 
 
 def _speech_commands(command: Callable[..., Any], model: dict[str, str]) -> None:
+    vad = {"action": "store_true", "help": "only where a voice activity detector finds speech; needs faster-whisper"}
+    merged = "merged: faster with short clips, by an approximation, and without segment times; default: full"
+    window = {"choices": ("full", "merged"), "default": "full", "help": merged}
+
     option = command("transcribe", "speech", "transcribe audio files, or folders of them")
     option("audio", nargs="+", type=Path, metavar="FILE|FOLDER")
     option("--model", **model)
@@ -121,12 +125,11 @@ def _speech_commands(command: Callable[..., Any], model: dict[str, str]) -> None
     option("--format", choices=FORMATS, default="txt", help="default: txt; the others have segment times")
     option("--output", type=Path, metavar="FOLDER", help="for a file of each transcript, once; default: print them")
     option("--words", action="store_true", help="times of words: srt and vtt get short lines, json single words")
-    option("--vad", action="store_true", help="only where a voice activity detector finds speech; needs faster-whisper")
+    option("--vad", **vad)
     option("--engine", metavar="NAME",
            help="another runtime, such as whisper.cpp (notebook 08), or fastest: tried out first. asrlib, onnxruntime, openvino, "
                 "ctranslate2, faster-whisper and openai-whisper test what they wrote for silence and loops")  # fmt: skip
-    option("--window", choices=("full", "merged"), default="full",
-           help="merged: faster with short clips, by an approximation, and without segment times; default: full")  # fmt: skip
+    option("--window", **window)
 
     option = command("evaluate", "speech", "score a model; in N processes: torchrun ... asrlib evaluate")
     option("speech", type=Path, metavar="FOLDER|CORPUS/LANGUAGE/SPLIT",
@@ -134,7 +137,22 @@ def _speech_commands(command: Callable[..., Any], model: dict[str, str]) -> None
     option("--output", type=Path, metavar="FOLDER", help="keep the transcripts there: a killed run goes on")
     option("--model", **model)
     option("--language", help="code or name; default: the column language of metadata.csv")
+    option("--root", type=Path, metavar="FOLDER", help="where a corpus lies that is not packaged")
     option("--json", action="store_true", help="print JSON, with every clip")
+    option("--strict", action="store_true",
+           help="plain search; default: what is improbable or repeats itself is decoded again at higher temperatures")  # fmt: skip
+    option("--previous-text", action="store_true", help="tell each window of a long recording what was said before it")
+    option("--vad", **vad)
+    option("--window", **window)
+    count = _number(int, 1)
+    option("--batch-size", type=count, metavar="N", help="clips that are decoded together; default: the engine's")
+    option("--assistant", metavar="MODEL",
+           help="drafts, such as asrlib/distil-whisper-base.en, what the model then checks (notebook 07); implies --strict")  # fmt: skip
+    option("--drafts", type=count, metavar="N", help="tokens that the assistant drafts in a round; default: 4")
+    option("--engine", metavar="NAME", help="another runtime, such as whisper.cpp (notebook 08)")
+    option("--beams", type=count, default=1, metavar="N", help="of the search of an --engine; default: 1, greedy")
+    option("--chunk", type=_number(float, 1, 30), metavar="S",
+           help="cut recordings into pieces of S seconds (--engine transformers); default: window after window")  # fmt: skip
 
     option = command("demo", "speech", "open a local page that transcribes what you record or upload")
     option("--model", **model)

@@ -14,10 +14,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from transformers import WhisperProcessor
+
 from asrlib import AsrlibError, __version__, audio, corpora, engines, text, whisper
 from asrlib.decoding import outcomes, subtitles, transcription, words
 from asrlib.decoding.batching import Hypothesis
 from asrlib.decoding.outcomes import Failed, Outcomes
+from asrlib.decoding.speculative import Assistant
 from asrlib.io import files, upload
 from asrlib.io.progress import track
 from asrlib.models import checkpoints
@@ -143,27 +146,67 @@ def evaluate(options: argparse.Namespace) -> int:
     """Score a model; 1 where a clip could not be read."""
     if not options.output and os.environ.get("WORLD_SIZE", "1") != "1":
         options.usage("several processes need --output FOLDER, which all of them see")
+    chosen = _search_options(options)
     parts = str(options.speech).split("/")
     if options.speech.is_dir() or len(parts) != 3:
         table = corpora.load("folder", root=options.speech, language=options.language)
     else:
-        table = corpora.load(*parts)
-    model, processor = transcription.load(options.model)
-    language = options.language or _language(table["language"], whisper.is_multilingual(model.generation_config))
-    start = functools.partial(transcription.transcribe, model, processor, language=language)
-    run = {"speech": str(options.speech)}
+        table = corpora.load(*parts, root=options.root)
+    start, processor, generation, longest = _search(options.model, chosen)
+    language = options.language or _language(table["language"], whisper.is_multilingual(generation))
+    start = functools.partial(start, language=language)
+    run = {"speech": str(options.speech), **chosen}
     if options.output:  # the same weights are to go on there
-        run |= checkpoints.provenance(checkpoints.fetch(options.model))
+        models = [name for name in (options.model, options.assistant) if name]
+        run["weights"] = [checkpoints.provenance(checkpoints.fetch(name)) for name in models]
     with contextlib.nullcontext(options.output) if options.output else tempfile.TemporaryDirectory() as folder:
         found = evaluation.evaluate(
-            table, functools.partial(outcomes.transcripts, start, max_seconds=_longest(model)), folder,
-            language=language, run=run, label="transcribing" * sharding.first_process(),
+            table, functools.partial(outcomes.transcripts, start, max_seconds=longest), folder, language=language, run=run,
+            tokens=lambda said: len(processor.tokenizer(said, add_special_tokens=False).input_ids),
+            label="transcribing" * sharding.first_process(),
         )  # fmt: skip
         if found:
             show: Callable[..., str] = _as_json if options.json else _report
-            print(show(options.model, language, found))
+            print(show(options.model, language, chosen, found))
             return 1 if found.unreadable else 0
     return 0
+
+
+def _search_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return all that the search of an evaluation depends on; what does not go together is wrong usage."""
+    engine = options.engine or ("transformers" if options.chunk else "asrlib")
+    if options.chunk and (engine != "transformers" or options.beams > 1):
+        options.usage("--chunk goes with --engine transformers and one beam")
+    ours = options.assistant or options.previous_text or options.vad or options.window != "full"
+    if ours and (engine != "asrlib" or options.beams > 1):
+        options.usage("--engine, --beams and --chunk go without --assistant, --previous-text, --vad and --window merged, which "
+                      "only the course's own loop has")  # fmt: skip
+    if options.drafts and not options.assistant:
+        options.usage("--drafts goes with --assistant")
+    names = ("beams", "chunk", "batch_size", "previous_text", "vad", "window", "assistant")
+    chosen = {"engine": engine, "strict": options.strict or bool(options.assistant)}
+    chosen |= {name: getattr(options, name) for name in names}
+    return chosen | {"drafts": (options.drafts or 4) if options.assistant else None}
+
+
+def _search(checkpoint: str, chosen: dict[str, Any]) -> tuple[Callable[..., Any], Any, Any, float]:
+    """Return what transcribes clips as `_search_options` says, its processor, generation configuration, and longest seconds."""
+    if chosen["engine"] != "asrlib" or chosen["beams"] > 1:
+        runtime = engines.load(chosen["engine"], checkpoint, beams=chosen["beams"])
+        for name in ("chunk", "batch_size"):
+            if chosen[name]:
+                setattr(runtime, name, chosen[name])
+        processor = WhisperProcessor.from_pretrained(runtime.folder)
+        start = functools.partial(runtime.transcribe, strict=chosen["strict"])
+        return start, processor, runtime.generation, audio.MAX_SECONDS
+    model, processor = transcription.load(checkpoint)
+    kept = {name: chosen[name] for name in ("strict", "previous_text", "vad", "window")}
+    if chosen["batch_size"]:
+        kept["batch_size"] = chosen["batch_size"]
+    if chosen["assistant"]:
+        kept |= {"assistant": Assistant(transcription.load(chosen["assistant"])[0]), "drafts": chosen["drafts"]}
+    start = functools.partial(transcription.transcribe, model, processor, **kept)
+    return start, processor, model.generation_config, _longest(model)
 
 
 def _language(languages: Iterable[str], multilingual: bool) -> str:
@@ -174,20 +217,22 @@ def _language(languages: Iterable[str], multilingual: bool) -> str:
     return named.pop()
 
 
-def _as_json(model: str, language: str, found: Evaluation) -> str:
+def _as_json(model: str, language: str, chosen: dict[str, Any], found: Evaluation) -> str:
     """Return what `asrlib evaluate --json` prints, with every clip."""
     score, counted = found.score, ("substitutions", "deletions", "insertions", "words", "utterances")
-    result = {"model": model, "language": language, "unreadable": found.unreadable, "normalizer": found.normalizer}
+    result = {"model": model, "language": language, "options": chosen}
+    result |= {"unreadable": found.unreadable, "normalizer": found.normalizer}
     rates = {"wer_percent": 100 * score.wer, "interval": score.interval and [100 * end for end in score.interval]}
     if text.spaced(language):
         rates["cer_percent"] = 100 * score.cer
     else:  # the normaliser parts all characters
         rates["cer_percent"] = rates.pop("wer_percent")
-    result |= {**rates, **{kind: getattr(score, kind) for kind in counted}, "rtfx": found.rtfx}
+    result |= {**rates, **{kind: getattr(score, kind) for kind in counted}}
+    result |= {"rtfx": found.rtfx, "tokens_per_second": found.tokens_per_second}
     return json.dumps(result | {"clips": list(files.read_jsonl(found.clips))}, indent=1, ensure_ascii=False)
 
 
-def _report(model: str, language: str, found: Evaluation) -> str:
+def _report(model: str, language: str, chosen: dict[str, Any], found: Evaluation) -> str:
     """Return what `asrlib evaluate` prints for a person, with the worst clips."""
     score, (low, high) = found.score, (100 * end for end in found.score.bounds)
     interval = f"95 % interval {low:.2f} to {high:.2f}" if score.interval else f"no interval: {score.shortage}"
@@ -197,7 +242,9 @@ def _report(model: str, language: str, found: Evaluation) -> str:
         f"{rate} {100 * score.wer:.2f} % ({interval})" + (f", CER {100 * score.cer:.2f} %" if spaced else ""),
         f"{score.utterances} clips, {score.words} {units}: {score.substitutions} substituted, "
         f"{score.deletions} deleted, {score.insertions} inserted",
-        f"{model}, language {language}, normaliser {found.normalizer}, RTFx {found.rtfx:.1f}",
+        f"{model}, language {language}, normaliser {found.normalizer}, RTFx {found.rtfx:.1f}, "
+        f"{found.tokens_per_second:.1f} tokens/s",
+        "search: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in chosen.items() if value),
     ]
     for clip in evaluation.worst(found, WORST):
         lines += [f"\n{clip['id']}: {clip['errors']} errors in {clip['words']} {units}"]

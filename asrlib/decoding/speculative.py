@@ -21,7 +21,7 @@ import torch
 from asrlib import AsrlibError
 from asrlib.decoding import network
 from asrlib.decoding.kernels import laid_out
-from asrlib.decoding.search import token_limits
+from asrlib.decoding.search import Rules, token_limits
 from asrlib.whisper import end_tokens
 
 __all__ = ["Assistant", "Speculated", "costs", "frequent_tokens", "predicted_gain", "speculate", "tokens_per_round"]
@@ -61,10 +61,12 @@ class Assistant:
         frequent: the tokens to draft from, such as `frequent_tokens` gives; end tokens are always among them. None: all.
 
     Raises:
-        AsrlibError: a token outside of the vocabulary.
+        AsrlibError: a token outside of the vocabulary, or an exported model.
     """
 
     def __init__(self, model: Any, frequent: Iterable[int] | None = None) -> None:
+        if not hasattr(model, "proj_out"):
+            raise AsrlibError("An exported model cannot draft: take the checkpoint that it was made from.")
         self.model, self.output, self.kept = model, model.proj_out, None
         if frequent is not None:
             kept = sorted({*frequent, *end_tokens(model.generation_config)})
@@ -104,6 +106,7 @@ def speculate(
     *,
     drafts: int = 4,
     max_new_tokens: int | None = None,
+    rules: Rules | None = None,
 ) -> Speculated:
     """Decode one clip with drafts; the tokens are those of `asrlib.decoding.search.greedy`.
 
@@ -116,7 +119,7 @@ def speculate(
         prompt: start tokens.
         bias: as `asrlib.decoding.network.encode` returns it.
         drafts: tokens that are drafted in a round.
-        max_new_tokens: as for `asrlib.decoding.search.search`.
+        max_new_tokens, rules: as for `asrlib.decoding.search.search`; the assistant drafts without rules.
 
     Raises:
         AsrlibError: several clips, no draft, or an assistant with another vocabulary or width.
@@ -133,7 +136,7 @@ def speculate(
             read = torch.tensor([known[checker.at :] + proposed], device=states.device)
             logits = checker.step(read, list(range(-len(proposed) - 1, 0)))[0].index_fill_(1, barred, -torch.inf)
             logits[0, at_first[: 0 if rounds else None]] = -torch.inf
-            chosen = logits.argmax(dim=-1).tolist()
+            chosen = _ruled(logits, known, proposed, rules).argmax(dim=-1).tolist()
             right, kept = _agreed(proposed, chosen, ends)
             known += kept
             checker.at = len(known) - 1  # wrong drafts are forgotten; the last token is read in the next round
@@ -149,6 +152,14 @@ def _barred(teacher: Any) -> list[torch.Tensor]:
     generation = teacher.generation_config
     listed = (generation.suppress_tokens, generation.begin_suppress_tokens)
     return [torch.tensor(tokens or [], dtype=torch.long, device=teacher.device) for tokens in listed]
+
+
+def _ruled(logits: torch.Tensor, known: list[int], proposed: list[int], rules: Rules | None) -> torch.Tensor:
+    """Return the teacher's logits, (drafts + 1, vocabulary), each row after what is known and the drafts before it."""
+    if rules is None:
+        return logits
+    before = [torch.tensor([known + proposed[:place]], device=logits.device) for place in range(len(logits))]
+    return torch.cat([rules(written, row[None]) for written, row in zip(before, logits, strict=True)])
 
 
 def _agreed(proposed: list[int], chosen: list[int], ends: set[int]) -> tuple[int, list[int]]:

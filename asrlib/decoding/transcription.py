@@ -6,6 +6,7 @@ called with caches that stay in place, in the precision that this machine is fas
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from asrlib.decoding.batching import Clip, Engine, Hypothesis, Result
 from asrlib.decoding.features import log_mel, long_log_mel
 from asrlib.decoding.kernels import laid_out
 from asrlib.decoding.search import Found, Rules, detect_language, search
+from asrlib.decoding.speculative import Assistant, speculate
 from asrlib.models.loading import load
 from asrlib.text import language_code
 from asrlib.whisper import HOP, POSITIONS, SAMPLES_PER_POSITION
@@ -38,6 +40,8 @@ def transcribe(
     strict: bool = False,
     vad: bool = False,
     previous_text: bool = False,
+    assistant: Assistant | None = None,
+    drafts: int = 4,
     label: str = "",
 ) -> Iterator[Hypothesis]:
     """Transcribe clips and yield hypotheses in the clips' order.
@@ -55,7 +59,7 @@ def transcribe(
             as the rows of a corpus.
         language: code or name; None lets a multilingual model detect it, clip by clip. Not for English-only models.
         task: ``"transcribe"``, or ``"translate"`` to English.
-        batch_size: clips decoded together.
+        batch_size: clips decoded together; with an assistant, encoded together.
         window: ``"full"`` encodes all 1,500 positions; with ``"merged"`` few positions stand for the silence that pads a clip to
             30 s (`asrlib.decoding.network.merge_padding`), an approximation: compare it with ``"full"`` on your own speech.
         timestamps: find segment times in short clips too; long ones always have them.
@@ -64,15 +68,15 @@ def transcribe(
         vad: hear only where Silero's detector finds a voice; it comes with faster-whisper.
         previous_text: tell each window of a long recording what was written before it, which makes names and style agree and
             lets an error spread. The paper does so; off here, for windows do then not depend on each other.
+        assistant: drafts so many tokens a round (``drafts``) for the model to check: the same words in another time.
         label: shown in the progress line; none is shown without it.
 
     Raises:
-        AsrlibError: one recording where several are asked for; audio that `audio.load` refuses; an unknown language, task or
-            window; the merged window of an exported model; audio longer than the context of a model whose context was cut
-            (`asrlib.training.context.cut_context`), which was never trained to go from window to window.
+        AsrlibError: one recording in the place of several; audio that `audio.load` refuses; an unknown language, task or window;
+            an assistant without ``strict``; it or ``"merged"`` with an exported model; audio longer than a context that was cut.
     """
-    engine = TorchEngine(model, processor, language, task, window, timestamps, strict, vad, previous_text)
-    return batching.run(engine, clips, batch_size=batch_size, label=label)
+    asked = language, task, window, timestamps, strict, vad, previous_text, assistant, drafts
+    return batching.run(TorchEngine(model, processor, *asked), clips, batch_size=batch_size, label=label)
 
 
 @dataclass
@@ -88,6 +92,8 @@ class TorchEngine(Engine):
     strict: bool = False
     vad: bool = False
     previous_text: bool = False
+    assistant: Assistant | None = None
+    drafts: int = 4
 
     def __post_init__(self) -> None:
         if self.window not in ("full", "merged"):
@@ -102,6 +108,10 @@ class TorchEngine(Engine):
         self.blocks: dict[Any, torch.Tensor] = {}  # nobody changes the weights while this engine is used
         if hasattr(self.model, "encode") and self.window == "merged":
             raise AsrlibError("An exported model always encodes 30 seconds: choose the window 'full' for it.")
+        if self.assistant and not (self.strict and hasattr(self.model, "model")):
+            raise AsrlibError(
+                "An assistant goes with strict=True and a model of PyTorch: its drafts are checked greedily."
+            )
         whisper.prompt(self.generation, self.language or "en", self.task)  # an English-only model refuses others
 
     def fits(self, clip: Clip) -> bool:
@@ -164,11 +174,18 @@ class TorchEngine(Engine):
         self,
         states: torch.Tensor,
         prompts: Sequence[Sequence[int]],
-        sounds: Sequence[torch.Tensor],
-        bias: torch.Tensor | None = None,
+        sounds: Any,
+        bias: Any = None,
         rules: Rules | None = None,
     ) -> list[Found]:
         """Return what is said in each clip; arguments as for `asrlib.decoding.guards.guarded`."""
+        if self.assistant:
+            biases = [None] * len(states) if bias is None else bias.split(1)
+            made = [
+                speculate(self.model, self.assistant, *one, drafts=self.drafts, rules=rules)
+                for one in zip(states.split(1), prompts, biases, strict=True)
+            ]
+            return [Found(one.tokens, math.nan, math.nan) for one in made]
         if self.strict:
             return search(self.model, states, prompts, bias, rules=rules)
         return guards.guarded(self.model, self.processor, states, prompts, sounds, bias, rules=rules)

@@ -33,6 +33,7 @@ ENGINES = {  # name: module and class
     "transformers.js": "transformers_js:TransformersJs",
     "openvino": "openvino:OpenVino",
 }
+GREEDY = ("asrlib", "onnxruntime", "transformers.js", "openvino")  # have no beam search
 EXTRAS = {
     "whisper": "peers", "faster_whisper": "peers", "ctranslate2": "peers", "pywhispercpp": "peers", "_pywhispercpp": "peers",
     "openvino": "toolkits", "nncf": "toolkits",
@@ -55,13 +56,14 @@ def load(name: str, checkpoint: str | Path = "openai/whisper-base", *, precision
     """
     if name not in ENGINES:
         raise AsrlibError(f"There is no engine {name!r}: choose one of {', '.join(ENGINES)}.")
+    if beams > 1 and name in GREEDY:
+        others = ", ".join(other for other in ENGINES if other not in GREEDY)
+        raise AsrlibError(f"{name} decodes greedily: leave beams at 1, or choose one of {others}.")
     module, kind = ENGINES[name].split(":")
     try:
         runtime: type[Runtime] = getattr(importlib.import_module(f"asrlib.engines.{module}"), kind)
         if precision and precision not in runtime.precisions:
             raise AsrlibError(f"{name} has no precision {precision!r}: choose one of {', '.join(runtime.precisions)}.")
-        if beams > 1 and not runtime.beam_search:
-            raise AsrlibError(f"{name} decodes greedily here: leave beams at 1, or choose another engine.")
         return runtime(str(checkpoint), precision or runtime.precisions[0], beams)
     except ImportError as error:
         extra = EXTRAS.get((error.name or "").partition(".")[0])

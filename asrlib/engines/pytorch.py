@@ -14,7 +14,6 @@ class PyTorch(Runtime):
     """The library's own decoding, on the CPU, with its tests (`asrlib.decoding.guards`) where a call is not strict."""
 
     precisions = ("auto", "float32", "bfloat16", "float16")
-    beam_search = False
     batch_size = 16
 
     def _load(self) -> None:

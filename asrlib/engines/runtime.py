@@ -29,14 +29,12 @@ class Runtime(batching.Engine):
 
     Attributes:
         precisions: what it can compute in; the first is the default.
-        beam_search: whether it has one.
         batch_size: clips that it decodes together; may be set.
         files: what it reads from disk, a file or a folder.
         strict: whether a call decodes without tests of what it wrote.
     """
 
     precisions: ClassVar[tuple[str, ...]] = ("float32",)
-    beam_search: ClassVar[bool] = True
     batch_size: int = 1
     files: Path
     language: str | None = None

@@ -8,7 +8,7 @@ from transformers import pipeline
 
 from asrlib import audio, whisper
 from asrlib.decoding import transcription
-from asrlib.decoding.batching import Result
+from asrlib.decoding.batching import Clip, Result
 from asrlib.engines.runtime import Runtime, quiet, segments
 
 __all__ = ["Transformers"]
@@ -20,9 +20,19 @@ TESTS = {  # as the documentation of its ``generate`` has them; it measures how 
 
 
 class Transformers(Runtime):
-    """``pipeline("automatic-speech-recognition")`` on the CPU."""
+    """``pipeline("automatic-speech-recognition")`` on the CPU.
+
+    Attributes:
+        chunk: seconds of the pieces that a recording is cut into, which overlap by a third and are joined by their words, as in
+            Gandhi et al. 2023, arXiv:2311.00430; ``batch_size`` of them are decoded together. 0: window after window. May be set.
+    """
 
     precisions = ("float32", "bfloat16")
+    chunk: float = 0
+
+    def fits(self, clip: Clip) -> bool:
+        """Say whether a clip is transcribed without times: in one window, or in pieces."""
+        return bool(self.chunk) or super().fits(clip)
 
     def _load(self) -> None:
         self.files = self.folder
@@ -39,12 +49,11 @@ class Transformers(Runtime):
             options |= {"language": language, "task": "transcribe"}
         if not self.strict:
             options |= TESTS
+        more = {"chunk_length_s": self.chunk, "ignore_warning": True} if self.chunk else {}
+        sound = {"raw": samples, "sampling_rate": audio.SAMPLING_RATE}
+        more |= {"return_timestamps": times, "generate_kwargs": options, "batch_size": self.batch_size}
         with quiet():  # of an argument that the pipeline itself passes to the feature extractor
-            found = self.pipeline(
-                {"raw": samples, "sampling_rate": audio.SAMPLING_RATE},
-                return_timestamps=times,
-                generate_kwargs=options,
-            )
+            found = self.pipeline(sound, **more)
         parts = ((*part["timestamp"], part["text"]) for part in found.get("chunks", ()))
         return found["text"].strip(), language, segments(parts)
 

@@ -34,7 +34,6 @@ class TransformersJs(Runtime):
     """
 
     precisions = ("int8", "float32")
-    beam_search = False
 
     def _load(self) -> None:
         program, modules = node(), packages()

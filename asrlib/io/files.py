@@ -246,7 +246,8 @@ def read_jsonl(path: Path | str) -> Iterator[dict[str, Any]]:
             if not line.strip():
                 continue
             try:
-                row, problem = json.loads(line.decode()), "no JSON object"
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                row, problem = json.loads(text), "no JSON object"
             except (ValueError, RecursionError) as error:
                 row, problem = None, f"not valid JSON ({getattr(error, 'msg', error)})"
             if not isinstance(row, dict):

@@ -13,6 +13,7 @@ from asrlib.io import files
 
 __all__ = ["RefusedError", "listing", "snapshot"]
 
+GATED = "{} is gated: accept its terms on its Hub page, then log in with `hf auth login`, or set HF_TOKEN."
 TIMEOUT = 5.0  # seconds; a Hub that does not answer by then counts as unreachable
 
 
@@ -38,9 +39,7 @@ def listing(name: str, revision: str | None = None, kind: str = "model") -> list
     try:
         found = HfApi().repo_info(name, revision=revision, repo_type=kind, timeout=TIMEOUT)
     except errors.GatedRepoError:
-        raise AsrlibError(
-            f"{name} is gated: accept its terms on its Hub page, then log in with `hf auth login`."
-        ) from None
+        raise AsrlibError(GATED.format(name)) from None
     except (errors.RepositoryNotFoundError, errors.HFValidationError):
         raise AsrlibError(
             f"The Hub has no public {kind} {name}: correct the name, or log in if it is private."
@@ -80,12 +79,14 @@ def snapshot(
             its checksum; it is thrown away.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
     from huggingface_hub.utils import httpx
 
     try:
         options = {"allow_patterns": patterns, "local_files_only": not online}
         folder = Path(snapshot_download(name, repo_type=kind, revision=revision, **options))
+    except GatedRepoError:  # everybody may see what it has
+        raise AsrlibError(GATED.format(name)) from None
     except (httpx.HTTPError, OSError, ValueError) as error:  # ValueError: a name that would leave the cache
         if not online and isinstance(error, LocalEntryNotFoundError):
             return None

@@ -22,12 +22,19 @@ __all__ = ["Evaluation", "evaluate", "worst"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` has found: the score, clips whose audio cannot be read, RTFx of a process, and the file with all clips."""
+    """What `evaluate` has found.
+
+    Attributes:
+        unreadable: clips whose audio cannot be read.
+        rtfx, tokens_per_second: seconds of audio, and tokens of the transcripts, per second that a process computes.
+        clips: the file with all clips.
+    """
 
     score: scoring.Score
     normalizer: str
     unreadable: int
     rtfx: float
+    tokens_per_second: float
     clips: Path
 
 
@@ -38,6 +45,7 @@ def evaluate(
     *,
     language: str,
     run: Row,
+    tokens: Callable[[str], int],
     label: str = "",
 ) -> Evaluation | None:
     """Transcribe and score a corpus; to be called alike in each process (`asrlib.tasks.sharding`).
@@ -50,7 +58,8 @@ def evaluate(
         transcribe: makes one outcome of each (id, audio source), in their order, as `outcomes.transcripts` does.
         folder: for this run and nothing else, the same for all its processes.
         language: code, of the normaliser.
-        run: what the hypotheses depend on besides the rows, such as the model.
+        run: what the hypotheses depend on besides the rows, such as the model and the options of its search.
+        tokens: counts those of a text; special tokens and times, which only some runtimes write, do not count.
         label: shown in the progress line; none is shown without it.
 
     Returns:
@@ -62,12 +71,13 @@ def evaluate(
     sharding.fill(folder, table, functools.partial(_rows, transcribe), {**run, "language": language}, label)
     if not sharding.first_process():
         return None
-    tally, times = scoring.Tally(text.normalizer(language)), {"audio": 0.0, "compute": 0.0, "unreadable": 0}
-    clips = files.write_jsonl(Path(folder) / "predictions.jsonl", _scored(folder, table, tally, times))
+    tally = scoring.Tally(text.normalizer(language))
+    times = {"audio": 0.0, "compute": 0.0, "unreadable": 0, "tokens": 0}
+    clips = files.write_jsonl(Path(folder) / "predictions.jsonl", _scored(folder, table, tally, times, tokens))
     if times["unreadable"] == len(table):
         raise AsrlibError(f"None of the {len(table)} clips could be read: nothing was scored.")
-    rtfx = times["audio"] / times["compute"]
-    return Evaluation(tally.score(), tally.normalizer.name, times["unreadable"], rtfx, clips)
+    speeds = (times[kind] / times["compute"] for kind in ("audio", "tokens"))
+    return Evaluation(tally.score(), tally.normalizer.name, times["unreadable"], *speeds, clips)
 
 
 def _rows(transcribe: Callable[..., Iterable[Hypothesis | Failed]], rows: list[Row]) -> Iterator[Row]:
@@ -79,8 +89,10 @@ def _rows(transcribe: Callable[..., Iterable[Hypothesis | Failed]], rows: list[R
             yield {"hypothesis": outcome.text, "seconds": [outcome.seconds_audio, outcome.seconds_compute]}
 
 
-def _scored(folder: Path | str, table: Any, tally: scoring.Tally, times: dict[str, Any]) -> Iterator[Row]:
-    """Yield what is kept of each readable clip while tally and times (seconds, and clips that are unreadable) add it up."""
+def _scored(
+    folder: Path | str, table: Any, tally: scoring.Tally, times: dict[str, Any], tokens: Callable[[str], int]
+) -> Iterator[Row]:
+    """Yield what is kept of each readable clip while tally and times (seconds, tokens, unreadable clips) add it up."""
     place = 0
     for rows, made in sharding.merged(folder, table):
         blocks = [sys.intern(row["speaker"]) or at for at, row in enumerate(rows, place)]
@@ -92,6 +104,7 @@ def _scored(folder: Path | str, table: Any, tally: scoring.Tally, times: dict[st
         for (row, done, _), (*errors, words) in zip(read, counts.tolist(), strict=True):
             for kind, seconds in zip(("audio", "compute"), done["seconds"], strict=True):
                 times[kind] += seconds
+            times["tokens"] += tokens(done["hypothesis"])
             texts = {"reference": row["text"], "hypothesis": done["hypothesis"]}
             yield {"id": row["id"], "errors": sum(errors), "words": words, **texts}
 

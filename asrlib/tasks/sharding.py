@@ -62,7 +62,8 @@ def fill(folder: Path | str, table: Any, work: Callable[[list[Row]], Iterable[Ro
         AsrlibError: a folder of another run, a full disk, and what ``work`` raises.
     """
     began, shards = time.time(), _shards(folder, table)
-    files.reserve(Path(folder), {**run, "clips": len(table), "shards": len(shards)}, "model or corpus")
+    run = {**run, "clips": len(table), "shards": len(shards)}
+    files.reserve(Path(folder), run, "model or corpus, or to other options")
     with Meter(label, len(table), "clips") if label else contextlib.nullcontext() as meter:
         step = meter.step if meter else lambda clips: None
 

@@ -287,6 +287,11 @@ def test_the_command_says_one_sentence_and_exits_with_1(model, tmp_path, capsys)
         ("html", "", "is not the Hub: check HF_ENDPOINT"),
         ("", "cut", "The download of google/fleurs from the Hub ended early"),
         ("", (500, ""), "ended early"),
+        (
+            "",
+            (403, "GatedRepo"),
+            "google/fleurs is gated: accept its terms on its Hub page, then log in .* or set HF_TOKEN",
+        ),
         ("", "wrong bytes", r"0000\.parquet of google/fleurs does not have the Hub's checksum"),
     ],
     ids=str,

@@ -254,6 +254,47 @@ def test_evaluate_asks_for_the_language_that_decides_the_normaliser(tone, echo, 
     assert "--language" in capsys.readouterr().err
 
 
+def test_evaluate_searches_as_it_is_told_and_writes_it_down(tone, echo, capsys):
+    own_folder(tone)
+    options = ["--strict", "--previous-text", "--vad", "--window", "merged", "--batch-size", "3"]
+    command = ["evaluate", str(tone), "--language", "en", "--output", str(tone / "out")]
+    assert cli.main([*command, *options, "--json"]) == 0
+    told = {"strict": True, "previous_text": True, "vad": True, "window": "merged", "batch_size": 3}
+    assert {name: echo[name] for name in told} == told
+    found = json.loads(capsys.readouterr().out)
+    others = {"engine": "asrlib", "beams": 1, "chunk": None, "assistant": None, "drafts": None}
+    assert found["options"] == told | others
+    assert (found["rtfx"], found["tokens_per_second"]) == (2, 2)  # clips of a second, a word and half a second each
+    assert cli.main([*command, *options]) == 0
+    assert "tokens/s\nsearch: engine asrlib, strict True, beams 1, batch size 3, previous" in capsys.readouterr().out
+    assert cli.main(command) == 1
+    assert "out belongs to another model or corpus, or to other options: delete it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--chunk", "15", "--engine", "whisper.cpp"], "--chunk goes with --engine transformers and one beam"),
+        (["--chunk", "15", "--beams", "2"], "--chunk goes with --engine transformers and one beam"),
+        (["--engine", "ctranslate2", "--vad"], "which only the course's own loop has"),
+        (["--beams", "2", "--assistant", "openai/whisper-tiny.en"], "which only the course's own loop has"),
+        (["--drafts", "2"], "--drafts goes with --assistant"),
+        (["--beams", "0"], "must be 1 or more"),
+    ],
+)
+def test_evaluate_refuses_what_does_not_go_together(tone, capsys, options, said):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["evaluate", str(tone), *options])
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_evaluate_names_the_engines_that_have_beams(tone, capsys):
+    own_folder(tone)
+    assert cli.main(["evaluate", str(tone), "--beams", "5"]) == 1
+    assert "asrlib decodes greedily: leave beams at 1, or choose one of transformers, op" in capsys.readouterr().err
+
+
 @pytest.mark.weights
 def test_a_real_model_transcribes_from_the_command_line(tmp_path, monkeypatch, capsys):
     from asrlib import corpora, engines

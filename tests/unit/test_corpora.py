@@ -2,6 +2,7 @@ import gzip
 import hashlib
 import io
 import itertools
+import json
 import re
 import struct
 import tarfile
@@ -522,6 +523,114 @@ def test_the_hub_gives_one_configuration_and_then_is_not_asked(served_hub, tmp_p
     assert corpora.load("fleurs", "ro", "test")["text"] == ["unu"]
 
 
+SHARD = "-00000-of-00001-7a1bb92f62e929b8.parquet"
+# A set's split: its repository, the file, and a row in the set's own columns; then the row's id and speaker here.
+SETS = {
+    ("ami", "test"): ("edinburghcstr/ami", "ihm/test", {"meeting_id": "EN2002a", "audio_id": "AMI_EN2002a_H00_MEE073_0",
+        "text": "HELLO", "begin_time": 0.5, "end_time": 1.5, "microphone_id": "H00", "speaker_id": "MEE073"},
+        "AMI_EN2002a_H00_MEE073_0", "MEE073"),
+    ("ami", "sdm-test"): ("edinburghcstr/ami", "sdm/test", {"meeting_id": "EN2002a", "audio_id": "AMI_EN2002a_SDM_MEE073_0",
+        "text": "HELLO", "begin_time": 0.5, "end_time": 1.5, "microphone_id": "sdm", "speaker_id": "MEE073"},
+        "AMI_EN2002a_SDM_MEE073_0", "MEE073"),
+    ("earnings21", "test"): ("distil-whisper/earnings21", "full/test", {"file_id": "4320211", "transcription": "Hello."},
+        "4320211", "4320211"),
+    ("earnings22", "test"): ("distil-whisper/earnings22", "chunked/test", {"file_id": "4482983", "segment_id": "7",
+        "transcription": "Hello.", "start_ts": 0.5, "end_ts": 1.5}, "7", "4482983"),
+    ("earnings22", "full"): ("distil-whisper/earnings22", "full/test", {"file_id": "4482983", "transcription": "Hello."},
+        "4482983", "4482983"),
+    ("gigaspeech", "test"): ("hf-audio/open-asr-leaderboard", "gigaspeech/test", {"dataset": "gigaspeech", "text": "HELLO",
+        "id": "POD1_S1", "audio_length_s": 1.0}, "POD1_S1", ""),
+    ("meanwhile", "test"): ("distil-whisper/meanwhile", "data/test", {"text": "Hello."}, "0", ""),
+    ("rev16", "test"): ("distil-whisper/rev16", "whisper_subset/test", {"file_number": "3", "transcription": "Hello."}, "3", ""),
+    ("spgispeech", "test"): ("hf-audio/open-asr-leaderboard", "spgispeech/test", {"dataset": "spgispeech", "text": "Hello.",
+        "id": "a/1.wav", "audio_length_s": 1.0}, "a/1.wav", ""),
+    ("tedlium", "test"): ("distil-whisper/tedlium-prompted", "release3/test", {"text": "hello", "speaker_id": "AimeeMullins",
+        "gender": 1, "file": "a.sph", "id": "AimeeMullins-1"}, "AimeeMullins-1", "AimeeMullins"),
+    ("tedlium_long", "test"): ("distil-whisper/tedlium-long-form", "data/test", {"text": "hello", "speaker_id": "DanBarber"},
+        "DanBarber", "DanBarber"),
+    ("voxpopuli", "test"): ("facebook/voxpopuli", "en/test", {"audio_id": "2009-1", "language": 0, "raw_text": "Hello!",
+        "normalized_text": "hello", "gender": "female", "speaker_id": "28", "is_gold_transcript": True, "accent": "None"},
+        "2009-1", "28"),
+}  # fmt: skip
+
+
+def parquet_of(path: Path, row: dict, **others: list) -> bytes:
+    """Return the parquet file of clips with a set's columns: a row, and one more for each of the other values."""
+    count = 1 + max(map(len, others.values()), default=0)
+    columns = {name: [value, *others.get(name, [value] * (count - 1))] for name, value in row.items()}
+    kinds = {str: "string", int: "int64", float: "float64", bool: "bool"}
+    features = {name: {"dtype": kinds[type(value)], "_type": "Value"} for name, value in row.items()}
+    features["audio"] = {"sampling_rate": 16_000, "_type": "Audio"}
+    table = pyarrow.table({"audio": [encoded(1)] * count, **columns})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(
+        table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}), path
+    )
+    return path.read_bytes()
+
+
+def test_published_sets_come_from_the_hub_as_they_were_uploaded(tmp_path, hub_cache, hub_at):
+    served: dict[str, dict[str, bytes]] = {}
+    for repository, part, row, *_ in SETS.values():
+        content = served.setdefault(repository, {"README.md": b"a card", f"other/test{SHARD}": b"not wanted"})
+        content[part + SHARD] = parquet_of(tmp_path / "written", row)
+    with Hub([Repository(name, "c" * 40, content, "dataset") for name, content in served.items()]).playing() as server:
+        hub_at(server)
+        for (name, split), (*_, row, clip, speaker) in SETS.items():
+            table = corpora.load(name, "en", split)
+            assert table.column_names == list(COLUMNS)
+            expected = {"id": clip, "speaker": speaker, "seconds": 1.0, "language": "en", "split": split}
+            expected["text"] = row.get("text") or row.get("normalized_text") or row["transcription"]
+            assert table.remove_columns(["audio"])[:] == {
+                column: [expected[column]] for column in COLUMNS if column != "audio"
+            }
+            assert audio.load(table[0]["audio"]).shape == (16_000,)
+            assert corpora.card(name).facts["licence"]
+    assert {name for name, _ in SETS} == set(catalogue.PUBLISHED)
+    assert not [path for path in server.asked if "other/" in path]
+    assert len(corpora.load("ami", split="test")) == 1  # from the cache
+
+
+def test_a_published_set_may_lie_in_a_folder_and_says_what_it_has_not(tmp_path, hub_cache):
+    for language in ("en", "nl"):
+        row = SETS["voxpopuli", "test"][2] | {"normalized_text": language}
+        parquet_of(tmp_path / "voxpopuli" / language / "test-00000-of-00001.parquet", row)
+    assert corpora.load("voxpopuli", "nl", "test", root=tmp_path)["text"] == ["nl"]
+    with pytest.raises(AsrlibError, match="VoxPopuli has no language 'ja': choose one of cs, de, en"):
+        corpora.load("voxpopuli", "ja", "test", root=tmp_path)
+    with pytest.raises(AsrlibError, match=r"holds no parquet files like de/test\*\.parquet"):
+        corpora.load("voxpopuli", "de", "test", root=tmp_path)
+    with pytest.raises(AsrlibError, match="'earnings22' has no split 'train': choose one of test, full"):
+        corpora.load("earnings22", "en", "train", root=tmp_path)
+    write_parquet(tmp_path / "full" / "test-0.parquet", audio=[encoded(1)], words=["hello"])
+    with pytest.raises(AsrlibError, match="lack the columns text: is this the right set"):
+        corpora.load("earnings21", "en", "test", root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "published", "spoken"),
+    [
+        ("tedlium", "<unk> i 'm sure it 's <unk> at five o 'clock", "i'm sure it's at five o'clock"),
+        ("tedlium", "the 'nineties", "the 'nineties"),
+        ("gigaspeech", "AS SOON AS <COMMA> WE KNOW <PERIOD>", "AS SOON AS, WE KNOW."),
+        ("gigaspeech", "WHO <QUESTIONMARK> <NOISE> ME <EXCLAMATIONPOINT>", "WHO? ME!"),
+        ("earnings21", "Good <inaudible>\nmorning. <crosstalk>", "Good morning."),
+        ("tedlium", "ignore_time_segment_in_scoring", None),
+        ("gigaspeech", "<SIL>", None),
+        ("ami", "UM UH", None),
+        ("rev16", None, None),
+    ],
+)
+def test_tags_of_a_published_set_are_no_words_and_clips_without_words_are_left_out(
+    tmp_path, hub_cache, name, published, spoken
+):
+    _, part, row, *_ = SETS[name, "test"]
+    column = "text" if "text" in row else "transcription"
+    parquet_of(tmp_path / f"{part}-0.parquet", row, **{column: [published]})
+    texts = corpora.load(name, split="test", root=tmp_path)["text"]
+    assert texts == [row[column], *([] if spoken is None else [spoken])]
+
+
 def test_unreachable_hub_is_asked_once_and_is_one_sentence(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
@@ -673,6 +782,7 @@ def test_problems_of_json_lines_are_named(tmp_path, lines, problem):
     [
         ("metadata.tsv", "file_name\ttext\na.wav\tYes, please.\n"),
         ("metadata.jsonl", '\n{"file_name": "a.wav", "text": "Yes, please.", "speaker": 7, "split": null}\n\n'),
+        ("metadata.jsonl", '\ufeff{"file_name": "a.wav", "text": "Yes, please."}\r\n'),
         ("metadata.csv", 'file_name,text\na.wav,"Yes, please."\n\n'),
         ("metadata.csv", "file_name;text\na.wav;Yes, please.\n"),
         ("metadata.csv", '"file_name"\t "text"\r\na.wav\tYes, please.\r\n'),

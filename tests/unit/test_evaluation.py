@@ -45,13 +45,14 @@ def table(monkeypatch):
 
 
 def test_the_score_is_that_of_all_clips_at_once(tmp_path, table):
-    found = evaluation.evaluate(table, transcribe, tmp_path, language="en", run={})
+    found = evaluation.evaluate(table, transcribe, tmp_path, language="en", run={}, tokens=len)
     hypotheses = [said.rpartition(" ")[0] for said in SAID]
     whole = scoring.score(SAID, hypotheses, normalizer=text.normalizer("en"), blocks=["a", "a", "b", "b", 4])
     assert (found.score.wer, found.score.cer, found.score.interval) == (whole.wer, whole.cer, whole.interval)
     np.testing.assert_array_equal(found.score.kinds, whole.kinds)
     assert found.score.blocks == whole.blocks
     assert (found.rtfx, found.unreadable) == (4.0, 0)
+    assert found.tokens_per_second == sum(map(len, hypotheses)) / 2.5
     rows = list(files.read_jsonl(found.clips))
     assert [(row["id"], row["reference"], row["hypothesis"]) for row in rows] == [
         (row["id"], row["text"], words) for row, words in zip(table, hypotheses, strict=True)
@@ -63,16 +64,16 @@ def test_clips_that_cannot_be_read_are_counted_not_scored_and_tried_again(tmp_pa
     for place in (0, 3):
         table[place]["audio"] = None
     for _ in range(2):
-        found = evaluation.evaluate(table, transcribe, tmp_path, language="en", run={})
+        found = evaluation.evaluate(table, transcribe, tmp_path, language="en", run={}, tokens=len)
         assert (found.unreadable, found.score.utterances) == (2, 3)
         assert [row["id"] for row in files.read_jsonl(found.clips)] == ["1.wav", "2.wav", "4.wav"]
     for row, sound in zip(table, spoken, strict=True):
         row["audio"] = sound
-    assert evaluation.evaluate(table, transcribe, tmp_path, language="en", run={}).score.utterances == 5
+    assert evaluation.evaluate(table, transcribe, tmp_path, language="en", run={}, tokens=len).score.utterances == 5
     for row in table:
         row["audio"] = None
     with pytest.raises(AsrlibError, match="None of the 5 clips could be read"):
-        evaluation.evaluate(table, transcribe, tmp_path / "silent", language="en", run={})
+        evaluation.evaluate(table, transcribe, tmp_path / "silent", language="en", run={}, tokens=len)
 
 
 @given(st.lists(st.sampled_from(["good", "bad"]), max_size=12), st.integers(1, 4))
@@ -92,7 +93,7 @@ def test_each_clip_has_one_outcome_in_its_place_however_far_is_read_ahead(kinds,
 def test_the_worst_clips_come_first_and_right_ones_not_at_all(tmp_path, table):
     table[0]["text"] += " grey"
     table[2]["text"] = ""  # nothing was said and nothing heard
-    found = evaluation.evaluate(table, transcribe, tmp_path, language="en", run={})
+    found = evaluation.evaluate(table, transcribe, tmp_path, language="en", run={}, tokens=len)
     assert [row["errors"] for row in evaluation.worst(found, 3)] == [2, 1, 1]
     assert evaluation.worst(found, 1)[0]["id"] == "0.wav"
     assert len(evaluation.worst(found, 9)) == 4
@@ -100,7 +101,7 @@ def test_the_worst_clips_come_first_and_right_ones_not_at_all(tmp_path, table):
 
 def test_only_the_first_process_scores(tmp_path, table, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    assert evaluation.evaluate(table, transcribe, tmp_path, language="en", run={}) is None
+    assert evaluation.evaluate(table, transcribe, tmp_path, language="en", run={}, tokens=len) is None
     assert not (tmp_path / "predictions.jsonl").exists()
 
 
@@ -159,6 +160,33 @@ def _write_folder(folder, number):
         soundfile.write(folder / f"{place}.flac", audio.load(row["audio"]), 16_000)
         rows.append(f'{place}.flac,"{row["text"]}"')
     (folder / "metadata.csv").write_text("\n".join(rows))
+
+
+@pytest.mark.weights
+def test_each_way_to_search_is_scored_and_told_apart(tmp_path, capsys):
+    _write_folder(tmp_path / "speech", 4)
+    command = ["evaluate", str(tmp_path / "speech"), "--model", "openai/whisper-tiny.en", "--json"]
+    ways = {
+        "strict": ["--strict"],
+        "drafted": ["--assistant", "openai/whisper-tiny.en", "--batch-size", "1"],
+        "beams": ["--engine", "transformers", "--beams", "2", "--strict"],
+        "pieces": ["--chunk", "3", "--strict"],
+    }
+    found = {}
+    for name, options in ways.items():
+        assert cli.main([*command, *options]) == 0
+        found[name] = json.loads(capsys.readouterr().out)
+        assert found[name]["wer_percent"] < 50 and found[name]["tokens_per_second"] > 0
+    assert found["drafted"]["clips"] == found["strict"]["clips"]
+    assert {name: found[name]["options"] for name in found} == {
+        name: found["strict"]["options"] | options
+        for name, options in {
+            "strict": {},
+            "drafted": {"assistant": "openai/whisper-tiny.en", "drafts": 4, "batch_size": 1},
+            "beams": {"engine": "transformers", "beams": 2},
+            "pieces": {"engine": "transformers", "chunk": 3.0},
+        }.items()
+    }
 
 
 def test_several_processes_are_asked_for_a_folder_that_all_see(tmp_path, monkeypatch, capsys):

@@ -17,6 +17,11 @@ PROMPT, END = [1, 63], 29
 ALIKE = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
+def capricious(written, logits):
+    """Rules: a token may not be written, another one after each text."""
+    return logits.index_fill(1, written.sum(dim=1) % 64, -torch.inf)
+
+
 def disturbed(model, noise, seed):
     """Return a decoder that differs from a model's own by random numbers: the more, the fewer of its drafts are right."""
     other = copy.deepcopy(model)
@@ -31,13 +36,15 @@ def disturbed(model, noise, seed):
 @given(
     noise=st.sampled_from([0.0, 0.03, 0.1, 1.0]), seed=st.integers(0, 99), drafts=st.integers(1, 9),
     frequent=st.none() | st.sets(st.integers(0, 63)), limit=st.none() | st.integers(1, 12),
+    rules=st.sampled_from([None, capricious]),
 )  # fmt: skip
-def test_any_assistant_leaves_the_teachers_words(random_model, noise, seed, drafts, frequent, limit):
+def test_any_assistant_leaves_the_teachers_words(random_model, noise, seed, drafts, frequent, limit, rules):
     sound = torch.randn(1, 80, 200, generator=torch.Generator().manual_seed(seed)) * 3
     states, _ = network.encode(random_model, sound)
-    expected = search.greedy(random_model, states, [PROMPT], max_new_tokens=limit)[0]
+    options = {"max_new_tokens": limit, "rules": rules}
+    expected = search.greedy(random_model, states, [PROMPT], **options)[0]
     assistant = speculative.Assistant(disturbed(random_model, noise, seed), frequent)
-    found = speculative.speculate(random_model, assistant, states, PROMPT, drafts=drafts, max_new_tokens=limit)
+    found = speculative.speculate(random_model, assistant, states, PROMPT, drafts=drafts, **options)
     assert found.tokens == expected
     assert found.accepted + found.rejected <= found.drafted <= drafts * found.rounds
     ended = (
@@ -45,7 +52,7 @@ def test_any_assistant_leaves_the_teachers_words(random_model, noise, seed, draf
     )  # the end token, and what a teacher says after a drafted one
     assert ended in ((0,) if len(expected) in (limit, 118) else (1, 2))
     assert 0 <= found.acceptance <= 1
-    if not noise and frequent is None:
+    if not noise and frequent is None and not rules:
         assert found.rejected <= 1  # nothing but a begin or a token that is barred for the teacher only
 
 
@@ -135,6 +142,29 @@ def test_what_cannot_be_decoded_together_is_refused(random_model, change, said):
     with pytest.raises(AsrlibError, match=said):
         assistant = speculative.Assistant(other, change.get("frequent"))
         speculative.speculate(random_model, assistant, states, PROMPT, drafts=change.get("drafts", 4))
+
+
+def test_an_assistant_is_refused_that_cannot_draft_or_whose_drafts_nobody_checks(
+    random_model, random_whisper, tmp_path
+):
+    with pytest.raises(AsrlibError, match="An exported model cannot draft"):
+        speculative.Assistant(object())
+    model, processor = transcription.load(random_whisper(tmp_path / "small"), device="cpu")
+    with pytest.raises(AsrlibError, match="An assistant goes with strict=True"):
+        transcription.transcribe(model, processor, [], language="en", assistant=speculative.Assistant(model))
+
+
+@pytest.mark.weights
+def test_transcripts_with_an_assistant_are_those_without(tiny_en, speech):
+    """Clips of a batch, whose padding is merged, and a recording of two windows with the times that rules allow."""
+    model, processor = tiny_en
+    clips = [*speech.select(range(2)), audio.stitch(speech, seconds=40, seed=0).audio]
+    options = {"window": "merged", "strict": True}
+    plain = list(transcription.transcribe(model, processor, clips, **options))
+    assistant = speculative.Assistant(disturbed(model, 0.002, 0))
+    found = list(transcription.transcribe(model, processor, clips, **options, assistant=assistant, drafts=3))
+    assert [(one.text, one.segments) for one in found] == [(one.text, one.segments) for one in plain]
+    assert found[2].segments[-1][1] > 30
 
 
 @pytest.mark.weights
