@@ -168,14 +168,15 @@ def test_a_text_is_learnt_from_or_scored_never_both(texts, seed):
     ]
     assert sides[0] and sides[1] and not sides[0] & sides[1]
     largest = max(Counter(text.normalizer("de")(said) for said in texts).values())
-    assert scored.sum() < max(1, 0.1 * len(texts)) + largest
+    assert scored.sum() < max(1, 0.1 * len(texts), min(3, len(texts) // 3)) + largest
 
 
-def test_a_tenth_of_many_texts_is_scored():
-    texts = [f"sentence {number}" for number in range(200)]
-    scored = finetuning.by_text(texts, ["en"] * 200, 0)
-    assert scored.sum() == 20
-    assert (scored != finetuning.by_text(texts, ["en"] * 200, 1)).any()
+@pytest.mark.parametrize(("count", "expected"), [(2, 1), (5, 1), (6, 2), (9, 3), (10, 3), (30, 3), (31, 4), (200, 20)])
+def test_a_tenth_of_many_texts_is_scored_and_three_of_few(count, expected):
+    texts = [f"sentence {number}" for number in range(count)]
+    scored = finetuning.by_text(texts, ["en"] * count, 0)
+    assert scored.sum() == expected
+    assert any((scored != finetuning.by_text(texts, ["en"] * count, seed)).any() for seed in range(1, 9))
 
 
 LIMITS = finetuning.Limits(GENERATION, Bytes(), 30, 448)
@@ -197,10 +198,30 @@ def test_what_cannot_be_learnt_from_has_a_reason(change, reason):
     assert LIMITS.reason({"text": "a", "seconds": 1.0, "language": "de"} | change) == reason
 
 
-@pytest.mark.parametrize(("language", "said"), [("", "language is not stated"), ("ro", "knows no language 'ro'")])
-def test_a_language_that_is_missing_or_unknown_is_one_sentence(language, said):
+ENGLISH = SimpleNamespace(decoder_start_token_id=257, no_timestamps_token_id=265, is_multilingual=False)
+
+
+@pytest.mark.parametrize(
+    ("generation", "language", "said"),
+    [
+        (GENERATION, "", "language is not stated"),
+        (GENERATION, "ro", "knows no language 'ro'"),
+        (GENERATION, "klingon", "knows no language 'klingon'"),
+        (ENGLISH, "de", "knows no language 'de'"),
+    ],
+)
+def test_a_language_that_is_missing_or_unknown_is_one_sentence(generation, language, said):
     with pytest.raises(AsrlibError, match=said):
-        LIMITS.reason({"text": "a", "seconds": 1.0, "language": language})
+        finetuning.Limits(generation, Bytes(), 30, 448).reason({"text": "a", "seconds": 1.0, "language": language})
+
+
+def test_clips_for_an_english_model_need_not_state_their_language(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
+    write(tmp_path / "some", ["a", "b", "c"], "transcription")
+    limits = finetuning.Limits(ENGLISH, Bytes(), 30, 448)
+    found = finetuning.gather(finetuning.Settings((str(tmp_path / "some"),)), limits)
+    assert found.languages == {"en"} and found.validation[0].languages == ["en"]
+    assert finetuning.labels("a", limits.code(""), ENGLISH, Bytes()) == [257, 265, 97, 256]
 
 
 def parts(tmp_path, lines, columns="transcription,language,split", **options):
@@ -238,10 +259,20 @@ def test_validation_that_is_named_takes_nothing_from_what_is_learnt(tmp_path, mo
     assert (ids(found.train), ids(found.validation)) == ([["0.wav", "1.wav"]], [["0.wav", "1.wav"]])
 
 
-def test_a_folder_with_other_splits_is_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["a,de,test", "b,de,dev"], "has the splits dev, test: one must be called train"),
+        (["a,de,validation", "b,de,validation"], "has the splits validation: one must be called train"),
+        ([], "No clip is left to learn from: the table has no rows"),
+        (["!,de,", "?,de,"], r"No clip is left to learn from: 2 are left out, such as 0.wav \(no transcript\), 1.wav"),
+        (["a,de,"], "has fewer than two different texts: name other clips with --validation"),
+    ],
+)
+def test_a_folder_that_cannot_be_learnt_from_is_refused(tmp_path, monkeypatch, lines, said):
     monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(AsrlibError, match="has the splits dev, test: one must be called train"):
-        parts(tmp_path, ["a,de,test", "b,de,dev"])
+    with pytest.raises(AsrlibError, match=said):
+        parts(tmp_path, lines)
 
 
 @pytest.mark.parametrize(
@@ -300,11 +331,82 @@ def test_the_command_of_a_run_says_what_differs():
     )
     said = "asrlib finetune 'a b' telephone/it=2 --validation c --adapter lora --freeze-encoder --learning-rate 0.002 --output FOLDER"
     assert settings.command() == said
-    assert (settings.rate, finetuning.Settings(()).rate, finetuning.Settings((), adapter="lora").rate) == (
-        0.002,
-        1e-5,
-        1e-3,
+
+
+@pytest.mark.parametrize(
+    ("width", "adapter", "expected"),
+    [(384, "", 3.75e-5), (512, "", 2.5e-5), (768, "", 1.25e-5), (1024, "", 6.25e-6), (1280, "", 4.375e-6), (512, "lora", 1e-3),
+     (32, "", 3.75e-5), (600, "", 2.5e-5), (9000, "", 4.375e-6)],
+)  # fmt: skip
+def test_the_learning_rate_follows_the_size_of_the_model(width, adapter, expected):
+    assert finetuning.Settings((), adapter=adapter).fitted(9, width, 1).learning_rate == pytest.approx(expected)
+    assert finetuning.Settings((), adapter=adapter, learning_rate=0.0).fitted(9, width, 1).learning_rate == 0
+
+
+@given(st.integers(1, 2000), st.integers(1, 20))
+def test_few_clips_get_small_batches_and_few_steps(clips, parts):
+    found = finetuning.Settings(()).fitted(clips, 512, parts)
+    assert found.batch_size % parts == 0
+    assert found.batch_size <= max(16, parts) and (found.batch_size <= clips or found.batch_size == parts)
+    drawn = found.steps * found.batch_size
+    assert (
+        found.steps == 400
+        and drawn <= 20 * clips + found.batch_size
+        or 20 * clips <= drawn < 20 * clips + found.batch_size
     )
+    assert found.every == max(1, found.steps // 4)
+    assert finetuning.Settings((), steps=7, batch_size=60, every=9).fitted(clips, 512, parts).command().startswith(
+        "asrlib finetune --steps 7 --batch-size 60 --learning-rate 2.5e-05 --every 9"
+    )  # fmt: skip
+
+
+def rates(before, after, **more):
+    return {
+        "place": "mine", "language": "en", "clips": 12, "words": 90, "before": {"wer": 20.0, "orthographic": 30.0} | before,
+        "after": {"wer": 15.04, "orthographic": 25.0} | after, "points": -4.96, "shortage": "",
+    } | more  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (rates({}, {}, shortage="only 3 clips"), "WER on 12 other clips of mine (en, 90 words): 20.0 % before, 15.0 % after, -5.0 points "
+         "(only 3 clips, too few for an interval)."),
+        (rates({"low": 18.0, "high": 22.0}, {}, low=-8.0, high=-1.0), "WER on 12 other clips of mine (en, 90 words): 20.0 % [18.0, 22.0] "
+         "before, 15.0 % after, -5.0 points [-8.0, -1.0]."),
+        (rates({}, {}, low=-8.0, high=1.0, language="zh"), "CER on 12 other clips of mine (zh, 90 characters): 20.0 % before, 15.0 % "
+         "after, -5.0 points [-8.0, 1.0]: no difference is shown."),
+        (rates({}, {}, low=1.0, high=8.0, points=4.5), "WER on 12 other clips of mine (en, 90 words): 20.0 % before, 15.0 % after, "
+         "+4.5 points [1.0, 8.0]."),
+    ],
+)  # fmt: skip
+def test_a_gain_is_said_with_its_interval(row, said):
+    assert finetuning.sentence(row) == said
+
+
+def test_gains_are_the_scores_of_evaluate(here, tmp_path, capsys):
+    """The clips of both languages, of speakers that are resampled together."""
+    rows = [
+        row | {"speaker": str(number % 12)}
+        for number, row in enumerate(
+            [
+                *corpora.load("folder", root="speech"),
+                *corpora.load("folder", root="german"),
+                *corpora.load("folder", root="speech"),
+            ]
+        )
+    ]
+    part = finetuning.Part("both", data.corpora.rows.dataset(rows))
+    found = {row["language"]: row for row in finetuning.gains("model", Path("one", "model"), [part], 0)}
+    assert {name: row["clips"] for name, row in found.items()} == {"en": 20, "de": 6}
+    assert found["de"]["shortage"] == "only 6 clips" and "low" not in found["de"]
+    for name, model in (("before", "model"), ("after", "one/model")):
+        assert cli.main(["evaluate", "german", "--model", f"./{model}", "--json"]) == 0
+        oracle = json.loads(capsys.readouterr().out)
+        assert found["de"][name]["wer"] == oracle["wer_percent"]
+    assert found["en"]["low"] <= found["en"]["points"] <= found["en"]["high"]
+    assert found["en"]["points"] == pytest.approx(found["en"]["after"]["wer"] - found["en"]["before"]["wer"])
+    assert found["en"]["after"]["low"] <= found["en"]["after"]["wer"] <= found["en"]["after"]["high"]
 
 
 def clips_of_step(settings, number):
