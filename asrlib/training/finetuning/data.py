@@ -148,9 +148,8 @@ def gather(settings: Settings, limits: Limits) -> Speech:
     )
     for kind, parts in (("learn from", speech.train), ("score", speech.validation)):
         if not parts:
-            such = [f"{row['id']} ({row['reason']})" for row in speech.left_out[:NAMED]]
-            why = f"{len(speech.left_out)} are left out, such as {', '.join(such)}" if such else "the table has no rows"
-            raise AsrlibError(f"No clip is left to {kind}: {why}.")
+            such = ", ".join(f"{row['id']} ({row['reason']})" for row in speech.left_out[:NAMED])
+            raise AsrlibError(f"No clip is left to {kind}: {len(speech.left_out)} are left out, such as {such}.")
     return speech
 
 
