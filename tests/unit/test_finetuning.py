@@ -312,7 +312,7 @@ def test_a_corpus_brings_its_validation_split(monkeypatch, written, loaded):
     assert found.train[0].share == (2.0 if "=" in written else None)
 
 
-@pytest.mark.parametrize("written", ["nowhere", "nowhere/en", "telephone/en:packed", "a/b/c/d"])
+@pytest.mark.parametrize("written", ["nowhere", "nowhere/en", "folder/en", "telephone/en:packed", "a/b/c/d"])
 def test_what_is_neither_folder_nor_corpus_is_one_sentence(written):
     with pytest.raises(AsrlibError, match="is neither a folder nor a corpus"):
         Source.brought(written)

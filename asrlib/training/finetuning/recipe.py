@@ -57,8 +57,8 @@ def finetune(settings: Settings, output: Path | str) -> dict[str, Any] | None:
         all ``scores`` and the ``best``; None in all processes but the first.
 
     Raises:
-        AsrlibError: what `corpora.load` and `transcription.load` refuse, a batch that cannot be parted, no clip that is left, or a
-            folder of another run. All processes end together.
+        AsrlibError: what `corpora.load` and `transcription.load` refuse, a batch that cannot be parted, no clip that is left, a
+            folder of another run, or a full disk. All processes end together.
     """
     started, processes, output = time.monotonic(), joined(), Path(output)
     first = processes.is_main_process
@@ -73,15 +73,16 @@ def finetune(settings: Settings, output: Path | str) -> dict[str, Any] | None:
             _begin(settings, output, speech)
     if done := files.read_json(output / "finetuning.json"):
         return done if first else None
-    made, failed = _features(settings, output, speech, processor, limits, processes)
-    tuner = _tuner(settings, output, model, processor, speech, made, processes)
-    _train(tuner, settings, processes)
+    with callbacks.saving(output):
+        made, failed = _features(settings, output, speech, processor, limits, processes)
+        tuner = _tuner(settings, output, model, processor, speech, made, processes)
+        _train(tuner, settings, processes)
     before, *scores = [_score(row) for row in tuner.state.log_history if "eval_wer" in row]
     learnt, scored = (seconds(parts) for parts in (speech.train, speech.validation))
     done = {"clips": len(learnt), "minutes": sum(learnt) / 60, "scored": len(scored), "left_out": len(speech.left_out)}
     done |= {"failed": failed, "steps": tuner.state.global_step, "seconds": time.monotonic() - started}
     done |= {"before": before, "scores": scores, "best": min(scores, key=lambda score: score["wer"])}
-    with together(processes):
+    with together(processes), callbacks.saving(output):
         if first:
             _save(settings, output, tuner, processor)
             done["gains"] = gains(settings.model, output / "model", speech.validation, settings.seed)
@@ -145,10 +146,13 @@ def _begin(settings: Settings, output: Path, speech: Speech) -> None:
 def _plan(settings: Settings, speech: Speech) -> str:
     """Return in words what is about to be done, and what a person may want to change before it is."""
     learnt, scored = (seconds(parts) for parts in (speech.train, speech.validation))
+    seen = settings.steps * settings.batch_size / len(learnt)
+    such = [f"{row['id']} ({row['reason']})" for row in speech.left_out[: data.NAMED]]
     lines = [
-        f"{len(learnt)} clips of {sum(learnt) / 60:.1f} minutes are learnt from, {len(scored)} others scored, {len(speech.left_out)} left "
-        f"out; {settings.steps} steps of {settings.batch_size} clips, so that each is seen about "
-        f"{settings.steps * settings.batch_size / len(learnt):.1f} times; learning rate up to {settings.learning_rate:g}."
+        f"Clips to learn from: {len(learnt)}, {sum(learnt) / 60:.1f} minutes; to score: {len(scored)}; left out: "
+        f"{len(speech.left_out)}{', such as ' if such else ''}{', '.join(such)}.",
+        f"Steps: {settings.steps} of {settings.batch_size} clips, so that each is seen about {seen:.1f} times, at a learning rate of up to "
+        f"{settings.learning_rate:g}; a score every {settings.every}.",
     ]
     known = {said for part in speech.train for said in part.table["text"]}
     if twice := sum(said in known for part in speech.validation for said in part.table["text"]):
