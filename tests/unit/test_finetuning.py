@@ -23,12 +23,12 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import WhisperTokenizer
 
-from asrlib import AsrlibError, cli, corpora, hardware, text
+from asrlib import AsrlibError, cli, corpora, hardware, scoring, text
 from asrlib.decoding import transcription
 from asrlib.io import files, upload
 from asrlib.models import checkpoints
 from asrlib.training import finetuning
-from asrlib.training.finetuning import data, training
+from asrlib.training.finetuning import data, gain, training
 from asrlib.training.sources import Source
 from tests import programs
 
@@ -356,6 +356,46 @@ def test_few_clips_get_small_batches_and_few_steps(clips, parts):
     )  # fmt: skip
 
 
+def part(*lengths, said="abc", place="mine"):
+    """Return clips of these seconds."""
+    rows = [
+        {"id": f"{at}.wav", "audio": {"path": "", "bytes": None}, "text": f"{said}{at}", "language": "en", "seconds": length, "speaker": "",
+         "split": ""}
+        for at, length in enumerate(lengths)
+    ]  # fmt: skip
+    return finetuning.Part(place, corpora.rows.dataset(rows))
+
+
+def test_the_plan_is_said_before_the_work():
+    speech = finetuning.Speech([part(9.0, 12.0), part(15.0, said="d")], [part(6.0, said="x")])
+    settings = finetuning.Settings(("mine",), steps=6, batch_size=4).fitted(3, 512, 1)
+    assert finetuning.recipe._plan(settings, speech).splitlines() == [
+        "Clips to learn from: 3, 0.6 minutes; to score: 1; left out: 0.",
+        "Steps: 6 of 4 clips, so that each is seen about 8.0 times, at a learning rate of up to 2.5e-05; a score every 1.",
+    ]
+
+
+def test_the_plan_names_what_a_person_may_want_to_change():
+    left_out = [{"id": f"{at}.wav", "place": "mine", "reason": "no transcript"} for at in range(5)]
+    speech = finetuning.Speech([part(9.0, 12.0)], [part(14.3, 2.0, 3.0)], left_out)
+    settings = finetuning.Settings(("mine",)).fitted(2, 512, 1)
+    first, _, twice, longest = finetuning.recipe._plan(settings, speech).splitlines()
+    named = ", ".join(f"{at}.wav (no transcript)" for at in range(3))
+    assert first == f"Clips to learn from: 2, 0.3 minutes; to score: 3; left out: 5, such as {named}."
+    assert twice.startswith("2 of the scored clips say what is learnt from too")
+    assert longest.startswith("The longest clip lasts 14.3 s: --context 15 makes")
+
+
+def test_the_time_of_the_steps_is_said_once_and_without_the_first(monkeypatch, capsys):
+    times = iter([0, 100, 102.5, 200, 300])
+    monkeypatch.setattr(training.time, "monotonic", lambda: next(times))
+    *_, said = training.callbacks_of(finetuning.Settings(()), True)
+    for step in range(1, 4):
+        said.on_step_begin()
+        said.on_step_end(None, SimpleNamespace(max_steps=50, global_step=step), None)
+    assert capsys.readouterr().out == "a step takes 2.5 s: 2 minutes for the 48 that are left\n"
+
+
 def rates(before, after, **more):
     return {
         "place": "mine", "language": "en", "clips": 12, "words": 90, "before": {"wer": 20.0, "orthographic": 30.0} | before,
@@ -390,8 +430,20 @@ def test_gains_are_the_scores_of_evaluate(here, capsys):
     assert found["de"]["after"]["wer"] == json.loads(capsys.readouterr().out)["wer_percent"]
     for row in (found["en"] | {"wer": found["en"]["points"]}, found["en"]["before"], found["en"]["after"]):
         assert row["low"] <= row["wer"] <= row["high"]
-    assert found["en"]["points"] == pytest.approx(found["en"]["after"]["wer"] - found["en"]["before"]["wer"])
-    assert found["en"]["points"] != 0
+
+
+def test_points_are_those_of_a_paired_comparison():
+    said = ["a b c", "d e", "f g h i"] * 5
+    before = scoring.score(said, ["a x c", "d", "f g h i"] * 5)
+    after = scoring.score(said, ["a b c", "d", "f g h i"] * 5)
+    row = gain._row("mine", "de", (before, 0.5), (after, 0.25), 0)
+    paired = scoring.compare(after, before, seed=0)
+    assert row == {
+        "place": "mine", "language": "de", "clips": 15, "words": 45, "points": pytest.approx(-100 / 9), "shortage": "",
+        "low": 100 * paired.interval[0], "high": 100 * paired.interval[1],
+        "before": {"wer": pytest.approx(200 / 9), "orthographic": 50, "low": 100 * before.interval[0], "high": 100 * before.interval[1]},
+        "after": {"wer": pytest.approx(100 / 9), "orthographic": 25, "low": 100 * after.interval[0], "high": 100 * after.interval[1]},
+    }  # fmt: skip
 
 
 def clips_of_step(settings, number):
@@ -579,7 +631,7 @@ def test_the_best_weights_are_kept_and_patience_ends_a_training(here, tmp_path, 
     ("kind", "steps"), [({}, 5), ({"adapter": "lora"}, 5), ({"adapter": "adalora"}, 9)], ids=["full", "lora", "adalora"]
 )
 @pytest.mark.parametrize("dies", [1, 4])
-def test_a_killed_training_ends_with_the_same_weights(here, tmp_path, monkeypatch, kind, steps, dies):
+def test_a_killed_training_ends_with_the_same_weights(here, tmp_path, monkeypatch, capsys, kind, steps, dies):
     outputs = [str(tmp_path / name) for name in ("whole", "killed")]
     options = kind | {"steps": steps, "accumulate": 2}
     assert cli.main(command(outputs[0], **options)) == 0
@@ -601,6 +653,7 @@ def test_a_killed_training_ends_with_the_same_weights(here, tmp_path, monkeypatc
     )
     assert cli.main(command(outputs[1], **options)) == 0
     assert taken[0] == (dies - 1) // 2 * 2  # the last checkpoint was that of the last even step
+    assert ("This training goes on after step 2." in capsys.readouterr().out) == (dies == 4)
     file = "adapter_model.safetensors" if kind else "model.safetensors"
     assert weights(outputs[1], file) == weights(outputs[0], file)
     for name in ("losses.jsonl", "scores.jsonl"):
@@ -660,6 +713,7 @@ def test_clips_that_cannot_be_used_are_named_and_left_out(here, tmp_path, capsys
         in said
     )
     assert len(list(files.read_jsonl(tmp_path / "out" / "left_out.jsonl"))) == 4
+    assert said.index("left out: 4, such as 3.wav (no transcript)") < said.index("step 0:")
 
 
 def test_a_clip_whose_sound_ends_early_is_counted_as_failed(here, tmp_path, capsys, monkeypatch):
