@@ -380,8 +380,8 @@ def test_the_plan_names_what_a_person_may_want_to_change():
     speech = finetuning.Speech([part(9.0, 12.0)], [part(14.3, 2.0, 3.0)], left_out)
     settings = finetuning.Settings(("mine",)).fitted(2, 512, 1)
     first, _, twice, longest = finetuning.recipe._plan(settings, speech).splitlines()
-    named = ", ".join(f"{at}.wav (no transcript)" for at in range(3))
-    assert first == f"Clips to learn from: 2, 0.3 minutes; to score: 3; left out: 5, such as {named}."
+    named = "".join(f"{at}.wav: no transcript; " for at in range(3))
+    assert first == f"Clips to learn from: 2, 0.3 minutes; to score: 3; left out: 5 ({named}...)."
     assert twice.startswith("2 of the scored clips say what is learnt from too")
     assert longest.startswith("The longest clip lasts 14.3 s: --context 15 makes")
 
@@ -513,6 +513,7 @@ def test_a_fine_tuned_model_is_whole_again_has_a_card_and_its_curves(here, capsy
 def test_a_finished_training_is_not_repeated_and_offers_the_next_command(here, capsys, monkeypatch):
     monkeypatch.setattr(finetuning.recipe, "_tuner", None)
     pushed = []
+    assert cli.main(command("one")) == 0 and "Curves:" not in capsys.readouterr().out
     monkeypatch.setattr(upload, "check", lambda name: pushed.append(name))
     monkeypatch.setattr(upload, "push", lambda folder, name: pushed.append(str(folder)) or "address")
     assert cli.main([*command("one"), "--push", "me/mine"]) == 0
@@ -713,7 +714,8 @@ def test_clips_that_cannot_be_used_are_named_and_left_out(here, tmp_path, capsys
         in said
     )
     assert len(list(files.read_jsonl(tmp_path / "out" / "left_out.jsonl"))) == 4
-    assert said.index("left out: 4, such as 3.wav (no transcript)") < said.index("step 0:")
+    assert f"\nCurves: tensorboard --logdir {tmp_path}/out/logs\n" in said
+    assert said.index("left out: 4 (3.wav: no transcript; 4.wav: ") < said.index("step 0:")
 
 
 def test_a_clip_whose_sound_ends_early_is_counted_as_failed(here, tmp_path, capsys, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import shutil
 import time
 from collections.abc import Mapping
@@ -147,10 +148,12 @@ def _plan(settings: Settings, speech: Speech) -> str:
     """Return in words what is about to be done, and what a person may want to change before it is."""
     learnt, scored = (seconds(parts) for parts in (speech.train, speech.validation))
     seen = settings.steps * settings.batch_size / len(learnt)
-    such = [f"{row['id']} ({row['reason']})" for row in speech.left_out[: data.NAMED]]
+    named = [f"{row['id']}: {row['reason']}" for row in speech.left_out[: data.NAMED]]
+    named += ["..."] if len(speech.left_out) > data.NAMED else []
+    which = f" ({'; '.join(named)})" if named else ""
     lines = [
         f"Clips to learn from: {len(learnt)}, {sum(learnt) / 60:.1f} minutes; to score: {len(scored)}; left out: "
-        f"{len(speech.left_out)}{', such as ' if such else ''}{', '.join(such)}.",
+        f"{len(speech.left_out)}{which}.",
         f"Steps: {settings.steps} of {settings.batch_size} clips, so that each is seen about {seen:.1f} times, at a learning rate of up to "
         f"{settings.learning_rate:g}; a score every {settings.every}.",
     ]
@@ -217,6 +220,8 @@ def _tuner(
     )
     scored = [(part.place, code) for part in speech.validation for code in part.languages]
     board = callbacks.writer(output / "logs") if first else None
+    if board:
+        print(f"Curves: tensorboard --logdir {shlex.quote(board.log_dir)}", flush=True)
     tuner = FineTuner(
         model=model, args=args, train_dataset=Subset(ConcatDataset(made[0]), clips), eval_dataset=ConcatDataset(made[1]),
         data_collator=context.Collator(start), compute_metrics=Metrics(processor.tokenizer, scored, settings.seed),
