@@ -386,6 +386,29 @@ def test_the_plan_names_what_a_person_may_want_to_change():
     assert longest.startswith("The longest clip lasts 14.3 s: --context 15 makes")
 
 
+@pytest.mark.parametrize(("most", "tokens"), [(448, 225), (75, 75)])
+def test_a_process_gets_its_part_of_a_step_and_a_tenth_of_the_steps_warms_up(here, tmp_path, most, tokens):
+    settings = finetuning.Settings((), steps=21, batch_size=12, accumulate=3, every=5, learning_rate=0.5, seed=7)
+    model = SimpleNamespace(generation_config=SimpleNamespace(max_length=most))
+    made = training.arguments(settings, tmp_path, model, 2)
+    assert made.per_device_train_batch_size == made.per_device_eval_batch_size == 2
+    assert (made.gradient_accumulation_steps, made.max_steps, made.warmup_steps) == (3, 21, 3)
+    assert (made.eval_steps, made.save_steps, made.logging_steps, made.save_total_limit) == (5, 5, 1, 2)
+    assert (made.learning_rate, made.seed, made.generation_max_length) == (0.5, 7, tokens)
+    assert (made.use_cpu, made.bf16, made.fp16, made.n_gpu) == (True, False, False, 0)
+    assert made.ddp_timeout == 7 * 24 * 3600
+
+
+def test_the_loss_of_a_part_is_its_share_of_the_step_times_the_processes_that_are_averaged():
+    tuner = SimpleNamespace(accelerator=SimpleNamespace(num_processes=4))
+    outputs = SimpleNamespace(loss=torch.tensor(3.0))
+    inputs = {"labels": torch.tensor([[1, 2, -100], [3, -100, -100]])}
+    loss = training.FineTuner.compute_loss(tuner, lambda **_: outputs, inputs, num_items_in_batch=10)
+    assert loss == pytest.approx(3.0 * 3 / 10 * 4)
+    assert training.FineTuner.compute_loss(tuner, lambda **_: outputs, inputs) == 3.0
+    assert training.FineTuner.compute_loss(tuner, lambda **_: outputs, inputs, True)[1] is outputs
+
+
 def test_the_time_of_the_steps_is_said_once_and_without_the_first(monkeypatch, capsys):
     times = iter([0, 100, 102.5, 200, 300])
     monkeypatch.setattr(training.time, "monotonic", lambda: next(times))
