@@ -34,6 +34,7 @@ for arguments in json.loads(sys.argv[1]):
         codes.append(ended.code)
 sys.exit(codes != json.loads(sys.argv[2]))
 """
+COMMAND = "import json, sys\nfrom asrlib import cli\nsys.exit(cli.main(json.loads(sys.argv[1])))"
 CONVERT = "import sys\nfrom asrlib.models import checkpoints\ncheckpoints.fetch(sys.argv[1], 'openai')"
 EVALUATE = """
 import json, sys

@@ -219,13 +219,16 @@ def _finetune_command(command: Callable[..., Any], model: dict[str, str]) -> Non
     option("--adapter", choices=("lora", "qlora", "adalora"), default="",
            help="train small matrices beside the model; default: the model")  # fmt: skip
     option("--freeze-encoder", action="store_true", help="train the decoder alone")
-    option("--steps", type=count, default=400, metavar="N", help="default: 400")
-    option("--batch-size", type=count, default=16, metavar="N", help="clips in a step, of all processes; default: 16")
+    option(
+        "--steps", type=count, metavar="N", help="default: 400, or fewer where each clip would be seen over 20 times"
+    )
+    option("--batch-size", type=count, metavar="N",
+           help="clips in a step, of all processes; default: 16, or as many as there are")  # fmt: skip
     option("--accumulate", type=count, default=1, metavar="N",
            help="take the clips of a step in N parts: less memory, the same step; default: 1")  # fmt: skip
-    rate = "its highest value; default: 1e-5, with an adapter 1e-3"
+    rate = "its highest value; default: by the model's size (2.5e-5 for base), with an adapter 1e-3"
     option("--learning-rate", type=_number(float, 0), metavar="X", help=rate)
-    option("--every", type=count, default=100, metavar="N", help="steps between two scores; default: 100")
+    option("--every", type=count, metavar="N", help="steps between two scores; default: a quarter of all")
     never = _number(int, 0)
     option("--patience", type=never, default=0, metavar="N", help="end after N scores without a better one; 0: never")
     option(

@@ -31,23 +31,21 @@ def finetune(options: argparse.Namespace) -> int:
 
 
 def _report(output: Path, done: Mapping[str, Any]) -> str:
-    """Return what was learnt from, what was left out, the scores, and the command that comes next."""
-    before, best = done["before"], done["best"]
-    gain = (
-        ""
-        if best["wer"] < before["wer"]
-        else " That is no better than before: more speech or another learning rate may help."
-    )
-    lines = [
-        f"{done['clips']} clips of {done['minutes']:.1f} minutes learnt from, {done['steps']} steps; WER on {done['scored']} other clips "
-        f"{before['wer']:.1f} % before, {best['wer']:.1f} % at step {best['step']}, which is kept (as written "
-        f"{before['orthographic']:.1f} % and {best['orthographic']:.1f} %); the model lies in {output / 'model'}.{gain}"
-    ]
+    """Return what was left out, what was learnt from, what it has gained, and the commands that come next."""
     left_out = [f"{row['id']} ({row['reason']})" for row in files.read_jsonl(output / "left_out.jsonl")]
     left_out += [f"{name} ({why})" for name, why in done["failed"].items()]
-    if left_out:
-        rest = f" and {len(left_out) - NAMED} more (left_out.jsonl)" if len(left_out) > NAMED else ""
-        lines.insert(0, f"Left out: {', '.join(left_out[:NAMED])}{rest}")
+    rest = f" and {len(left_out) - NAMED} more (left_out.jsonl)" if len(left_out) > NAMED else ""
+    lines = [f"Left out: {', '.join(left_out[:NAMED])}{rest}"] if left_out else []
+    lines += [
+        f"{done['clips']} clips of {done['minutes']:.1f} minutes learnt from in {done['steps']} steps; the best weights, of step "
+        f"{done['best']['step']}, lie in {output / 'model'}.",
+        *map(finetuning.sentence, done["gains"]),
+    ]
+    if all(row["points"] >= 0 for row in done["gains"]):
+        lines.append("That is no better than before: more speech or another learning rate may help.")
     model = shlex.quote(str(output / "model"))
-    lines.append(f"Next: asrlib transcribe --model {model} FILE, or asrlib demo --model {model}")
+    lines.append(
+        f"Next: asrlib evaluate FOLDER --model {model} on recordings kept apart, asrlib transcribe --model {model} FILE, or "
+        f"asrlib demo --model {model}"
+    )
     return "\n".join(lines)

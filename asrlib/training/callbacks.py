@@ -10,20 +10,22 @@ import json
 import re
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerCallback
 
 from asrlib import figures
-from asrlib.io import noise
+from asrlib.io import files, noise
 from asrlib.io.progress import Meter
 from asrlib.training import metering
 
-__all__ = ["Progress", "StepMeter", "history", "last_checkpoint", "plot_history", "show_progress", "writer"]
+__all__ = ["Progress", "StepMeter", "history", "last_checkpoint", "plot_history", "saving", "show_progress", "writer"]
 
 
 def last_checkpoint(folder: str | Path) -> str | None:
@@ -39,6 +41,22 @@ def last_checkpoint(folder: str | Path) -> str | None:
         except (OSError, ValueError):
             shutil.rmtree(path)
     return None
+
+
+@contextlib.contextmanager
+def saving(folder: str | Path) -> Iterator[None]:
+    """Turn what PyTorch and safetensors raise of a full disk, which is no ``OSError``, into one sentence that names the folder.
+
+    Raises:
+        AsrlibError: disk full, or folder not writable.
+    """
+    try:
+        with files.writing(Path(folder)):
+            yield
+    except (RuntimeError, SafetensorError) as error:
+        if not re.search(r"inline_container|PytorchStreamWriter|os error (28|122)\b", str(error)):
+            raise
+        raise files.DiskFullError(folder) from None
 
 
 def writer(folder: str | Path) -> Any | None:

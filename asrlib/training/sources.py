@@ -64,10 +64,11 @@ class Source:
         if folder and files.user_path(folder["place"]).is_dir():
             return cls("folder", None, None, share=_number(text, folder["share"]), root=folder["place"])
         found = FORM.fullmatch(text)
-        if not found or found["packed"] or found["name"] not in catalogue.PACKAGED + catalogue.FOREIGN:
+        known = [name for name in catalogue.PACKAGED + catalogue.FOREIGN if name != "folder"]
+        if not found or found["packed"] or found["name"] not in known:
             raise AsrlibError(
                 f"{text} is neither a folder nor a corpus: name a folder with metadata.csv, or CORPUS/LANGUAGE, such as "
-                f"telephone/it; the corpora are {', '.join(catalogue.PACKAGED + catalogue.FOREIGN)}."
+                f"telephone/it; the corpora are {', '.join(known)}."
             )
         return cls(found["name"], found["language"], found["split"], share=_number(text, found["share"]))
 

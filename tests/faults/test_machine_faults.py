@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from programs import EVALUATE, FETCH, RUN, build_package, needs_dpkg
+import soundfile
+from programs import COMMAND, EVALUATE, FETCH, RUN, build_package, needs_dpkg
 
 from asrlib.course import records, registry, runner
 
@@ -77,6 +79,40 @@ def test_an_evaluation_on_a_full_disk_keeps_what_was_heard_and_goes_on(tmp_path)
     assert 3 <= first < 20
     assert 20 <= first + second <= 23, "finished shards were heard again"
     assert after[-2].startswith("WER 0.0"), after  # of 1,800 words the last is left out
+
+
+def test_a_training_on_a_full_disk_says_so_and_goes_on_when_there_is_room(tmp_path, random_whisper):
+    random_whisper(tmp_path / "model")
+    names = [f"{number}.wav" for number in range(6)]
+    for number, name in enumerate(names):
+        soundfile.write(tmp_path / name, np.random.default_rng(number).normal(0, 0.1, 8000), 16_000)
+    lines = [f"{name},{'ab' * number}c,en\n" for number, name in enumerate(names)]
+    (tmp_path / "metadata.csv").write_text("".join(["file_name,transcription,language\n", *lines]))
+    disk = tmp_path / "disk"
+    options = {
+        "model": tmp_path / "model",
+        "context": 1,
+        "steps": 2,
+        "batch-size": 2,
+        "every": 1,
+        "output": disk / "out",
+    }
+    command = ["finetune", str(tmp_path), *(f"--{name}={value}" for name, value in options.items())]
+    done = mounted(
+        SMALL_THEN_LARGE,
+        json.dumps(command),
+        DISK=str(disk),
+        SIZE="1800k",
+        CODE=COMMAND,
+        ASRLIB_CACHE=str(tmp_path / "cache"),
+    )
+    said, code, after = outcome(done)
+    assert (
+        code == 1
+        and said[-1]
+        == f"asrlib: The disk is full while writing {disk}/out: free some space and run the same command again."
+    )
+    assert after[-2].startswith("Next: asrlib evaluate ") and after[-1] == "large 0"
 
 
 def test_a_course_on_a_full_disk_says_so_and_runs_when_there_is_room(course_folder):

@@ -23,12 +23,12 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import WhisperTokenizer
 
-from asrlib import AsrlibError, cli, corpora, hardware, text
+from asrlib import AsrlibError, cli, corpora, hardware, scoring, text
 from asrlib.decoding import transcription
 from asrlib.io import files, upload
 from asrlib.models import checkpoints
 from asrlib.training import finetuning
-from asrlib.training.finetuning import data, training
+from asrlib.training.finetuning import data, gain, training
 from asrlib.training.sources import Source
 from tests import programs
 
@@ -168,14 +168,15 @@ def test_a_text_is_learnt_from_or_scored_never_both(texts, seed):
     ]
     assert sides[0] and sides[1] and not sides[0] & sides[1]
     largest = max(Counter(text.normalizer("de")(said) for said in texts).values())
-    assert scored.sum() < max(1, 0.1 * len(texts)) + largest
+    assert scored.sum() < max(1, 0.1 * len(texts), min(3, len(texts) // 3)) + largest
 
 
-def test_a_tenth_of_many_texts_is_scored():
-    texts = [f"sentence {number}" for number in range(200)]
-    scored = finetuning.by_text(texts, ["en"] * 200, 0)
-    assert scored.sum() == 20
-    assert (scored != finetuning.by_text(texts, ["en"] * 200, 1)).any()
+@pytest.mark.parametrize(("count", "expected"), [(2, 1), (5, 1), (6, 2), (9, 3), (10, 3), (30, 3), (31, 4), (200, 20)])
+def test_a_tenth_of_many_texts_is_scored_and_three_of_few(count, expected):
+    texts = [f"sentence {number}" for number in range(count)]
+    scored = finetuning.by_text(texts, ["en"] * count, 0)
+    assert scored.sum() == expected
+    assert any((scored != finetuning.by_text(texts, ["en"] * count, seed)).any() for seed in range(1, 9))
 
 
 LIMITS = finetuning.Limits(GENERATION, Bytes(), 30, 448)
@@ -197,10 +198,30 @@ def test_what_cannot_be_learnt_from_has_a_reason(change, reason):
     assert LIMITS.reason({"text": "a", "seconds": 1.0, "language": "de"} | change) == reason
 
 
-@pytest.mark.parametrize(("language", "said"), [("", "language is not stated"), ("ro", "knows no language 'ro'")])
-def test_a_language_that_is_missing_or_unknown_is_one_sentence(language, said):
+ENGLISH = SimpleNamespace(decoder_start_token_id=257, no_timestamps_token_id=265, is_multilingual=False)
+
+
+@pytest.mark.parametrize(
+    ("generation", "language", "said"),
+    [
+        (GENERATION, "", "language is not stated"),
+        (GENERATION, "ro", "knows no language 'ro'"),
+        (GENERATION, "klingon", "knows no language 'klingon'"),
+        (ENGLISH, "de", "knows no language 'de'"),
+    ],
+)
+def test_a_language_that_is_missing_or_unknown_is_one_sentence(generation, language, said):
     with pytest.raises(AsrlibError, match=said):
-        LIMITS.reason({"text": "a", "seconds": 1.0, "language": language})
+        finetuning.Limits(generation, Bytes(), 30, 448).reason({"text": "a", "seconds": 1.0, "language": language})
+
+
+def test_clips_for_an_english_model_need_not_state_their_language(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
+    write(tmp_path / "some", ["a", "b", "c"], "transcription")
+    limits = finetuning.Limits(ENGLISH, Bytes(), 30, 448)
+    found = finetuning.gather(finetuning.Settings((str(tmp_path / "some"),)), limits)
+    assert found.languages == {"en"} and found.validation[0].languages == ["en"]
+    assert finetuning.labels("a", limits.code(""), ENGLISH, Bytes()) == [257, 265, 97, 256]
 
 
 def parts(tmp_path, lines, columns="transcription,language,split", **options):
@@ -238,10 +259,20 @@ def test_validation_that_is_named_takes_nothing_from_what_is_learnt(tmp_path, mo
     assert (ids(found.train), ids(found.validation)) == ([["0.wav", "1.wav"]], [["0.wav", "1.wav"]])
 
 
-def test_a_folder_with_other_splits_is_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["a,de,test", "b,de,dev"], "has the splits dev, test: one must be called train"),
+        (["a,de,validation", "b,de,validation"], "has the splits validation: one must be called train"),
+        ([], "names no recording"),
+        (["!,de,", "?,de,"], r"No clip is left to learn from: 2 are left out, such as 0.wav \(no transcript\), 1.wav"),
+        (["a,de,"], "has fewer than two different texts: name other clips with --validation"),
+    ],
+)
+def test_a_folder_that_cannot_be_learnt_from_is_refused(tmp_path, monkeypatch, lines, said):
     monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(AsrlibError, match="has the splits dev, test: one must be called train"):
-        parts(tmp_path, ["a,de,test", "b,de,dev"])
+    with pytest.raises(AsrlibError, match=said):
+        parts(tmp_path, lines)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +312,7 @@ def test_a_corpus_brings_its_validation_split(monkeypatch, written, loaded):
     assert found.train[0].share == (2.0 if "=" in written else None)
 
 
-@pytest.mark.parametrize("written", ["nowhere", "nowhere/en", "telephone/en:packed", "a/b/c/d"])
+@pytest.mark.parametrize("written", ["nowhere", "nowhere/en", "folder/en", "telephone/en:packed", "a/b/c/d"])
 def test_what_is_neither_folder_nor_corpus_is_one_sentence(written):
     with pytest.raises(AsrlibError, match="is neither a folder nor a corpus"):
         Source.brought(written)
@@ -300,11 +331,142 @@ def test_the_command_of_a_run_says_what_differs():
     )
     said = "asrlib finetune 'a b' telephone/it=2 --validation c --adapter lora --freeze-encoder --learning-rate 0.002 --output FOLDER"
     assert settings.command() == said
-    assert (settings.rate, finetuning.Settings(()).rate, finetuning.Settings((), adapter="lora").rate) == (
-        0.002,
-        1e-5,
-        1e-3,
-    )
+
+
+@pytest.mark.parametrize(
+    ("width", "adapter", "expected"),
+    [(384, "", 3.75e-5), (512, "", 2.5e-5), (768, "", 1.25e-5), (1024, "", 6.25e-6), (1280, "", 4.375e-6), (512, "lora", 1e-3),
+     (32, "", 3.75e-5), (600, "", 2.5e-5), (9000, "", 4.375e-6)],
+)  # fmt: skip
+def test_the_learning_rate_follows_the_size_of_the_model(width, adapter, expected):
+    assert finetuning.Settings((), adapter=adapter).fitted(9, width, 1).learning_rate == pytest.approx(expected)
+    assert finetuning.Settings((), adapter=adapter, learning_rate=0.0).fitted(9, width, 1).learning_rate == 0
+
+
+@given(st.integers(1, 2000), st.integers(1, 20))
+def test_few_clips_get_small_batches_and_few_steps(clips, parts):
+    found = finetuning.Settings(()).fitted(clips, 512, parts)
+    assert found.batch_size % parts == 0
+    assert found.batch_size <= max(16, parts) and (found.batch_size <= clips or found.batch_size == parts)
+    drawn = found.steps * found.batch_size
+    assert drawn < 20 * clips + found.batch_size and (found.steps == 400 or drawn >= 20 * clips)
+    assert found.every == max(1, found.steps // 4)
+    assert finetuning.Settings((), steps=7, batch_size=60, every=9).fitted(clips, 512, parts).command().startswith(
+        "asrlib finetune --steps 7 --batch-size 60 --learning-rate 2.5e-05 --every 9"
+    )  # fmt: skip
+
+
+def part(*lengths, said="abc", place="mine"):
+    """Return clips of these seconds."""
+    rows = [
+        {"id": f"{at}.wav", "audio": {"path": "", "bytes": None}, "text": f"{said}{at}", "language": "en", "seconds": length, "speaker": "",
+         "split": ""}
+        for at, length in enumerate(lengths)
+    ]  # fmt: skip
+    return finetuning.Part(place, corpora.rows.dataset(rows))
+
+
+def test_the_plan_is_said_before_the_work():
+    speech = finetuning.Speech([part(9.0, 12.0), part(15.0, said="d")], [part(6.0, said="x")])
+    settings = finetuning.Settings(("mine",), steps=6, batch_size=4).fitted(3, 512, 1)
+    assert finetuning.recipe._plan(settings, speech).splitlines() == [
+        "Clips to learn from: 3, 0.6 minutes; to score: 1; left out: 0.",
+        "Steps: 6 of 4 clips, so that each is seen about 8.0 times, at a learning rate of up to 2.5e-05; a score every 1.",
+    ]
+
+
+def test_the_plan_names_what_a_person_may_want_to_change():
+    left_out = [{"id": f"{at}.wav", "place": "mine", "reason": "no transcript"} for at in range(5)]
+    speech = finetuning.Speech([part(9.0, 12.0)], [part(14.3, 2.0, 3.0)], left_out)
+    settings = finetuning.Settings(("mine",)).fitted(2, 512, 1)
+    first, _, twice, longest = finetuning.recipe._plan(settings, speech).splitlines()
+    named = "".join(f"{at}.wav: no transcript; " for at in range(3))
+    assert first == f"Clips to learn from: 2, 0.3 minutes; to score: 3; left out: 5 ({named}...)."
+    assert twice.startswith("2 of the scored clips say what is learnt from too")
+    assert longest.startswith("The longest clip lasts 14.3 s: --context 15 makes")
+
+
+@pytest.mark.parametrize(("most", "tokens"), [(448, 225), (75, 75)])
+def test_a_process_gets_its_part_of_a_step_and_a_tenth_of_the_steps_warms_up(here, tmp_path, most, tokens):
+    settings = finetuning.Settings((), steps=21, batch_size=12, accumulate=3, every=5, learning_rate=0.5, seed=7)
+    model = SimpleNamespace(generation_config=SimpleNamespace(max_length=most))
+    made = training.arguments(settings, tmp_path, model, 2)
+    assert made.per_device_train_batch_size == made.per_device_eval_batch_size == 2
+    assert (made.gradient_accumulation_steps, made.max_steps, made.warmup_steps) == (3, 21, 3)
+    assert (made.eval_steps, made.save_steps, made.logging_steps, made.save_total_limit) == (5, 5, 1, 2)
+    assert (made.learning_rate, made.seed, made.generation_max_length) == (0.5, 7, tokens)
+    assert (made.use_cpu, made.bf16, made.fp16, made.n_gpu) == (True, False, False, 0)
+    assert made.ddp_timeout == 7 * 24 * 3600
+
+
+def test_the_loss_of_a_part_is_its_share_of_the_step_times_the_processes_that_are_averaged():
+    tuner = SimpleNamespace(accelerator=SimpleNamespace(num_processes=4))
+    outputs = SimpleNamespace(loss=torch.tensor(3.0))
+    inputs = {"labels": torch.tensor([[1, 2, -100], [3, -100, -100]])}
+    loss = training.FineTuner.compute_loss(tuner, lambda **_: outputs, inputs, num_items_in_batch=10)
+    assert loss == pytest.approx(3.0 * 3 / 10 * 4)
+    assert training.FineTuner.compute_loss(tuner, lambda **_: outputs, inputs) == 3.0
+    assert training.FineTuner.compute_loss(tuner, lambda **_: outputs, inputs, True)[1] is outputs
+
+
+def test_the_time_of_the_steps_is_said_once_and_without_the_first(monkeypatch, capsys):
+    times = iter([0, 100, 102.5, 200, 300])
+    monkeypatch.setattr(training.time, "monotonic", lambda: next(times))
+    *_, said = training.callbacks_of(finetuning.Settings(()), True)
+    for step in range(1, 4):
+        said.on_step_begin()
+        said.on_step_end(None, SimpleNamespace(max_steps=50, global_step=step), None)
+    assert capsys.readouterr().out == "a step takes 2.5 s: 2 minutes for the 48 that are left\n"
+
+
+def rates(before, after, **more):
+    return {
+        "place": "mine", "language": "en", "clips": 12, "words": 90, "before": {"wer": 20.0, "orthographic": 30.0} | before,
+        "after": {"wer": 15.04, "orthographic": 25.0} | after, "points": -4.96, "shortage": "",
+    } | more  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (rates({}, {}, shortage="only 3 clips"), "WER on 12 other clips of mine (en, 90 words): 20.0 % before, 15.0 % after, -5.0 points "
+         "(only 3 clips, too few for an interval)."),
+        (rates({"low": 18.0, "high": 22.0}, {}, low=-8.0, high=-1.0), "WER on 12 other clips of mine (en, 90 words): 20.0 % [18.0, 22.0] "
+         "before, 15.0 % after, -5.0 points [-8.0, -1.0]."),
+        (rates({}, {}, low=-8.0, high=1.0, language="zh"), "CER on 12 other clips of mine (zh, 90 characters): 20.0 % before, 15.0 % "
+         "after, -5.0 points [-8.0, 1.0]: no difference is shown."),
+        (rates({}, {}, low=1.0, high=8.0, points=4.5), "WER on 12 other clips of mine (en, 90 words): 20.0 % before, 15.0 % after, "
+         "+4.5 points [1.0, 8.0]."),
+    ],
+)  # fmt: skip
+def test_a_gain_is_said_with_its_interval(row, said):
+    assert finetuning.sentence(row) == said
+
+
+def test_gains_are_the_scores_of_evaluate(here, capsys):
+    rows = [row for root in ("speech", "german") for row in corpora.load("folder", root=root)]
+    part = finetuning.Part("both", corpora.rows.dataset(rows))
+    found = {row["language"]: row for row in finetuning.gains("model", "one/model", [part], 0)}
+    assert {name: row["clips"] for name, row in found.items()} == {"en": 10, "de": 6}
+    assert found["de"]["shortage"] == "only 6 clips" and "low" not in found["de"]
+    assert cli.main(["evaluate", "german", "--model", "one/model", "--json"]) == 0
+    assert found["de"]["after"]["wer"] == json.loads(capsys.readouterr().out)["wer_percent"]
+    for row in (found["en"] | {"wer": found["en"]["points"]}, found["en"]["before"], found["en"]["after"]):
+        assert row["low"] <= row["wer"] <= row["high"]
+
+
+def test_points_are_those_of_a_paired_comparison():
+    said = ["a b c", "d e", "f g h i"] * 5
+    before = scoring.score(said, ["a x c", "d", "f g h i"] * 5)
+    after = scoring.score(said, ["a b c", "d", "f g h i"] * 5)
+    row = gain._row("mine", "de", (before, 0.5), (after, 0.25), 0)
+    paired = scoring.compare(after, before, seed=0)
+    assert row == {
+        "place": "mine", "language": "de", "clips": 15, "words": 45, "points": pytest.approx(-100 / 9), "shortage": "",
+        "low": 100 * paired.interval[0], "high": 100 * paired.interval[1],
+        "before": {"wer": pytest.approx(200 / 9), "orthographic": 50, "low": 100 * before.interval[0], "high": 100 * before.interval[1]},
+        "after": {"wer": pytest.approx(100 / 9), "orthographic": 25, "low": 100 * after.interval[0], "high": 100 * after.interval[1]},
+    }  # fmt: skip
 
 
 def clips_of_step(settings, number):
@@ -351,13 +513,14 @@ def test_parts_of_a_step_and_features_on_the_way_change_nothing_but_the_order_of
 
 def test_a_fine_tuned_model_is_whole_again_has_a_card_and_its_curves(here, capsys):
     facts = files.read_json("one/finetuning.json")
-    assert (facts["clips"], facts["scored"], facts["left_out"], facts["failed"], facts["steps"]) == (9, 1, 0, {}, 4)
+    assert (facts["clips"], facts["scored"], facts["left_out"], facts["failed"], facts["steps"]) == (7, 3, 0, {}, 4)
     assert [score["step"] for score in facts["scores"]] == [2, 4] and facts["before"]["step"] == 0
-    assert facts["minutes"] == pytest.approx(9 * 0.6 / 60, rel=0.3)
+    assert facts["minutes"] == pytest.approx(7 * 0.6 / 60, rel=0.3)
     card = Path("one/model/README.md").read_text()
     assert "asrlib finetune speech --model ./model --context 1" in card and "| own recordings | not stated | |" in card
-    assert f"| ./model | {facts['before']['wer']:.1f} | {facts['before']['orthographic']:.1f} |" in card
-    assert "base_model: ./model" in card and "- type: wer" in card
+    (row,) = facts["gains"]
+    assert finetuning.sentence(row) in card and (row["clips"], row["shortage"]) == (3, "only 3 clips")
+    assert "base_model: ./model" in card and f"- type: wer\n      value: {row['after']['wer']:.2f}".rstrip("0") in card
     events = EventAccumulator("one/logs").Reload()
     assert [point.step for point in events.Scalars("eval/wer")] == [0, 2, 4]
     assert len(events.Scalars("train/loss")) == 4
@@ -373,12 +536,22 @@ def test_a_fine_tuned_model_is_whole_again_has_a_card_and_its_curves(here, capsy
 def test_a_finished_training_is_not_repeated_and_offers_the_next_command(here, capsys, monkeypatch):
     monkeypatch.setattr(finetuning.recipe, "_tuner", None)
     pushed = []
+    assert cli.main(command("one")) == 0 and "Curves:" not in capsys.readouterr().out
     monkeypatch.setattr(upload, "check", lambda name: pushed.append(name))
     monkeypatch.setattr(upload, "push", lambda folder, name: pushed.append(str(folder)) or "address")
     assert cli.main([*command("one"), "--push", "me/mine"]) == 0
     said = capsys.readouterr().out
-    assert "9 clips of 0.1 minutes learnt from, 4 steps; WER on 1 other clips " in said
-    assert "\nNext: asrlib transcribe --model one/model FILE, or asrlib demo --model one/model\n" in said
+    assert re.search(
+        r"^7 clips of 0.1 minutes learnt from in 4 steps; the best weights, of step [24], lie in one/model.$",
+        said,
+        re.M,
+    )
+    assert "WER on 3 other clips of speech (en, " in said and "too few for an interval)." in said
+    *_, offer, pushed_to = said.splitlines()
+    assert offer.startswith("Next: asrlib ") and pushed_to == "It was pushed to address."
+    for line in re.findall(r"asrlib .*?(?= on rec|, asr|, or|$)", offer):
+        parsed = cli._parser().parse_args(line.split()[1:])
+        assert (parsed.model, parsed.command) == ("one/model", line.split()[1])
     assert pushed == ["me/mine", "one/model"]
 
 
@@ -482,7 +655,7 @@ def test_the_best_weights_are_kept_and_patience_ends_a_training(here, tmp_path, 
     ("kind", "steps"), [({}, 5), ({"adapter": "lora"}, 5), ({"adapter": "adalora"}, 9)], ids=["full", "lora", "adalora"]
 )
 @pytest.mark.parametrize("dies", [1, 4])
-def test_a_killed_training_ends_with_the_same_weights(here, tmp_path, monkeypatch, kind, steps, dies):
+def test_a_killed_training_ends_with_the_same_weights(here, tmp_path, monkeypatch, capsys, kind, steps, dies):
     outputs = [str(tmp_path / name) for name in ("whole", "killed")]
     options = kind | {"steps": steps, "accumulate": 2}
     assert cli.main(command(outputs[0], **options)) == 0
@@ -504,6 +677,7 @@ def test_a_killed_training_ends_with_the_same_weights(here, tmp_path, monkeypatc
     )
     assert cli.main(command(outputs[1], **options)) == 0
     assert taken[0] == (dies - 1) // 2 * 2  # the last checkpoint was that of the last even step
+    assert ("This training goes on after step 2." in capsys.readouterr().out) == (dies == 4)
     file = "adapter_model.safetensors" if kind else "model.safetensors"
     assert weights(outputs[1], file) == weights(outputs[0], file)
     for name in ("losses.jsonl", "scores.jsonl"):
@@ -563,6 +737,8 @@ def test_clips_that_cannot_be_used_are_named_and_left_out(here, tmp_path, capsys
         in said
     )
     assert len(list(files.read_jsonl(tmp_path / "out" / "left_out.jsonl"))) == 4
+    assert f"\nCurves: tensorboard --logdir {tmp_path}/out/logs\n" in said
+    assert said.index("left out: 4 (3.wav: no transcript; 4.wav: ") < said.index("step 0:")
 
 
 def test_a_clip_whose_sound_ends_early_is_counted_as_failed(here, tmp_path, capsys, monkeypatch):
@@ -607,7 +783,7 @@ def test_two_processes_train_as_one_does_and_fail_with_one_sentence(here):
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("9 clips of ") == done.stdout.count("step 4:") == 1
+    assert done.stdout.count(" learnt from in 4 steps") == done.stdout.count("step 4:") == 1
     said = [line for line in done.stderr.splitlines() if line.startswith("asrlib: ")]
     assert said == [
         "asrlib: A batch of 3 clips cannot be parted among 2 processes in 1 parts each: choose a batch size that 2 divides."

@@ -8,6 +8,7 @@ a killed run goes on with the clip that comes next.
 
 from asrlib.training.finetuning.adapters import adapt, quantization
 from asrlib.training.finetuning.data import Limits, Part, Speech, by_text, gather, labels, order
+from asrlib.training.finetuning.gain import gains, sentence
 from asrlib.training.finetuning.recipe import finetune
 from asrlib.training.finetuning.settings import ADAPTERS, Settings
 from asrlib.training.finetuning.training import FineTuner, Metrics
@@ -23,8 +24,10 @@ __all__ = [
     "adapt",
     "by_text",
     "finetune",
+    "gains",
     "gather",
     "labels",
     "order",
     "quantization",
+    "sentence",
 ]

@@ -7,8 +7,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from asrlib import __version__
+from asrlib import __version__, text
 from asrlib.training.cards import sources_table
+from asrlib.training.finetuning.gain import sentence
 from asrlib.training.finetuning.settings import Settings
 
 __all__ = ["card"]
@@ -24,14 +25,11 @@ Trained with asrlib {version} for {steps} steps of {batch} clips, out of {clips}
 
 {sources}
 
-| on {scored} validation clips | WER (%) | as written (%) |
-|---|---|---|
-| {model} | {before[wer]:.1f} | {before[orthographic]:.1f} |
-| this model, of step {best[step]} | {best[wer]:.1f} | {best[orthographic]:.1f} |
+{gains}
 
     {command}
 
-The validation clips chose the step, so their scores flatter: score the model on speech of your own before you use it, with
+The weights are those of step {step}. The clips that are scored here chose it, so their scores flatter: score the model on speech of your own before you use it, with
 `asrlib evaluate FOLDER --model MODEL`. What it has forgotten, other languages among it, was not measured.
 """
 WHAT = {
@@ -44,7 +42,7 @@ FROZEN = " The encoder was not trained."
 
 
 def card(settings: Settings, done: Mapping[str, Any], languages: list[str]) -> str:
-    """Return the card as Markdown, with the best score as metadata.
+    """Return the card as Markdown, with the scores of the saved model as metadata.
 
     Args:
         settings: of the fine-tuning.
@@ -53,12 +51,16 @@ def card(settings: Settings, done: Mapping[str, Any], languages: list[str]) -> s
     """
     places = ", ".join(source.place for source in settings.sources)
     task = "automatic-speech-recognition"
-    scored = EvalResult(
-        task_type=task, dataset_type="validation", dataset_name=places, metric_type="wer", metric_value=round(done["best"]["wer"], 2)
-    )  # fmt: skip
+    scored = [
+        EvalResult(
+            task_type=task, dataset_type="validation", dataset_name=row["place"], dataset_config=row["language"],
+            metric_type="wer" if text.spaced(row["language"]) else "cer", metric_value=round(row["after"]["wer"], 2),
+        )
+        for row in done["gains"]
+    ]  # fmt: skip
     head = ModelCardData(
         language=languages, base_model=str(settings.model), library_name="peft" if settings.adapter else "transformers",
-        model_name=f"{settings.model} fine-tuned", pipeline_tag=task, tags=["whisper"], eval_results=[scored],
+        model_name=f"{settings.model} fine-tuned", pipeline_tag=task, tags=["whisper"], eval_results=scored,
     )  # fmt: skip
     return CARD.format(
         head=head.to_yaml().strip(),
@@ -70,5 +72,8 @@ def card(settings: Settings, done: Mapping[str, Any], languages: list[str]) -> s
         what=WHAT[settings.adapter] + FROZEN * settings.freeze_encoder,
         sources=sources_table(settings.sources),
         command=settings.command(),
-        **{name: done[name] for name in ("clips", "minutes", "scored", "before", "best")},
+        step=done["best"]["step"],
+        gains="\n\n".join(map(sentence, done["gains"])),
+        clips=done["clips"],
+        minutes=done["minutes"],
     )

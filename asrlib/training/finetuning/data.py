@@ -21,9 +21,11 @@ from asrlib.training.sources import Source
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Limits", "Part", "Speech", "by_text", "features", "gather", "labels", "order"]
+__all__ = ["Limits", "Part", "Speech", "by_text", "features", "gather", "labels", "order", "seconds"]
 
-SHARE = 0.1  # of the texts that are kept for validation where there is no split for it
+SHARE = 0.1  # of the clips that are kept for validation where there is no split for it
+NAMED = 3  # clips that are named of those left out
+FEWEST = 3  # that are kept of few clips, or a third of them: a single clip chooses the best step by chance
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class Part:
     place: str
     table: Dataset
     share: float | None = None
+
+    @property
+    def languages(self) -> list[str]:
+        """Return Whisper's code of each clip's language; for an English-only model it need not be stated."""
+        return [text.language_code(language or "en") for language in self.table["language"]]
 
 
 @dataclass(frozen=True)
@@ -55,12 +62,13 @@ class Limits:
         """Return the code of a language that the model knows.
 
         Raises:
-            AsrlibError: no language is stated, or one that the model does not know.
+            AsrlibError: a multilingual model's language is not stated, or the model does not know it.
         """
-        if not language:
+        multilingual = whisper.is_multilingual(self.generation)
+        if multilingual and not language:
             raise AsrlibError("The clips' language is not stated: name it with --language.")
-        code = text.language_code(language)
-        if whisper.is_multilingual(self.generation) and f"<|{code}|>" not in self.generation.lang_to_id:
+        code = text.language_code(language or "en")
+        if f"<|{code}|>" not in (self.generation.lang_to_id if multilingual else ["<|en|>"]):
             raise AsrlibError(f"The model knows no language {language!r}: start from another one.")
         return code
 
@@ -92,7 +100,12 @@ class Speech:
     @property
     def languages(self) -> set[str]:
         """Return Whisper's codes of the languages that are learnt."""
-        return {text.language_code(language) for part in self.train for language in part.table["language"]}
+        return {code for part in self.train for code in part.languages}
+
+
+def seconds(parts: Sequence[Part]) -> list[float]:
+    """Return how long each clip lasts."""
+    return [length for part in parts for length in part.table["seconds"]]
 
 
 def labels(said: str, language: str, generation: Any, tokenizer: Any) -> list[int]:
@@ -135,10 +148,8 @@ def gather(settings: Settings, limits: Limits) -> Speech:
     )
     for kind, parts in (("learn from", speech.train), ("score", speech.validation)):
         if not parts:
-            first = speech.left_out[0]
-            raise AsrlibError(
-                f"No clip is left to {kind}: {len(speech.left_out)} are left out, such as {first['id']} ({first['reason']})."
-            )
+            such = ", ".join(f"{row['id']} ({row['reason']})" for row in speech.left_out[:NAMED])
+            raise AsrlibError(f"No clip is left to {kind}: {len(speech.left_out)} are left out, such as {such}.")
     return speech
 
 
@@ -155,7 +166,8 @@ def _splits(source: Source, settings: Settings) -> tuple[Dataset, Dataset | None
         rows = _load(source, settings, None)
         splits = list(rows["split"])
         chosen = {name: [at for at, split in enumerate(splits) if split == name] for name in sorted(set(splits))}
-        if "train" not in chosen and len(chosen) > 1:
+        unnamed = list(chosen) in ([], ["test"])  # as clips are called whose table names no split
+        if "train" not in chosen and not unnamed:
             raise AsrlibError(f"{source.place} has the splits {', '.join(chosen)}: one must be called train.")
         train = rows.select(chosen.get("train", range(len(rows))))
         scored = rows.select(chosen["validation"]) if "validation" in chosen else None
@@ -177,7 +189,7 @@ def _divided(part: Part, seed: int) -> tuple[Part, Part]:
 
 
 def by_text(texts: Sequence[str], languages: Sequence[str], seed: int, place: str = "") -> np.ndarray:
-    """Return which clips are scored where nobody has split them: a tenth, and none whose text is learnt from too.
+    """Return which clips are scored where nobody has split them: a tenth, or three of few, and none whose text is learnt from too.
 
     Args:
         texts: what is said in each clip; equal ones, after normalisation, stay together.
@@ -193,8 +205,9 @@ def by_text(texts: Sequence[str], languages: Sequence[str], seed: int, place: st
     if len(families) < 2:
         raise AsrlibError(f"{place} has fewer than two different texts: name other clips with --validation.")
     names, scored, count = sorted(families), set(), 0
+    wanted = max(SHARE * len(texts), min(FEWEST, len(texts) // 3), 1)
     for at in np.random.default_rng(seed).permutation(len(names))[:-1]:
-        if count >= max(1, SHARE * len(texts)):
+        if count >= wanted:
             break
         scored.add(names[at])
         count += families[names[at]]

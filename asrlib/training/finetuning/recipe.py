@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shlex
 import shutil
 import time
 from collections.abc import Mapping
@@ -15,7 +17,7 @@ from torch.utils.data import ConcatDataset, Subset
 from transformers import WhisperForConditionalGeneration
 from transformers.integrations import TensorBoardCallback
 
-from asrlib import AsrlibError, hardware, text, whisper
+from asrlib import AsrlibError, hardware, whisper
 from asrlib.decoding import outcomes, transcription
 from asrlib.io import files, noise
 from asrlib.models import checkpoints
@@ -23,7 +25,8 @@ from asrlib.training import callbacks, context
 from asrlib.training.finetuning import data
 from asrlib.training.finetuning.adapters import Ranks, adapt, quantization
 from asrlib.training.finetuning.card import card
-from asrlib.training.finetuning.data import Limits, Part, Speech
+from asrlib.training.finetuning.data import Limits, Part, Speech, seconds
+from asrlib.training.finetuning.gain import gains
 from asrlib.training.finetuning.settings import Settings
 from asrlib.training.finetuning.training import FineTuner, Metrics, arguments, callbacks_of
 from asrlib.training.processes import joined, together
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["finetune"]
 
+SHORT = 0.5  # of the context that the longest clip fills, below which a shorter one is proposed
 RATES = ("wer", "low", "high", "orthographic", "loss")
 
 
@@ -50,11 +54,12 @@ def finetune(settings: Settings, output: Path | str) -> dict[str, Any] | None:
 
     Returns:
         ``clips`` and ``minutes`` learnt from, ``scored`` clips, ``left_out`` (their number), ``failed`` (id -> why a clip could not be
-        read), ``steps``, ``seconds``, and the scores ``before``, all ``scores`` and the ``best``; None in all processes but the first.
+        read), ``steps``, ``seconds``, the ``gains`` of the saved model (`gain.gains`), and the scores while it was trained: ``before``,
+        all ``scores`` and the ``best``; None in all processes but the first.
 
     Raises:
-        AsrlibError: what `corpora.load` and `transcription.load` refuse, a batch that cannot be parted, no clip that is left, or a
-            folder of another run. All processes end together.
+        AsrlibError: what `corpora.load` and `transcription.load` refuse, a batch that cannot be parted, no clip that is left, a
+            folder of another run, or a full disk. All processes end together.
     """
     started, processes, output = time.monotonic(), joined(), Path(output)
     first = processes.is_main_process
@@ -63,29 +68,32 @@ def finetune(settings: Settings, output: Path | str) -> dict[str, Any] | None:
         model, processor = _load(settings)
         limits = _limits(settings, model, processor)
         speech = data.gather(settings, limits)
+        parts = processes.num_processes * settings.accumulate
+        settings = settings.fitted(sum(len(part.table) for part in speech.train), model.config.d_model, parts)
         if first:
             _begin(settings, output, speech)
     if done := files.read_json(output / "finetuning.json"):
         return done if first else None
-    made, failed = _features(settings, output, speech, processor, limits, processes)
-    tuner = _tuner(settings, output, model, processor, speech, made, processes)
-    _train(tuner, settings, processes)
+    with callbacks.saving(output):
+        made, failed = _features(settings, output, speech, processor, limits, processes)
+        tuner = _tuner(settings, output, model, processor, speech, made, processes)
+        _train(tuner, settings, processes)
     before, *scores = [_score(row) for row in tuner.state.log_history if "eval_wer" in row]
-    learnt, scored = (
-        [row for part in parts for row in part.table["seconds"]] for parts in (speech.train, speech.validation)
-    )
+    learnt, scored = (seconds(parts) for parts in (speech.train, speech.validation))
     done = {"clips": len(learnt), "minutes": sum(learnt) / 60, "scored": len(scored), "left_out": len(speech.left_out)}
     done |= {"failed": failed, "steps": tuner.state.global_step, "seconds": time.monotonic() - started}
     done |= {"before": before, "scores": scores, "best": min(scores, key=lambda score: score["wer"])}
-    with together(processes):
+    with together(processes), callbacks.saving(output):
         if first:
-            _write(settings, output, tuner, processor, speech, done)
+            _save(settings, output, tuner, processor)
+            done["gains"] = gains(settings.model, output / "model", speech.validation, settings.seed)
+            _write(settings, output, tuner, speech, done)
     return done if first else None
 
 
 def _check(settings: Settings, processes: PartialState) -> None:
     parts = processes.num_processes * settings.accumulate
-    if settings.batch_size % parts:
+    if settings.batch_size and settings.batch_size % parts:
         raise AsrlibError(
             f"A batch of {settings.batch_size} clips cannot be parted among {processes.num_processes} processes in "
             f"{settings.accumulate} parts each: choose a batch size that {parts} divides."
@@ -132,6 +140,32 @@ def _begin(settings: Settings, output: Path, speech: Speech) -> None:
     }
     files.reserve(output, json.loads(json.dumps(facts)), "training, with other settings, clips or weights")
     files.write_jsonl(output / "left_out.jsonl", speech.left_out)
+    if not (output / "finetuning.json").is_file():
+        print(_plan(settings, speech), flush=True)
+
+
+def _plan(settings: Settings, speech: Speech) -> str:
+    """Return in words what is about to be done, and what a person may want to change before it is."""
+    learnt, scored = (seconds(parts) for parts in (speech.train, speech.validation))
+    seen = settings.steps * settings.batch_size / len(learnt)
+    named = [f"{row['id']}: {row['reason']}" for row in speech.left_out[: data.NAMED]]
+    named += ["..."] if len(speech.left_out) > data.NAMED else []
+    which = f" ({'; '.join(named)})" if named else ""
+    lines = [
+        f"Clips to learn from: {len(learnt)}, {sum(learnt) / 60:.1f} minutes; to score: {len(scored)}; left out: "
+        f"{len(speech.left_out)}{which}.",
+        f"Steps: {settings.steps} of {settings.batch_size} clips, so that each is seen about {seen:.1f} times, at a learning rate of up to "
+        f"{settings.learning_rate:g}; a score every {settings.every}.",
+    ]
+    known = {said for part in speech.train for said in part.table["text"]}
+    if twice := sum(said in known for part in speech.validation for said in part.table["text"]):
+        lines.append(f"{twice} of the scored clips say what is learnt from too: their WER tells little of new speech.")
+    if (longest := max(learnt + scored)) < SHORT * settings.context:
+        lines.append(
+            f"The longest clip lasts {longest:.1f} s: --context {math.ceil(longest)} makes steps several times faster, and may "
+            "cost accuracy (notebook 02)."
+        )
+    return "\n".join(lines)
 
 
 def _features(
@@ -184,8 +218,10 @@ def _tuner(
     clips = data.order(
         counts, [part.share for part in speech.train], settings.steps * settings.batch_size, settings.seed
     )
-    scored = [(part.place, text.language_code(one)) for part in speech.validation for one in part.table["language"]]
+    scored = [(part.place, code) for part in speech.validation for code in part.languages]
     board = callbacks.writer(output / "logs") if first else None
+    if board:
+        print(f"Curves: tensorboard --logdir {shlex.quote(board.log_dir)}", flush=True)
     tuner = FineTuner(
         model=model, args=args, train_dataset=Subset(ConcatDataset(made[0]), clips), eval_dataset=ConcatDataset(made[1]),
         data_collator=context.Collator(start), compute_metrics=Metrics(processor.tokenizer, scored, settings.seed),
@@ -211,6 +247,8 @@ def _train(tuner: FineTuner, settings: Settings, processes: PartialState) -> Non
             tuner.train_dataset = Subset(tuner.train_dataset, range(args.max_steps * settings.batch_size))
     # Not by evaluate() before: accelerate then takes the model for prepared, and several processes train apart, without a word.
     args.eval_on_start = newest is None
+    if newest and processes.is_main_process:
+        print(f"This training goes on after step {newest.rpartition('-')[2]}.", flush=True)
     tuner.train(resume_from_checkpoint=newest)
 
 
@@ -225,14 +263,8 @@ def _score(row: Mapping[str, float]) -> dict[str, float]:
     return {"step": row["step"]} | kept
 
 
-def _write(
-    settings: Settings, output: Path, tuner: FineTuner, processor: Any, speech: Speech, done: Mapping[str, Any]
-) -> None:
-    """Write what a run has made, and drop what it no longer needs."""
-    steps = [row for row in tuner.state.log_history if "loss" in row]
-    names = ("step", "loss", "learning_rate", "grad_norm")
-    files.write_jsonl(output / "losses.jsonl", ({name: row[name] for name in names} for row in steps))
-    files.write_jsonl(output / "scores.jsonl", done["scores"])
+def _save(settings: Settings, output: Path, tuner: FineTuner, processor: Any) -> None:
+    """Write the model, with the whole context, or its adapter."""
     model = tuner.model
     if not settings.adapter:
         original, whole = transcription.load(settings.model, device="cpu", dtype=torch.float32)
@@ -248,7 +280,15 @@ def _write(
     with files.new_folder(output / "model") as folder, noise.no_bars():
         model.save_pretrained(folder, **options)
         whole.save_pretrained(folder)
-        files.write_atomic(folder / "README.md", card(settings, done, sorted(speech.languages)))
+
+
+def _write(settings: Settings, output: Path, tuner: FineTuner, speech: Speech, done: Mapping[str, Any]) -> None:
+    """Write the curves, the card and the facts of a run, and drop what it no longer needs."""
+    steps = [row for row in tuner.state.log_history if "loss" in row]
+    names = ("step", "loss", "learning_rate", "grad_norm")
+    files.write_jsonl(output / "losses.jsonl", ({name: row[name] for name in names} for row in steps))
+    files.write_jsonl(output / "scores.jsonl", done["scores"])
+    files.write_atomic(output / "model" / "README.md", card(settings, done, sorted(speech.languages)))
     facts = {"settings": asdict(settings) | {"root": str(settings.root or "")}, "command": settings.command(), **done}
     files.write_atomic(output / "finetuning.json", json.dumps(facts, indent=1) + "\n")
     for name in ("features", "trainer"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from asrlib.training.sources import Source, command_line
@@ -11,7 +11,11 @@ from asrlib.whisper import WINDOW_SECONDS
 __all__ = ["ADAPTERS", "Settings"]
 
 ADAPTERS = ("lora", "qlora", "adalora")
-FULL_RATE, ADAPTER_RATE = 1e-5, 1e-3  # of notebooks 02 and 04, which follow the originals
+# A fortieth of the highest rates of the training from scratch, by width of the model (Whisper paper, appendix F; the fraction is the
+# one that Hugging Face's fine-tuning event recommended): tiny, base, small, medium, large.
+RATES = {384: 1.5e-3 / 40, 512: 1e-3 / 40, 768: 5e-4 / 40, 1024: 2.5e-4 / 40, 1280: 1.75e-4 / 40}
+ADAPTER_RATE = 1e-3  # of notebook 04, which follows PEFT's examples
+STEPS, BATCH, ROUNDS, SCORES = 400, 16, 20, 4
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,12 @@ class Settings:
             saved model reads all 30 again.
         adapter: one of `ADAPTERS`: small matrices are trained beside the frozen model, not the model; empty for the model.
         freeze_encoder: train the decoder alone, or adapters in the decoder alone.
-        steps: of the optimizer, each on ``batch_size`` clips, which the processes share.
+        steps: of the optimizer, each on ``batch_size`` clips, which the processes share; None for 400, or fewer where each clip
+            would be seen more than 20 times.
+        batch_size: None for 16, or as many as there are clips to learn from if these are fewer.
         accumulate: parts in which a process takes its clips of a step, one after another: less memory, the same step.
-        learning_rate: its highest value; None for 1e-5, or 1e-3 with an adapter.
-        every: steps from one score on the validation clips, and one checkpoint, to the next.
+        learning_rate: its highest value; None for a fortieth of that of the training from scratch, or 1e-3 with an adapter.
+        every: steps from one score on the validation clips, and one checkpoint, to the next; None for a quarter of all.
         patience: scores without a better one after which the training ends; 0 for never.
         seed: of the division by text, the order of clips, adapters and dropout.
         stream: make features when a batch needs them, and keep none on disk.
@@ -47,11 +53,11 @@ class Settings:
     context: int = WINDOW_SECONDS
     adapter: str = ""
     freeze_encoder: bool = False
-    steps: int = 400
-    batch_size: int = 16
+    steps: int | None = None
+    batch_size: int | None = None
     accumulate: int = 1
     learning_rate: float | None = None
-    every: int = 100
+    every: int | None = None
     patience: int = 0
     seed: int = 0
     stream: bool = False
@@ -61,10 +67,21 @@ class Settings:
         """Return what is learnt from."""
         return [Source.brought(text) for text in self.speech]
 
-    @property
-    def rate(self) -> float:
-        """Return the highest learning rate."""
-        return self.learning_rate or (ADAPTER_RATE if self.adapter else FULL_RATE)
+    def fitted(self, clips: int, width: int, parts: int) -> Settings:
+        """Return these settings with a number for each that was left open.
+
+        Args:
+            clips: that are learnt from.
+            width: of the model.
+            parts: in which the processes together take the clips of a step; a batch is a multiple of it.
+        """
+        batch = self.batch_size or parts * max(1, min(BATCH, clips) // parts)
+        steps = self.steps or min(STEPS, -(-ROUNDS * clips // batch))
+        rate = self.learning_rate
+        if rate is None:
+            rate = ADAPTER_RATE if self.adapter else RATES[min(RATES, key=lambda known: abs(known - width))]
+        every = self.every or max(1, steps // SCORES)
+        return replace(self, batch_size=batch, steps=steps, learning_rate=rate, every=every)
 
     def command(self, output: str = "FOLDER") -> str:
         """Return the command line of such a run, with all that differs from the defaults."""

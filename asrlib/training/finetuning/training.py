@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def arguments(settings: Settings, output: Path, model: Any, processes: int) -> S
     """Return the Trainer's arguments.
 
     Args:
-        settings: of the fine-tuning.
+        settings: of the fine-tuning, as `Settings.fitted` returns them.
         output: folder for checkpoints.
         model: whose longest transcript is asked for.
         processes: that share a step.
@@ -36,7 +37,7 @@ def arguments(settings: Settings, output: Path, model: Any, processes: int) -> S
     made = Seq2SeqTrainingArguments(
         output_dir=str(output), max_steps=settings.steps, seed=settings.seed, use_cpu=not gpu,
         per_device_train_batch_size=clips, per_device_eval_batch_size=clips, gradient_accumulation_steps=settings.accumulate,
-        learning_rate=settings.rate, warmup_steps=math.ceil(WARM_UP * settings.steps), optim="adamw_torch_fused",
+        learning_rate=settings.learning_rate, warmup_steps=math.ceil(WARM_UP * settings.steps), optim="adamw_torch_fused",
         bf16=half == torch.bfloat16, fp16=half == torch.float16, activation_checkpointing=gpu,
         train_sampling_strategy="sequential", dataloader_pin_memory=gpu, dataloader_num_workers=2 * gpu,
         eval_strategy="steps", eval_steps=settings.every, save_steps=settings.every, save_total_limit=2,
@@ -153,7 +154,20 @@ class _LastStep(TrainerCallback):
 
 
 class _Said(TrainerCallback):
-    """Prints each score as soon as it is known."""
+    """Prints how long the steps take, once, and each score as soon as it is known."""
+
+    def __init__(self) -> None:
+        self.steps, self.began = 0, 0.0
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self.began = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.steps += 1
+        left = state.max_steps - state.global_step
+        if self.steps == 2 and left:  # the first one prepares what the others use
+            took = time.monotonic() - self.began
+            print(f"a step takes {took:.1f} s: {left * took / 60:.0f} minutes for the {left} that are left", flush=True)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
         rates = f"WER {metrics['eval_wer']:.1f} %, as written {metrics['eval_orthographic']:.1f} %"
