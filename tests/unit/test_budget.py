@@ -56,7 +56,9 @@ HELD = {  # what a chapter has on the GPU, as if it let go of nothing
         Held("ASSISTANT_ID", FLOAT16),
     ],
 }
-MAPPED = {"04_lora_and_qlora": FLOAT16}  # bytes of a number in the memory while the file, which is mapped, is read into the GPU's
+MAPPED = {
+    "04_lora_and_qlora": FLOAT16
+}  # bytes of a number in the memory while the file, which is mapped, is read into the GPU's
 CONVERTED = {
     "01_zero_shot_whisper": ["MODEL_ID", "ENGLISH_MODEL_ID"]
 }  # models of which openai-whisper's file is written
