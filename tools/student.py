@@ -2,8 +2,8 @@
 
     python -m tools.student NAME FOLDER [FOLDER ...]
 
-Each FOLDER is a distillation's. Of several, which differ in their seed only, the weights are averaged (Wortsman et al. 2022, Model soups,
-arXiv:2203.05482). Weights and record go to ``data/students/NAME.safetensors`` and ``NAME.json``.
+Each FOLDER is a distillation's. Of several, which differ in seed and steps only, the weights are averaged (Wortsman et al. 2022, Model
+soups, arXiv:2203.05482). Weights and record go to ``data/students/NAME.safetensors`` and ``NAME.json``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from asrlib.models import checkpoints, students
 from asrlib.training import distillation
 from asrlib.training.distillation.training import choose
 
+DIFFER = ("seed", "steps", "every")  # of trainings that are averaged
 TESTS = ("telephone/en/test", "audiobook/en/test", "untranscribed/en/test:packed")
 
 
@@ -71,8 +72,8 @@ def main() -> None:
     options = parser.parse_args()
     runs = [files.read_json(folder / "distillation.json") for folder in options.folders]
     run, settings = runs[0], runs[0]["settings"]
-    if any(other["settings"] | {"seed": settings["seed"]} != settings for other in runs):
-        raise SystemExit("These distillations differ in more than their seed: only like ones are averaged.")
+    if any(one["settings"] | {name: settings[name] for name in DIFFER} != settings for one in runs):
+        raise SystemExit("These distillations differ in more than seed and steps: only like ones are averaged.")
     teacher = checkpoints.fetch(settings["model"])
     target = files.data_file("students") / f"{options.name}.safetensors"
     save_file(trained(options.folders, settings["published"]), target)
@@ -85,9 +86,8 @@ def main() -> None:
         "sources": sources(settings["corpus"]),
         "machine": hardware.describe(),
         **{key: run[key] for key in ("command", "settings", "clips", "kept", "words")},
-        "seeds": [one["settings"]["seed"] for one in runs],
         "seconds": sum(one["seconds"] for one in runs),
-        "validation": [one["scores"] for one in runs],
+        "trainings": [{name: one["settings"][name] for name in DIFFER} | {"validation": one["scores"]} for one in runs],
     }
     note = target.with_suffix(".json")
     files.write_atomic(note, json.dumps(facts, indent=1) + "\n")

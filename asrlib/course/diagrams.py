@@ -95,6 +95,35 @@ def evaluation() -> None:
     )
 
 
+def low_rank(width: int, rank: int) -> None:
+    """Show a linear layer with LoRA beside it (Hu et al. 2021, figure 1).
+
+    Args:
+        width: numbers that go in and come out.
+        rank: r, numbers between the two trained matrices.
+    """
+    axes = canvas(7.4, 2.2)
+    box(axes, (0.65, 1.15), f"x\n{width} numbers", size=(1.1, 0.6))
+    box(axes, (3.45, 1.75), f"W, frozen, in 32, 8 or 4 bits\n{width} x {width}", size=(2.6, 0.6))
+    box(axes, (2.5, 0.55), f"A, trained\n{rank} x {width}", size=(1.3, 0.6), color=figures.ORANGE)
+    box(axes, (4.4, 0.55), f"B, trained, starts at 0\n{width} x {rank}", size=(1.7, 0.6), color=figures.ORANGE)
+    box(axes, (6.0, 1.15), "+", size=(0.4, 0.4))
+    box(axes, (6.95, 1.15), "y", size=(0.7, 0.6))
+    arrow(axes, (1.2, 1.25), (2.15, 1.7))
+    arrow(axes, (1.2, 1.05), (1.85, 0.65))
+    arrow(axes, (3.15, 0.55), (3.55, 0.55), f"{rank}")
+    arrow(axes, (4.75, 1.7), (5.8, 1.25))
+    arrow(axes, (5.25, 0.6), (5.8, 1.05))
+    axes.text(5.6, 0.62, "times alpha / r", fontsize=7)
+    arrow(axes, (6.2, 1.15), (6.6, 1.15))
+    figures.show(
+        axes.figure,
+        f"Diagram of LoRA: x, {width} numbers, goes through the frozen matrix W and, beside it, through two trained thin matrices, "
+        f"A of {rank} x {width} and B of {width} x {rank}, which starts at zero. The second path, times alpha / r, is added to the "
+        "first.",
+    )
+
+
 def drafts() -> None:
     """Show one round of speculative decoding with four drafts, the third of them wrong (Leviathan et al. 2022, figure 1)."""
     axes = canvas(7.4, 2.6)

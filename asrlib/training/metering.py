@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
 from asrlib import AsrlibError
 
-__all__ = ["PeakMemory", "in_fresh_process", "training_bytes", "weight_bytes"]
+__all__ = ["PeakMemory", "in_fresh_process", "in_turn", "training_bytes", "weight_bytes"]
 
 INTERVAL = 0.01  # seconds between two looks at the process's memory
 Result = TypeVar("Result")
@@ -70,6 +71,30 @@ def training_bytes(model: Any, optimizer: Any) -> dict[str, int]:
         "gradients": sum(tensor.nbytes for tensor in gradients),
         "optimizer": sum(tensor.nbytes for tensor in states),
     }
+
+
+def in_turn(calls: Mapping[str, Callable[[], Any]], rounds: int, *, device: str = "cpu") -> dict[str, list[float]]:
+    """Time several calls one after another, round by round, so that what slows a round slows all; the first round only warms up.
+
+    Args:
+        calls: by name.
+        rounds: that count.
+        device: where they compute; a GPU is waited for.
+
+    Returns:
+        Seconds of each round, by name: what `asrlib.uncertainty.paired_ratio` takes.
+    """
+    import torch
+
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds + 1):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            if device != "cpu":
+                torch.cuda.synchronize(device)
+            taken[name].append(time.perf_counter() - started)
+    return {name: seconds[1:] for name, seconds in taken.items()}
 
 
 class PeakMemory:

@@ -73,6 +73,16 @@ def test_the_peak_is_seen_after_it_is_gone():
     assert 195 < peak.mib < 260
 
 
+def test_calls_are_timed_in_turn_and_the_first_round_only_warms_up():
+    called = []
+    calls = {"slow": lambda: called.append(np.ones(30_000_000).sum()), "fast": lambda: called.append("fast")}
+    taken = metering.in_turn(calls, rounds=2)
+    assert [item == "fast" for item in called] == [False, True] * 3
+    assert [*taken] == ["slow", "fast"]
+    assert {len(seconds) for seconds in taken.values()} == {2}
+    assert all(slow > fast > 0 for slow, fast in zip(*taken.values(), strict=True))
+
+
 def _allocate(mib):
     return int(np.ones(mib * 2**20, np.uint8).sum())
 
