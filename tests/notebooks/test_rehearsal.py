@@ -3,10 +3,11 @@
 import pytest
 from hub_server import Hub
 from rehearsal import CUTS, CUTS_FILE, ROOT, models, values
-from rehearsal_hub import CLIPS, DECOYS, librispeech, link_speech, model
+from rehearsal_hub import CLIPS, DECOYS, fleurs, librispeech, link_speech, model
 
 from asrlib.course import records, registry, runner
 
+FLEURS = {"hi": "hi_in"}  # language -> its configuration
 REHEARSED = [(profile, name) for profile, tables in CUTS.items() for name in tables]
 
 
@@ -29,6 +30,8 @@ def rehearse(tmp_path, monkeypatch):
         served = [model(model_id) for model_id in models(given)]
         if given.get("LIBRISPEECH") == "hub":
             served.append(librispeech())
+        if given.get("CORPUS") == "fleurs":
+            served.append(fleurs(FLEURS[given["LANGUAGE"]]))
         link_speech(registry.inputs(ROOT, [name])[1], tmp_path / "cache")
         for key in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_TOKEN", "ASRLIB_DATA"):
             monkeypatch.delenv(key, raising=False)
