@@ -165,7 +165,8 @@ def _parquet(rows: list[dict]) -> bytes:
     from pyarrow import parquet
 
     features = {
-        name: {"dtype": "int64" if isinstance(value, int) else "string", "_type": "Value"} for name, value in rows[0].items()
+        name: {"dtype": "int64" if isinstance(value, int) else "string", "_type": "Value"}
+        for name, value in rows[0].items()
     }
     features["audio"] = {"sampling_rate": audio.SAMPLING_RATE, "_type": "Audio"}
     table = pyarrow.Table.from_pylist(rows)

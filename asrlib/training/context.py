@@ -7,8 +7,9 @@ silence. `reading` leaves it out of one batch; `cut_context` removes it for good
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from asrlib import AsrlibError, audio
 from asrlib.whisper import POSITIONS, POSITIONS_PER_SECOND
 
-__all__ = ["Collator", "cut_context", "prepare", "reading", "restore_context"]
+__all__ = ["Collator", "batches", "cut_context", "prepare", "reading", "restore_context"]
 
 
 @contextlib.contextmanager
@@ -113,6 +114,26 @@ def prepare(row: dict[str, Any], processor: Any, seconds: int) -> dict[str, Any]
     return {"input_features": features, "labels": processor.tokenizer(row["text"]).input_ids}
 
 
+def batches(clips: Sequence[int], size: int, steps: int, seed: int) -> list[list[int]]:
+    """Return the clips of each step of a training, so that clips of like length share a batch and little is padding.
+
+    Args:
+        clips: their places, the shortest first; the longest are left out where the last batch would not be full.
+        size: clips of a batch.
+        steps: of the training; after all batches each comes again, in a new order.
+        seed: of the order.
+
+    Raises:
+        AsrlibError: fewer clips than a batch has.
+    """
+    cut = [list(clips[first : first + size]) for first in range(0, len(clips) - size + 1, size)]
+    if not cut:
+        raise AsrlibError(f"{len(clips)} clips make no batch of {size}: choose a smaller batch, or more clips.")
+    generator = np.random.default_rng(seed)
+    rounds = (generator.permutation(len(cut)) for _ in range(math.ceil(steps / len(cut))))
+    return [cut[place] for place in itertools.chain(*rounds)][:steps]
+
+
 @dataclass
 class Collator:
     """Make a batch of prepared rows, as notebook 02 teaches: labels padded with -100, without the start token.
@@ -131,10 +152,8 @@ class Collator:
         """Return input_features (clips, mel bins, frames), labels (clips, tokens), attention_mask (clips, frames)."""
         sounds = [torch.tensor(np.array(row["input_features"])) for row in examples]
         longest = max(self.frames, *(sound.shape[1] + sound.shape[1] % 2 for sound in sounds))
-        silence = [float(sound.max()) - 2 for sound in sounds]  # Whisper's features end so far below their loudest
-        filled = [
-            pad(sound, (0, longest - sound.shape[1]), value=value) for sound, value in zip(sounds, silence, strict=True)
-        ]
+        # Silence is 2 below a clip's loudest feature: so Whisper's own padding has it.
+        filled = [pad(x, (0, longest - x.shape[1]), value=float(x.max()) - 2) for x in sounds]
         batch = {"input_features": torch.stack(filled)}
         labels = [torch.tensor(row["labels"]) for row in examples]
         batch["labels"] = pad_sequence(labels, batch_first=True, padding_value=-100)

@@ -296,6 +296,20 @@ def test_the_collator_drops_the_start_token_and_hides_the_padding():
     assert context.Collator(start_token=2)(rows)["labels"][0].tolist() == [1, 7, 8, 9]
 
 
+@given(st.integers(1, 40), st.integers(1, 8), st.integers(1, 30), st.integers(0, 3))
+def test_batches_have_neighbours_and_go_round_all_clips(clips, size, steps, seed):
+    if clips < size:
+        with pytest.raises(AsrlibError, match="make no batch"):
+            context.batches(range(clips), size, steps, seed)
+        return
+    drawn, whole = context.batches(range(clips), size, steps, seed), clips // size
+    assert len(drawn) == steps
+    assert all(batch == list(range(batch[0], batch[0] + size)) and batch[0] % size == 0 for batch in drawn)
+    for first in range(0, steps, whole):
+        begun = [batch[0] for batch in drawn[first : first + whole]]
+        assert len(set(begun)) == len(begun)
+
+
 @settings(max_examples=10)
 @given(st.lists(st.integers(1_000, 40_000), min_size=1, max_size=3), st.sampled_from([2, 100, 3000]), st.integers(0, 9))
 def test_a_batch_is_filled_up_with_the_silence_of_the_feature_extractor(samples, least, seed):

@@ -84,7 +84,9 @@ def test_notebook_02_uploads_model_processor_and_card(hub):
     sizes = dict.fromkeys(("d_model", "encoder_ffn_dim", "decoder_ffn_dim", "vocab_size"), 32)
     layers = ("encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads")
     tokens = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 0)
-    config = WhisperConfig(**sizes, **dict.fromkeys(layers, 1), **tokens, max_source_positions=5, max_target_positions=5)
+    config = WhisperConfig(
+        **sizes, **dict.fromkeys(layers, 1), **tokens, max_source_positions=5, max_target_positions=5
+    )
     card = ModelCard("---\nlanguage: cs\n---\n# What it is")
     parts = {"tuned": WhisperForConditionalGeneration(config), "processor": WhisperFeatureExtractor(), "card": card}
     exec(source, {"PUSH": "", **parts})
