@@ -115,12 +115,15 @@ def fine_tuning(seconds: float, window: float, reads: Sequence[str], writes: Seq
     arrow(axes, (0.2 + long * share, 2.15), (3.7, 2.2), curve=0.12)
     arrow(axes, (5.1, 2.4), (5.75, 2.4))
     arrow(axes, (6.5, 2.1), (6.5, 1.75))
-    step = 5.4 / len(reads)
+    arrow(axes, (5.55, 1.45), (5.8, 1.45))
+    short = {"<|startoftranscript|>": "start", "<|notimestamps|>": "no times", "<|endoftext|>": "end"}
+    step = 5.3 / len(reads)
     for height, name, tokens in ((1.45, "reads", reads), (0.45, "is to write", writes)):
         axes.text(0.2, height + 0.3, name, fontsize=8)
         for place, token in enumerate(tokens):
             color = figures.ORANGE if name == "reads" else figures.GREY
-            box(axes, (0.2 + step * (place + 0.5), height), token, size=(0.9 * step, 0.35), color=color)
+            written = short.get(token, token).strip("<|>")
+            box(axes, (0.2 + step * (place + 0.5), height), written, size=(0.9 * step, 0.35), color=color)
     arrow(axes, (6.5, 1.15), (5.7, 0.45), curve=-0.3)
     axes.text(6.0, 0.3, "loss: cross-entropy\nwith these tokens", fontsize=8, va="top")
     figures.show(
