@@ -236,6 +236,34 @@ def test_the_notebook_teaches_what_the_library_does(name):
     assert bare[0] == bare[1]
 
 
+def test_the_trainer_of_the_notebook_has_the_gradient_of_the_whole_step_and_transformers_has_not(tmp_path):
+    cells = records.notebook_code(files.repository() / "notebooks" / "02_fine_tune_whisper.ipynb")
+    classes = [
+        node for node in ast.parse("\n".join(cells)).body if getattr(node, "name", "") in ("CutTrainer", "Tuner")
+    ]
+    kinds = {"Seq2SeqTrainer": Seq2SeqTrainer, "context": context}
+    exec(compile(ast.Module(classes, []), "notebook 02", "exec"), kinds)
+    sounds, written = torch.randn(4, 80, 30, generator=torch.Generator().manual_seed(1)), (1, 5, 2, 9)
+    labels = [[*range(2, 2 + count), *[-100] * (9 - count)] for count in written]
+    rows = [{"input_features": x, "labels": torch.tensor(y)} for x, y in zip(sounds, labels, strict=True)]
+
+    def gradient(kind, parts):
+        arguments = Seq2SeqTrainingArguments(
+            str(tmp_path), max_steps=1, per_device_train_batch_size=4 // parts, gradient_accumulation_steps=parts, use_cpu=True,
+            optim="sgd", train_sampling_strategy="sequential", report_to=[], disable_tqdm=True, logging_steps=1,
+            save_strategy="no", dataloader_pin_memory=False,
+        )  # fmt: skip
+        made = kinds[kind](model=tiny_model(), args=arguments, train_dataset=rows)
+        callbacks.show_progress(made, "tiny")
+        made.train()
+        return made.state.log_history[0]["grad_norm"]
+
+    whole = gradient("CutTrainer", 1)
+    assert gradient("Tuner", 2) == pytest.approx(whole, rel=1e-4)
+    assert gradient("Tuner", 4) == pytest.approx(whole, rel=1e-4)
+    assert gradient("CutTrainer", 4) > 1.5 * whole
+
+
 def test_steps_are_timed_and_bytes_counted(tmp_path):
     meter = callbacks.StepMeter()
     made = trainer(tmp_path, meter, steps=2)
