@@ -237,7 +237,7 @@ def test_the_page_of_notebook_02_transcribes_what_the_microphone_hears(gradio, r
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = files.repository() / "notebooks" / "02_fine_tune_whisper.ipynb"
     (source,) = (cell.source for cell in nbformat.read(path, 4).cells if cell.id == "demo")
-    names = {"saved": checkpoints.fetch(MODEL), "device": "cpu", "tongue": "English", "DEMO": False, "audio": audio}
+    names = {"saved": checkpoints.fetch(MODEL), "device": "cpu", "audio": audio}
     exec(source, names := names | {"speech": {"test": [real[1]]}})
     page = names["page"]
     given = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
