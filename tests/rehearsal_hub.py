@@ -12,6 +12,7 @@ from hub_server import Repository
 from rehearsal import SHAPES
 
 from asrlib import audio, corpora
+from asrlib.corpora import catalogue
 from asrlib.corpora.hub import PARQUET_BRANCH
 from asrlib.io import files
 from asrlib.models import architectures, checkpoints
@@ -107,21 +108,28 @@ def _settings(model_id: str, generation: dict) -> dict[str, dict]:
     return {"config.json": config, "generation_config.json": generation, "preprocessor_config.json": sound}
 
 
-@functools.cache
-def librispeech() -> Repository:
-    """Return the parquet branch of LibriSpeech with a dozen telephone prompts for each test set, as FLAC."""
+def _prompts() -> list[tuple[str, bytes]]:
+    """Return a dozen telephone prompts, as FLAC, with their texts."""
     prompts = corpora.load("telephone", "en", "test")
-    prompts = [row for row in prompts if 1.5 < row["seconds"] < 5][:CLIPS]
-    rows = []
-    for number, row in enumerate(prompts):
+    found = []
+    for row in [row for row in prompts if 1.5 < row["seconds"] < 5][:CLIPS]:
         sound = io.BytesIO()
         soundfile.write(sound, audio.load(row["audio"]), audio.SAMPLING_RATE, format="FLAC")
+        found.append((row["text"], sound.getvalue()))
+    return found
+
+
+@functools.cache
+def librispeech() -> Repository:
+    """Return the parquet branch of LibriSpeech with a dozen telephone prompts for each test set."""
+    rows = []
+    for number, (text, sound) in enumerate(_prompts()):
         clip = f"{1000 + number}-{2000 + number}-0000"
         rows.append(
             {
                 "file": f"{clip}.flac",
-                "audio": {"bytes": sound.getvalue(), "path": f"{clip}.flac"},
-                "text": row["text"].upper(),
+                "audio": {"bytes": sound, "path": f"{clip}.flac"},
+                "text": text.upper(),
                 "speaker_id": 1000 + number,
                 "chapter_id": 2000 + number,
                 "id": clip,
@@ -134,31 +142,21 @@ def librispeech() -> Repository:
 
 
 @functools.cache
-def fleurs(language: str) -> Repository:
-    """Return the parquet branch of FLEURS with a dozen telephone prompts as each split of a language; ids repeat, as there."""
-    configurations = files.read_toml(files.data_file("corpora.toml"))["fleurs"]["configurations"].split()
-    (configuration,) = [name for name in configurations if name.startswith(f"{language}_")]
-    prompts = corpora.load("telephone", "en", "test")
-    short = [row for row in prompts if 1 < row["seconds"] < 4 and len(row["text"].split()) < 6]
-    content = {}
-    for number, split in enumerate(("train", "validation", "test")):
-        rows = []
-        for place, row in enumerate(short[number * CLIPS : (number + 1) * CLIPS]):
-            sound, samples = io.BytesIO(), audio.load(row["audio"])
-            soundfile.write(sound, samples, audio.SAMPLING_RATE, format="WAV")
-            rows.append(
-                {
-                    "id": place // 2,
-                    "num_samples": len(samples),
-                    "path": f"{place}.wav",
-                    "audio": {"bytes": sound.getvalue(), "path": f"{place}.wav"},
-                    "transcription": row["text"].lower(),
-                    "raw_transcription": row["text"],
-                }
-            )
-        content[f"{configuration}/{split}/0000.parquet"] = _parquet(rows)
-    content |= {f"all/{split}/0000.parquet": b"not wanted" for split in ("train", "test")}
-    return Repository("google/fleurs", _commit("google/fleurs"), content, "dataset", PARQUET_BRANCH)
+def fleurs(configuration: str) -> Repository:
+    """Return the parquet branch of FLEURS with the same sounds for each split; each sentence is read twice, under one id."""
+    rows = [
+        {
+            "id": number // 2,
+            "num_samples": soundfile.info(io.BytesIO(sound)).frames,
+            "audio": {"bytes": sound, "path": f"{number}.wav"},
+            "transcription": "नमस्ते",
+        }
+        for number, (_, sound) in enumerate(_prompts())
+    ]
+    content = {f"{configuration}/{split}/0000.parquet": _parquet(rows) for split in ("train", "validation", "test")}
+    content |= dict.fromkeys(NOT_OF_THE_SPEECH, b"not wanted")
+    name = catalogue.facts("fleurs")["hub"]
+    return Repository(name, _commit(name), content, "dataset", PARQUET_BRANCH)
 
 
 def _parquet(rows: list[dict]) -> bytes:
@@ -166,9 +164,10 @@ def _parquet(rows: list[dict]) -> bytes:
     import pyarrow
     from pyarrow import parquet
 
-    kinds = dict.fromkeys(("speaker_id", "chapter_id", "num_samples"), "int64")
-    kinds |= {} if isinstance(rows[0]["id"], str) else {"id": "int64"}
-    features = {name: {"dtype": kinds.get(name, "string"), "_type": "Value"} for name in rows[0]}
+    features = {
+        name: {"dtype": "int64" if isinstance(value, int) else "string", "_type": "Value"}
+        for name, value in rows[0].items()
+    }
     features["audio"] = {"sampling_rate": audio.SAMPLING_RATE, "_type": "Audio"}
     table = pyarrow.Table.from_pylist(rows)
     table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from asrlib import figures
@@ -121,6 +122,43 @@ def low_rank(width: int, rank: int) -> None:
         f"Diagram of LoRA: x, {width} numbers, goes through the frozen matrix W and, beside it, through two trained thin matrices, "
         f"A of {rank} x {width} and B of {width} x {rank}, which starts at zero. The second path, times alpha / r, is added to the "
         "first.",
+    )
+
+
+def fine_tuning(seconds: float, window: float, reads: Sequence[str], writes: Sequence[str]) -> None:
+    """Show a step of fine-tuning: what the encoder reads of its window, and what the decoder reads and learns to write.
+
+    Args:
+        seconds: of the longest clip of the batch.
+        window: seconds that the published model reads.
+        reads, writes: the tokens of a clip, the second those that follow the first.
+    """
+    axes = canvas(7.4, 2.9)
+    long, share = 3.0, seconds / window
+    box(axes, (0.2 + long / 2, 2.4), "", size=(long, 0.4))
+    box(axes, (0.2 + long * share / 2, 2.4), "clip", size=(long * share, 0.4), color=figures.BLUE)
+    axes.text(0.2, 2.7, f"window of {window:g} s: beyond {seconds:.1f} s silence, which is left out", fontsize=8)
+    box(axes, (4.4, 2.4), "encoder\ntrained, or frozen", size=(1.3, 0.5), color=figures.BLUE)
+    box(axes, (6.5, 2.4), "states\nfrozen: kept once", size=(1.4, 0.5))
+    box(axes, (6.5, 1.45), "decoder\ntrained", size=(1.4, 0.5), color=figures.ORANGE)
+    arrow(axes, (0.2 + long * share, 2.15), (3.7, 2.2), curve=0.12)
+    arrow(axes, (5.1, 2.4), (5.75, 2.4))
+    arrow(axes, (6.5, 2.1), (6.5, 1.75))
+    arrow(axes, (5.55, 1.45), (5.8, 1.45))
+    short = {"<|startoftranscript|>": "start", "<|notimestamps|>": "no times", "<|endoftext|>": "end"}
+    step = 5.3 / len(reads)
+    for height, name, tokens in ((1.45, "reads", reads), (0.45, "is to write", writes)):
+        axes.text(0.2, height + 0.3, name, fontsize=8)
+        for place, token in enumerate(tokens):
+            color = figures.ORANGE if name == "reads" else figures.GREY
+            written = short.get(token, token).strip("<|>")
+            box(axes, (0.2 + step * (place + 0.5), height), written, size=(0.9 * step, 0.35), color=color)
+    arrow(axes, (6.5, 1.15), (5.7, 0.45), curve=-0.3)
+    axes.text(6.0, 0.3, "loss: cross-entropy\nwith these tokens", fontsize=8, va="top")
+    figures.show(
+        axes.figure,
+        f"Diagram of a step of fine-tuning: of a window of {window:g} s the encoder reads the {seconds:.1f} s of the longest clip; the decoder "
+        f"reads {len(reads)} tokens beginning with the start token, and is to write at each place the token that follows.",
     )
 
 

@@ -7,6 +7,7 @@ from rehearsal_hub import CLIPS, DECOYS, fleurs, librispeech, link_speech, model
 
 from asrlib.course import records, registry, runner
 
+FLEURS = {"hi": "hi_in", "mr": "mr_in"}  # language -> its configuration
 REHEARSED = [(profile, name) for profile, tables in CUTS.items() for name in tables]
 
 
@@ -30,7 +31,7 @@ def rehearse(tmp_path, monkeypatch):
         if given.get("LIBRISPEECH") == "hub":
             served.append(librispeech())
         if given.get("CORPUS") == "fleurs":
-            served.append(fleurs(given["LANGUAGE"]))
+            served.append(fleurs(FLEURS[given["LANGUAGE"]]))
         link_speech(registry.inputs(ROOT, [name])[1], tmp_path / "cache")
         for key in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_TOKEN", "ASRLIB_DATA"):
             monkeypatch.delenv(key, raising=False)

@@ -12,6 +12,7 @@ DOWNLOAD = 8e9  # bytes of weights and speech: more would take much of the hour 
 GPU_BASE, RAM_BASE, DISK_BASE = 1e9, 4e9, 30e9  # CUDA and its kernels; the imported libraries; what Colab itself has
 PACKAGED = 0.3e9  # all packaged corpora
 LIBRISPEECH = {"test-clean": 347e6, "test-other": 329e6}  # bytes of the archives of openslr.org/12
+FLEURS = 1.7e9  # bytes of one language as parquet files
 ON_THE_HUB = 4  # bytes of a parameter: OpenAI's models are in float32 there
 FLOAT32, FLOAT16 = 4, 2  # bytes of a parameter, held
 
@@ -44,6 +45,8 @@ HELD = {  # what a chapter has on the GPU, as if it let go of nothing
         Held("MODEL_ID", 1, copies=2, batch=8),
         Held("MODEL_ID", FLOAT32, copies=0, batch=8),
     ],
+    # the published model, and beside it a training: weights, gradients, AdamW's two moments; later the fine-tuned model too
+    "02_fine_tune_whisper": [Held("MODEL_ID", FLOAT32, copies=6)],
     # a student's encoder in float32, its layers with AdamW's moments and gradients: less than the whole teacher twice
     "06_distil_whisper_training": [
         Held("TEACHER_ID", FLOAT16, copies=1, batch=32),
@@ -85,7 +88,7 @@ def on_gpu(held: list[Held], given: dict) -> float:
 
 def speech(given: dict) -> float:
     splits = given.get("LIBRISPEECH_SPLITS", ["test-clean"]) if given.get("LIBRISPEECH") == "hub" else []
-    return sum(LIBRISPEECH[split] for split in splits)
+    return sum(LIBRISPEECH[split] for split in splits) + FLEURS * (given.get("CORPUS") == "fleurs")
 
 
 @pytest.mark.parametrize("name", PROFILES["colab"])

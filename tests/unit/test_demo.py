@@ -7,12 +7,14 @@ import urllib.request
 from urllib.parse import urljoin, urlsplit
 
 import av
+import nbformat
 import numpy as np
 import pytest
 import soundfile
 
 from asrlib import AsrlibError, audio, cli, corpora
 from asrlib.decoding import batching, transcription
+from asrlib.io import files
 from asrlib.models import checkpoints
 from asrlib.tasks import demo
 
@@ -227,3 +229,35 @@ def test_in_a_browser_a_clip_is_transcribed_and_every_request_stays_here(gradio,
         browser.close()
     assert len(asked) > 10
     assert {urlsplit(url).netloc for url in asked if not url.startswith(("data:", "blob:"))} == {f"127.0.0.1:{port}"}
+
+
+@pytest.mark.weights
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
+def test_the_page_of_notebook_02_transcribes_what_the_microphone_hears(gradio, recordings, real, port):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = files.repository() / "notebooks" / "02_fine_tune_whisper.ipynb"
+    (source,) = (cell.source for cell in nbformat.read(path, 4).cells if cell.id == "demo")
+    names = {"saved": checkpoints.fetch(MODEL), "device": "cpu", "audio": audio}
+    exec(source, names := names | {"speech": {"test": [real[1]]}})
+    page = names["page"]
+    given = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
+    spoken = f"--use-file-for-fake-audio-capture={recordings[0]}"
+    _, address, _ = page.launch(
+        server_name=demo.HOST, server_port=port, prevent_thread_lock=True, quiet=True, inline=False
+    )
+    try:
+        with playwright.sync_playwright() as browsers:
+            browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *given, spoken])
+            tab = browser.new_context(permissions=["microphone"]).new_page()
+            tab.goto(address)
+            tab.get_by_role("button", name="Record", exact=True).click()
+            tab.get_by_text("0:06").wait_for()
+            tab.get_by_role("button", name="Stop").click()
+            tab.get_by_role("button", name="Download").wait_for()  # the recording has arrived
+            tab.get_by_role("button", name="Submit").click()
+            tab.wait_for_function("document.querySelector('textarea').value.trim()")
+            heard = tab.locator("textarea").input_value().lower()
+            browser.close()
+    finally:
+        page.close(verbose=False)
+    assert "volume" in heard

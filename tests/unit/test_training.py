@@ -9,6 +9,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import (
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
@@ -169,6 +171,35 @@ def test_a_cut_model_refuses_longer_audio(cut):
         list(transcription.transcribe(model, processor, [clip]))
 
 
+@settings(max_examples=20)
+@given(st.integers(1, 25))
+def test_a_batch_is_read_as_by_a_model_of_that_context(positions):
+    model, cut = tiny_model().eval(), tiny_model().eval()
+    table = cut.model.encoder.embed_positions.weight[:positions].clone()
+    cut.model.encoder.embed_positions = torch.nn.Embedding.from_pretrained(table)
+    cut.config.max_source_positions = positions
+    sound, labels = torch.randn(2, 80, 2 * positions), torch.tensor([[2, 3, 0], [4, -100, -100]])
+    with context.reading(model, 2 * positions):
+        read = model(sound, labels=labels)
+    assert torch.equal(read.logits, cut(sound, labels=labels).logits)
+    assert model(torch.randn(1, 80, 50), labels=labels[:1]).loss.isfinite()
+
+
+def test_after_a_batch_the_whole_context_is_back_whatever_happened():
+    model = tiny_model()
+    before = {name: part.clone() for name, part in model.state_dict().items()}
+    with pytest.raises(ValueError), context.reading(model, 10):
+        model(torch.randn(1, 80, 50), labels=torch.tensor([[2]]))
+    assert model.config.max_source_positions == model.model.encoder.embed_positions.num_embeddings == 25
+    assert all(torch.equal(part, before[name]) for name, part in model.state_dict().items())
+
+
+@pytest.mark.parametrize("frames", [0, -2, 7, 52])
+def test_frames_that_a_model_cannot_read_are_refused(frames):
+    with pytest.raises(AsrlibError, match="an even number up to 50"), context.reading(tiny_model(), frames):
+        pass
+
+
 @pytest.mark.weights
 def test_a_saved_model_generates_without_a_word_in_the_log(cut, short_clips, tmp_path, caplog):
     model, processor = cut
@@ -186,7 +217,7 @@ def test_a_saved_model_generates_without_a_word_in_the_log(cut, short_clips, tmp
     assert torch.equal(tokens, model.generate(**inputs))
 
 
-@pytest.mark.parametrize("name", ["prepare", "Collator"])
+@pytest.mark.parametrize("name", ["Collator"])
 def test_the_notebook_teaches_what_the_library_does(name):
     cells = records.notebook_code(files.repository() / "notebooks" / "02_fine_tune_whisper.ipynb")
     taught = ast.parse("\n".join(cells))
@@ -203,6 +234,34 @@ def test_the_notebook_teaches_what_the_library_does(name):
                 node.annotation = None
         bare.append(ast.unparse(found))
     assert bare[0] == bare[1]
+
+
+def test_the_trainer_of_the_notebook_has_the_gradient_of_the_whole_step_and_transformers_has_not(tmp_path):
+    cells = records.notebook_code(files.repository() / "notebooks" / "02_fine_tune_whisper.ipynb")
+    classes = [
+        node for node in ast.parse("\n".join(cells)).body if getattr(node, "name", "") in ("CutTrainer", "Tuner")
+    ]
+    kinds = {"Seq2SeqTrainer": Seq2SeqTrainer, "context": context}
+    exec(compile(ast.Module(classes, []), "notebook 02", "exec"), kinds)
+    sounds, written = torch.randn(4, 80, 30, generator=torch.Generator().manual_seed(1)), (1, 5, 2, 9)
+    labels = [[*range(2, 2 + count), *[-100] * (9 - count)] for count in written]
+    rows = [{"input_features": x, "labels": torch.tensor(y)} for x, y in zip(sounds, labels, strict=True)]
+
+    def gradient(kind, parts):
+        arguments = Seq2SeqTrainingArguments(
+            str(tmp_path), max_steps=1, per_device_train_batch_size=4 // parts, gradient_accumulation_steps=parts, use_cpu=True,
+            optim="sgd", train_sampling_strategy="sequential", report_to=[], disable_tqdm=True, logging_steps=1,
+            save_strategy="no", dataloader_pin_memory=False,
+        )  # fmt: skip
+        made = kinds[kind](model=tiny_model(), args=arguments, train_dataset=rows)
+        callbacks.show_progress(made, "tiny")
+        made.train()
+        return made.state.log_history[0]["grad_norm"]
+
+    whole = gradient("CutTrainer", 1)
+    assert gradient("Tuner", 2) == pytest.approx(whole, rel=1e-4)
+    assert gradient("Tuner", 4) == pytest.approx(whole, rel=1e-4)
+    assert gradient("CutTrainer", 4) > 1.5 * whole
 
 
 def test_steps_are_timed_and_bytes_counted(tmp_path):
@@ -263,3 +322,35 @@ def test_the_collator_drops_the_start_token_and_hides_the_padding():
     assert batch["labels"].tolist() == [[7, 8, 9], [5, -100, -100]]
     assert batch["attention_mask"].shape == (2, 50)
     assert context.Collator(start_token=2)(rows)["labels"][0].tolist() == [1, 7, 8, 9]
+
+
+@given(st.integers(1, 40), st.integers(1, 8), st.integers(1, 30), st.integers(0, 3))
+def test_batches_have_neighbours_and_go_round_all_clips(clips, size, steps, seed):
+    if clips < size:
+        with pytest.raises(AsrlibError, match="make no batch"):
+            context.batches(range(clips), size, steps, seed)
+        return
+    drawn, whole = context.batches(range(clips), size, steps, seed), clips // size
+    assert len(drawn) == steps
+    assert all(batch == list(range(batch[0], batch[0] + size)) and batch[0] % size == 0 for batch in drawn)
+    for first in range(0, steps, whole):
+        begun = [batch[0] for batch in drawn[first : first + whole]]
+        assert len(set(begun)) == len(begun)
+
+
+@settings(max_examples=10)
+@given(st.lists(st.integers(1_000, 40_000), min_size=1, max_size=3), st.sampled_from([2, 100, 3000]), st.integers(0, 9))
+def test_a_batch_is_filled_up_with_the_silence_of_the_feature_extractor(samples, least, seed):
+    extractor, generator = WhisperFeatureExtractor(), np.random.default_rng(seed)
+    clips = [(generator.standard_normal(count) * np.hanning(count)).astype(np.float32) for count in samples]
+    short, whole = (
+        [extractor(clip, sampling_rate=16_000, padding=way).input_features[0] for clip in clips]
+        for way in ("longest", "max_length")
+    )
+    batch = context.Collator(0, least)([{"input_features": one, "labels": [0, 1]} for one in short])["input_features"]
+    frames = batch.shape[2]
+    assert frames % 2 == 0 and frames == max(least, *(one.shape[1] + one.shape[1] % 2 for one in short))
+    for made, own, padded in zip(batch.numpy(), short, whole, strict=True):
+        spoken = own.shape[1]
+        np.testing.assert_allclose(made[:, : spoken - 2], padded[:, : spoken - 2], atol=2e-4)
+        np.testing.assert_allclose(made[:, spoken:], padded[:, 2999:].repeat(frames - spoken, 1), atol=2e-4)

@@ -4,11 +4,14 @@ import base64
 import json
 from urllib.parse import urlsplit
 
+import nbformat
 import pytest
+from huggingface_hub import ModelCard
+from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from asrlib import AsrlibError
-from asrlib.io import upload
-from tests.hub_server import Handler, Hub
+from asrlib.io import files, upload
+from tests.hub_server import Handler, Hub, Repository
 
 
 class Receiving(Handler):
@@ -30,7 +33,7 @@ class Receiving(Handler):
             self.reply({"files": [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]})
         elif path.endswith("/commit/main"):
             lines = [json.loads(line) for line in body.splitlines()]
-            self.server.received = {
+            self.server.received |= {
                 line["value"]["path"]: base64.b64decode(line["value"]["content"])
                 for line in lines
                 if line["key"] == "file"
@@ -50,8 +53,12 @@ class Receiving(Handler):
 @pytest.fixture
 def hub(monkeypatch):
     with Hub([], Receiving).playing() as hub:
+        hub.received = {}
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
         monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", hub.address)
+        address = f"{hub.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", address)
+        monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", hub.address)
         monkeypatch.setenv("HF_TOKEN", "hf_test")
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         yield hub
@@ -69,6 +76,25 @@ def test_a_folder_arrives_as_it_is(hub, folder):
     address = upload.push(folder, "me/small")
     assert address.startswith(hub.address)
     assert hub.received == {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_notebook_02_uploads_model_processor_and_card(hub):
+    path = files.repository() / "notebooks" / "02_fine_tune_whisper.ipynb"
+    (source,) = (cell.source for cell in nbformat.read(path, 4).cells if cell.id == "push")
+    sizes = dict.fromkeys(("d_model", "encoder_ffn_dim", "decoder_ffn_dim", "vocab_size"), 32)
+    layers = ("encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads")
+    tokens = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 0)
+    config = WhisperConfig(
+        **sizes, **dict.fromkeys(layers, 1), **tokens, max_source_positions=5, max_target_positions=5
+    )
+    card = ModelCard("---\nlanguage: cs\n---\n# What it is")
+    parts = {"tuned": WhisperForConditionalGeneration(config), "processor": WhisperFeatureExtractor(), "card": card}
+    exec(source, {"PUSH": "", **parts})
+    assert hub.asked == []
+    hub.repositories["model", "me/small"] = Repository("me/small", "0" * 40, {})
+    exec(source, {"PUSH": "me/small", **parts})
+    assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= set(hub.received)
+    assert hub.received["README.md"].decode() == str(card)
 
 
 def test_before_any_work_it_is_said_that_a_push_would_fail(hub, folder, monkeypatch):
