@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import pytest
-from rehearsal import PROFILES, models, values
+from rehearsal import PROFILES, librispeech, models, values
 
 from asrlib.models import checkpoints
 
@@ -38,6 +38,7 @@ HELD = {  # what a chapter has on the GPU, as if it let go of nothing
         Held("MODEL_ID", FLOAT16),
         Held("ENGLISH_MODEL_ID", FLOAT16),
     ],
+    "03_int8_inference": [Held("MODEL_ID", FLOAT16, batch=8)],
     # a student's encoder in float32, its layers with AdamW's moments and gradients: less than the whole teacher twice
     "06_distil_whisper_training": [
         Held("TEACHER_ID", FLOAT16, copies=1, batch=32),
@@ -53,6 +54,7 @@ HELD = {  # what a chapter has on the GPU, as if it let go of nothing
 CONVERTED = {
     "01_zero_shot_whisper": ["MODEL_ID", "ENGLISH_MODEL_ID"]
 }  # models of which openai-whisper's file is written
+STRAIGHT = {"03_int8_inference"}  # by device_map: each tensor goes from the mapped file to the GPU, and none waits
 
 
 def weights(model_id: str) -> int:
@@ -75,7 +77,7 @@ def on_gpu(held: list[Held], given: dict) -> float:
 
 
 def speech(given: dict) -> float:
-    splits = given.get("LIBRISPEECH_SPLITS", ["test-clean"]) if given.get("LIBRISPEECH") == "hub" else []
+    splits = given.get("LIBRISPEECH_SPLITS", [given.get("SPLIT", "test-clean")]) if librispeech(given) else []
     return sum(LIBRISPEECH[split] for split in splits)
 
 
@@ -86,7 +88,8 @@ def test_colab_fits_its_machine(name):
     converted = sum(ON_THE_HUB * weights(given[parameter]) for parameter in CONVERTED.get(name, ()))
     largest = max(map(weights, models(given)))
     assert on_gpu(HELD[name], given) < GPU
-    assert RAM_BASE + 2 * FLOAT32 * largest < RAM, "a model is loaded from a file as large as itself"
+    if name not in STRAIGHT:
+        assert RAM_BASE + 2 * FLOAT32 * largest < RAM, "a model is loaded from a file as large as itself"
     assert download < DOWNLOAD
     assert DISK_BASE + PACKAGED + download + converted < DISK
 
