@@ -13,7 +13,7 @@ from asrlib.decoding import network, search, transcription
 from asrlib.models import checkpoints
 
 MODEL = "openai/whisper-tiny.en"
-GREEDY = {"do_sample": False, "num_beams": 1, "max_new_tokens": 40}
+GREEDY = {"do_sample": False, "num_beams": 1, "max_new_tokens": 30}
 TIED = 0.2  # logits that rounding may bring into another order
 
 
@@ -79,8 +79,8 @@ def relative(found, wanted):
 @torch.inference_mode()
 def test_a_quantized_model_is_transcribed_as_its_own_forward_does(tiny_en, speech, name):
     float32, processor = tiny_en
-    model = BUILDS[name](sound(processor, speech.select(range(4, 8))))
-    given = sound(processor, speech.select(range(4)))
+    model = BUILDS[name](sound(processor, speech.select(range(2, 4))))
+    given = sound(processor, speech.select(range(2)))
     prompt = whisper.prompt(model.generation_config)
     states, _ = network.encode(model, given.input_features)
     assert relative(states, model.model.encoder(given.input_features).last_hidden_state) < 0.02
