@@ -20,6 +20,11 @@ def values(profile: str, name: str) -> dict[str, Any]:
     return {key: item.default for key, item in known.items()} | parameters.profile_values(PROFILES, name, profile)
 
 
+def librispeech(given: dict[str, Any]) -> bool:
+    """Say whether LibriSpeech comes from the Hub."""
+    return given.get("LIBRISPEECH") == "hub" or given.get("CORPUS") == "librispeech"
+
+
 def models(given: dict[str, Any]) -> list[str]:
     """Return the published Whisper models among a notebook's parameters."""
     flat = [item for value in given.values() for item in (value if isinstance(value, list) else [value])]

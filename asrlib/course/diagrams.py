@@ -187,6 +187,36 @@ def drafts() -> None:
     )
 
 
+def outliers_apart() -> None:
+    """Show the product of LLM.int8(): columns with outliers in 16 bits, the others in 8 (Dettmers et al. 2022, figure 2)."""
+    from matplotlib.patches import Rectangle
+
+    axes, side, outliers = canvas(7.4, 2.4), 0.16, (2, 6)
+    for left, rows, columns, name in ((0.25, 5, 8, "activations x"), (1.95, 8, 4, "weights, transposed")):
+        for row in range(rows):
+            for column in range(columns):
+                color = figures.ORANGE if (column if columns == 8 else row) in outliers else figures.BLUE
+                corner = (left + side * column, 1.7 - side * row)
+                axes.add_patch(Rectangle(corner, side, side, facecolor=f"{color}55", edgecolor=color, linewidth=0.5))
+        axes.text(left + side * columns / 2, 1.98, name, fontsize=8, ha="center")
+    axes.text(1.74, 1.3, "x", fontsize=9, ha="center", va="center")
+    most = "8 bits: integers, and a scale\nfor each row of x and of W"
+    few = "16 bits: the columns\nthat reach 6, as they are"
+    box(axes, (4.4, 1.6), most, size=(1.9, 0.6), color=figures.BLUE)
+    box(axes, (4.4, 0.6), few, size=(1.9, 0.6), color=figures.ORANGE)
+    box(axes, (6.6, 1.1), "y, the sum\nof both", size=(1.0, 0.6))
+    for start, end in (((2.7, 1.4), (3.4, 1.6)), ((2.7, 0.9), (3.4, 0.6))):
+        arrow(axes, start, end)
+    for start, end in (((5.35, 1.6), (6.1, 1.2)), ((5.35, 0.6), (6.1, 1.0))):
+        arrow(axes, start, end)
+    figures.show(
+        axes.figure,
+        "Diagram of a product in LLM.int8(): two of eight columns of the activations hold outliers. They and the rows of the "
+        "transposed weights that meet them are multiplied in 16 bits, all others as 8-bit integers with a scale for each row of x "
+        "and each row of W; the sum of both products is y.",
+    )
+
+
 def copied_layers(depth: int, chosen: list[int]) -> None:
     """Show which layers of a teacher's decoder make a student (Gandhi et al. 2023, figure 1).
 

@@ -5,6 +5,7 @@ equal              our value, rounded to ``digits`` (which a value may name itse
 within_interval    the published value lies in our 95 % interval
 at_least_ratio     our value is at least so many times the value of the system it is compared ``against``; from 1 on,
                    its interval lies above 1
+at_most            our value is at most the published one
 direction          our values come in the published order, and neighbours' intervals do not overlap; the other order refutes
                    no claim that cannot be repeated here (check E)
 arithmetic         an expression over the published values themselves is true
@@ -113,6 +114,10 @@ def _within_interval(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple
     return _each(claim, parts, lambda part: part.interval[0] <= part.published <= part.interval[1], test)
 
 
+def _at_most(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, str]:
+    return _each(claim, parts, lambda part: part.ours <= part.published, "Our value is at most the published one")
+
+
 def _at_least_ratio(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, str]:
     if any(part.ours is None for part in parts):
         return _not_run(claim["needs"])
@@ -164,6 +169,7 @@ RULES = {
     "equal": _equal,
     "within_interval": _within_interval,
     "at_least_ratio": _at_least_ratio,
+    "at_most": _at_most,
     "direction": _direction,
     "arithmetic": _arithmetic,
     "none": lambda claim, parts: _not_run(claim["needs"]),

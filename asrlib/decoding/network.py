@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 from torch.nn.functional import gelu, pad
+from torch.nn.modules import module
 from torch.nn.utils.rnn import pad_sequence
 
+from asrlib import AsrlibError
 from asrlib.decoding.kernels import attention, laid_out, linear
 from asrlib.models import graphs
 from asrlib.whisper import SAMPLES_PER_POSITION
@@ -68,6 +70,15 @@ def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: t
     return (weights @ value).transpose(1, 2).flatten(2)
 
 
+def _refuse_watchers() -> None:
+    """Refuse hooks on all modules: those of attention and of whole layers would never be called."""
+    if module._global_forward_hooks or module._global_forward_pre_hooks:
+        raise AsrlibError(
+            "Something watches every module (Quanto's Calibration does so), and asrlib's decoder calls single layers only: "
+            "let model.generate transcribe here."
+        )
+
+
 @laid_out()
 def encode(model: Any, features: torch.Tensor, lengths: Sequence[int] | None = None) -> tuple[torch.Tensor, Any]:
     """Run the encoder.
@@ -81,7 +92,11 @@ def encode(model: Any, features: torch.Tensor, lengths: Sequence[int] | None = N
         (states, bias): states (clips, positions, width); bias (clips, 1, 1, positions) is added to every attention logit over
         these positions, the logarithm of how many positions each stands for, minus infinity where a clip is only filled up;
         or None.
+
+    Raises:
+        AsrlibError: there are hooks on all modules, as while Quanto calibrates.
     """
+    _refuse_watchers()
     if hasattr(model, "encode"):  # a graph, of the whole model or of its encoder
         return model.encode(features), None
     encoder = model.model.encoder
@@ -142,6 +157,7 @@ class Decoder:
     """
 
     def __init__(self, model: Any, states: torch.Tensor, bias: torch.Tensor | None, room: int) -> None:
+        _refuse_watchers()
         self.model, self.bias, self.at, self.output = model, bias, 0, model.proj_out
         self.cache = _Cache(model, states, room)
 

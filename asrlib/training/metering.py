@@ -23,9 +23,11 @@ def weight_bytes(model: Any) -> int:
 
     Three libraries keep them out of reach of ``model.parameters()`` and ``get_memory_footprint()``. bitsandbytes:
     ``quant_state`` of a 4-bit layer; ``SCB`` of an 8-bit one, of the weight and after the first forward pass of the layer.
-    Quanto: inside a tensor that wraps others. PyTorch's dynamic quantization: in packed parameters, with one scale and one
-    zero point (8 bytes each) a tensor.
+    Quanto: inside a tensor that wraps others. PyTorch's dynamic quantization: in packed parameters, with a scale and a zero
+    point (8 bytes each) a tensor, or a row.
     """
+    import torch
+
     wrapped = [*model.parameters(), *model.buffers()]
     kept = {tensor.data_ptr(): tensor for outer in wrapped for tensor in _stored(outer)}
     for layer in model.modules():
@@ -40,7 +42,8 @@ def weight_bytes(model: Any) -> int:
     for layer in model.modules():
         if type(layer).__name__ == "LinearPackedParams":
             weight, bias = layer._weight_bias()  # copies: their addresses say nothing
-            total += weight.nbytes + 16 + (0 if bias is None else bias.nbytes)
+            scales = len(weight) if weight.qscheme() == torch.per_channel_affine else 1
+            total += weight.nbytes + 16 * scales + (0 if bias is None else bias.nbytes)
     return total
 
 

@@ -1,9 +1,10 @@
 """The profiles `colab` and `paper`, rehearsed: from a Hub that this machine plays, with the amounts of tests/rehearsal.toml."""
 
 import pytest
+import rehearsal_hub
 from hub_server import Hub
-from rehearsal import CUTS, CUTS_FILE, ROOT, models, values
-from rehearsal_hub import CLIPS, DECOYS, fleurs, librispeech, link_speech, model
+from rehearsal import CUTS, CUTS_FILE, ROOT, librispeech, models, values
+from rehearsal_hub import CLIPS, DECOYS, fleurs, link_speech, model
 
 from asrlib.course import records, registry, runner
 
@@ -28,8 +29,8 @@ def rehearse(tmp_path, monkeypatch):
     def run(profile, name):
         given = values(profile, name)
         served = [model(model_id) for model_id in models(given)]
-        if given.get("LIBRISPEECH") == "hub":
-            served.append(librispeech())
+        if librispeech(given):
+            served.append(rehearsal_hub.librispeech())
         if given.get("CORPUS") == "fleurs":
             served.append(fleurs(FLEURS[given["LANGUAGE"]]))
         link_speech(registry.inputs(ROOT, [name])[1], tmp_path / "cache")
@@ -69,6 +70,6 @@ def test_it_runs_from_the_hub(rehearse, profile, name):
     for model_id, item in used.items():
         assert item["revision"] == hub.repositories["model", model_id].commit, model_id
     published = [metric for metric in record["metrics"] if metric["labels"].get("corpus") == "librispeech"]
-    assert {metric["utterances"] for metric in published} == ({CLIPS} if given.get("LIBRISPEECH") == "hub" else set())
+    assert {metric["utterances"] for metric in published} == ({CLIPS} if librispeech(given) else set())
     assert not [path for path in hub.asked if not path.startswith("/")], "another host was asked"
     assert not [path for path in hub.asked if path.endswith(DECOYS)]

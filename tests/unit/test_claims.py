@@ -81,6 +81,9 @@ A, B = {"model": "a"}, {"model": "b"}
         (claim("at_least_ratio", 0.75, against=B), [metric(3, **A), metric(4, **B)], "holds"),
         (claim("at_least_ratio", 0.7, against=B), [metric(6, **A), metric(10, **B)], "does not hold"),
         (claim("direction", 5, 9), [metric(20, [19, 21], **A), metric(30, [28, 33], **B)], "holds in direction"),
+        (claim("at_most", 5), [metric(5, **A)], "holds"),
+        (claim("at_most", 5), [metric(5.1, **A)], "does not hold"),
+        (claim("at_most", 5), [], "not run (needs a GPU)"),
         (claim("direction", 5, 9), [metric(30, [28, 33], **A), metric(20, [19, 21], **B)], "does not hold"),
         (
             claim("direction", 5, 9, check="E"),

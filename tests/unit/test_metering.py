@@ -67,6 +67,13 @@ def test_packed_dynamic_weights_count():
     assert metering.weight_bytes(model) == (64 * 32 + 16 + 4 * 32) + (32 * 8 + 16)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_packed_dynamic_weights_count_with_a_scale_for_each_row():
+    model, by_rows = torch.nn.Sequential(torch.nn.Linear(64, 32)), torch.ao.quantization.per_channel_dynamic_qconfig
+    model = torch.ao.quantization.quantize_dynamic(model, {"0": by_rows}, dtype=torch.qint8)
+    assert metering.weight_bytes(model) == 64 * 32 + 16 * 32 + 4 * 32
+
+
 def test_the_peak_is_seen_after_it_is_gone():
     with metering.PeakMemory() as peak:
         np.ones(200 * 2**20, np.uint8).sum()
