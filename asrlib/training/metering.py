@@ -5,13 +5,18 @@ from __future__ import annotations
 import gc
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from asrlib import AsrlibError
 
-__all__ = ["PeakMemory", "in_fresh_process", "training_bytes", "weight_bytes"]
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["PeakMemory", "hear_once", "in_fresh_process", "in_turn", "training_bytes", "weight_bytes"]
 
 INTERVAL = 0.01  # seconds between two looks at the process's memory
 Result = TypeVar("Result")
@@ -118,6 +123,21 @@ class PeakMemory:
         self.mib = (self.top - self.start) / 2**20
 
 
+def in_turn(tasks: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Time tasks on the CPU in turn, so that a disturbance meets all of them; a round before the first one warms up.
+
+    Returns:
+        Seconds of each round, by task.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in tasks}
+    for _ in range(1 + rounds):
+        for name, task in tasks.items():
+            started = time.perf_counter()
+            task()
+            taken[name].append(time.perf_counter() - started)
+    return {name: seconds[1:] for name, seconds in taken.items()}
+
+
 def in_fresh_process(function: Callable[..., Result], *arguments: Any, device: str = "cpu") -> tuple[Result, float]:
     """Call a function in a new Python process, where nothing that ran before hides what it needs.
 
@@ -146,6 +166,23 @@ def in_fresh_process(function: Callable[..., Result], *arguments: Any, device: s
             raise AsrlibError(
                 f"The process that ran {function.__name__} died: free some memory, or choose a smaller model."
             ) from None
+
+
+def hear_once(model: str | Path, sound: np.ndarray, language: str) -> str:
+    """Load a model in float32, or as it was exported, on the CPU, and return what it hears: what `in_fresh_process` may watch.
+
+    Args:
+        model: id or folder.
+        sound: at 16 kHz.
+        language: that is spoken.
+    """
+    import torch
+
+    from asrlib.decoding import transcription
+
+    loaded = transcription.load(model, device="cpu", dtype=torch.float32)
+    (heard,) = transcription.transcribe(*loaded, [sound], language=language, strict=True)
+    return heard.text
 
 
 def _metered(work: bytes) -> bytes:
