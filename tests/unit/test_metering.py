@@ -96,3 +96,11 @@ def test_a_function_of_a_notebook_reaches_the_fresh_process():
 def test_a_process_that_dies_is_one_sentence():
     with pytest.raises(AsrlibError, match=r"ran _exit died: free some memory"):
         metering.in_fresh_process(os._exit, 9)
+
+
+def test_tasks_take_turns_and_the_first_round_is_not_counted():
+    called = []
+    taken = metering.in_turn({"a": lambda: called.append("a"), "b": lambda: called.append("b")}, 2)
+    assert called == ["a", "b"] * 3
+    assert {name: len(seconds) for name, seconds in taken.items()} == {"a": 2, "b": 2}
+    assert all(second >= 0 for seconds in taken.values() for second in seconds)
