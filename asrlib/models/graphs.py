@@ -64,11 +64,14 @@ def load(folder: Path, options: onnxruntime.SessionOptions | None = None) -> Exp
 
 
 def encoder(folder: Path) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return a function from log-mel features, (clips, mel bins, frames), to states, by the encoder's graph in a folder."""
+    """Return a function from log-mel features, (clips, mel bins, frames), to states, by the encoder's graph in a folder.
+
+    Clips are encoded one by one, so that none has a part in the range by which another is rounded.
+    """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(folder / ENCODER, session_options(), providers=["CPUExecutionProvider"])
-    return lambda features: _states(session, features)
+    return lambda features: torch.cat([_states(session, clip) for clip in features.split(1)])
 
 
 def megabytes(folder: Path) -> dict[str, float]:
