@@ -12,7 +12,7 @@ import numpy as np
 from asrlib import AsrlibError
 from asrlib.io import sound
 
-__all__ = ["PAUSE", "SAMPLING_RATE", "Joined", "Recording", "duration", "load", "play", "stitch"]
+__all__ = ["PAUSE", "SAMPLING_RATE", "Joined", "Recording", "duration", "load", "play", "stitch", "windows"]
 
 SAMPLING_RATE = 16_000  # Hz, what every Whisper model was trained on
 MAX_SECONDS = 6 * 3600.0  # 1.4 GB as float32; a longer file is a mistake or an attack
@@ -171,6 +171,22 @@ def stitch(
     if not ids:
         raise AsrlibError(f"No clip fits into a recording of {seconds:g} s: give clips, or a longer recording.")
     return Recording(np.concatenate(pieces), " ".join(text for *_, text in segments), tuple(segments), tuple(ids))
+
+
+def windows(rows: Iterable[Mapping[str, Any]], *, seconds: float = 28.0, seed: int = 0) -> list[Recording]:
+    """Join clips, in order, to recordings of at most so many seconds each, with `stitch`.
+
+    Args:
+        rows: as there, with ``seconds`` too; a clip that would fill a recording alone, but for two seconds, is left out.
+        seconds: of a recording at most.
+        seed: of the pauses.
+    """
+    left = [row for row in rows if row["seconds"] <= seconds - 2]
+    made: list[Recording] = []
+    while left:
+        made.append(stitch(left, seconds=seconds, seed=seed + len(made)))
+        left = left[len(made[-1].ids) :]
+    return made
 
 
 def play(audio: np.ndarray, *, max_seconds: float = 5.0) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -244,4 +245,32 @@ def copied_layers(depth: int, chosen: list[int]) -> None:
         axes.figure,
         f"Diagram of a student: the teacher's encoder is copied and stays fixed; of its {depth} decoder layers, numbers "
         f"{', '.join(map(str, chosen))} become the {len(chosen)} layers of the student.",
+    )
+
+
+def products() -> None:
+    """Show a matrix product in a graph: in float, with ranges that are measured at each call, and with fixed ranges."""
+    axes = canvas(7.4, 2.9)
+    rows = {
+        2.45: ("float32", ["MatMul"], "weights,\n4 bytes each"),
+        1.5: ("dynamic", ["find range,\nround", "MatMulInteger", "times both\nscales"], "weights,\n1 byte each"),
+        0.55: ("static", ["round by\nfixed range", "MatMulInteger", "times both\nscales"], "weights,\n1 byte each"),
+    }
+    for height, (name, nodes, weights) in rows.items():
+        axes.text(0.0, height, name, fontsize=8, va="center")
+        places = [1.25, *(2.5 + 1.3 * place for place in range(len(nodes))), 6.4]
+        names = ["activations,\nfloat32", *nodes, "activations,\nfloat32"]
+        for x, text in zip(places, names, strict=True):
+            own = {"MatMul": figures.BLUE, "MatMulInteger": figures.BLUE}.get(text, figures.GREY)
+            box(axes, (x, height), text, size=(1.05, 0.42), color=figures.ORANGE if "range" in text else own)
+        for left, right in itertools.pairwise(places):
+            arrow(axes, (left + 0.53, height), (right - 0.53, height))
+        product = 2.5 if len(nodes) == 1 else 3.8
+        axes.text(product, height - 0.26, weights.replace("\n", " "), fontsize=7, ha="center", va="top")
+    axes.text(2.5, 0.12, "range from calibration clips", fontsize=7, ha="center", va="top", color=figures.ORANGE)
+    figures.show(
+        axes.figure,
+        "Diagram of one matrix product in three graphs. Float32: activations, product with weights of four bytes, activations. "
+        "Dynamic: the range of the activations is found and they are rounded, an integer product with weights of one byte, the "
+        "sums are multiplied by both scales. Static: the same, but the range is fixed beforehand from calibration clips.",
     )

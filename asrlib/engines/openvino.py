@@ -5,19 +5,18 @@ In int8 only the encoder's weights are rounded.
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
 
 import torch
 
 os.environ.setdefault("CI", "true")  # or OpenVINO and NNCF send usage statistics, without asking
 import openvino
 
-from asrlib import hardware, whisper
+from asrlib import hardware
 from asrlib.decoding import transcription
 from asrlib.engines.pytorch import PyTorch
 from asrlib.engines.runtime import quiet
+from asrlib.models import openvino_graphs
 
 __all__ = ["OpenVino"]
 
@@ -33,7 +32,7 @@ class OpenVino(PyTorch):
         self.files = self.folder
         self.model, self.processor = transcription.load(self.files, device="cpu", dtype=torch.float32)
         encoder = self.model.model.encoder
-        graph = self._traced(encoder)
+        graph = self._graph()
         hint = "bf16" if self.precision == "bfloat16" or (self.precision != "float32" and native) else "f32"
         options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": self.threads}
         self.compiled = openvino.compile_model(graph, "CPU", options)
@@ -43,33 +42,16 @@ class OpenVino(PyTorch):
         if native and self.precision != "float32":
             self.model.to(torch.bfloat16)
 
-    def _traced(self, encoder: torch.nn.Module) -> openvino.Model:
-        """Return the encoder as OpenVINO's graph, without the harmless warnings of the tracer."""
-        example = torch.zeros(1, self.model.config.num_mel_bins, 2 * whisper.POSITIONS)
-        with warnings.catch_warnings(), quiet():
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)
-            graph = openvino.convert_model(
-                _States(encoder).eval(), example_input=example, input=[[-1, *example.shape[1:]]]
-            )
+    def _graph(self) -> openvino.Model:
+        """Return the encoder as OpenVINO's graph."""
+        with quiet():
+            graph = openvino_graphs.encoder(self.model)
         if self.precision != "int8":
             return graph
         import nncf
-        import rich
 
-        nncf.set_log_level(logging.ERROR)
-        rich.reconfigure(quiet=True, force_jupyter=False)  # its progress bars
+        openvino_graphs.quiet_nncf()
         return nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_SYM)
 
     def _encode(self, features: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(self.compiled(features.float().numpy())[0]).to(self.model.dtype)
-
-
-class _States(torch.nn.Module):
-    """An encoder that returns its states alone."""
-
-    def __init__(self, encoder: torch.nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.encoder(features).last_hidden_state

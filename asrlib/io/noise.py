@@ -18,6 +18,8 @@ NOISE = {  # logger: how its lines begin
     "transformers.generation.utils": "Passing `generation_config` together with generation-related "
     r"arguments=\(\{('(begin_)?suppress_tokens', '(begin_)?suppress_tokens'|.*'use_cache'.*)\}\)"
     r"|Both `min_new_tokens` \(=\d+\) and `min_length`\(=0\)",
+    # OpenVINO's tracer reads every property of a model.
+    "transformers.modeling_utils": "`loss_type=None` was set in the config",
     # Its output layer is the token table, which is there.
     "transformers.trainer": r"There were missing keys in the checkpoint model loaded: \['proj_out.weight'\]",
     "transformers.integrations.bitsandbytes": "The modules are dequantized in .* and casted to",

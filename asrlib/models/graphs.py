@@ -7,6 +7,7 @@ more position.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from asrlib.io import files
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["DECODER", "ENCODER", "ExportedWhisper", "GraphDecoder", "load", "session_options"]
+__all__ = ["DECODER", "ENCODER", "ExportedWhisper", "GraphDecoder", "encoder", "load", "megabytes", "session_options"]
 
 ENCODER, DECODER = "encoder_model.onnx", "decoder_model_merged.onnx"
 PAST = "past_key_values"  # the decoder's inputs are called so; its outputs, ``present``
@@ -62,6 +63,29 @@ def load(folder: Path, options: onnxruntime.SessionOptions | None = None) -> Exp
         ) from None
 
 
+def encoder(folder: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return a function from log-mel features, (clips, mel bins, frames), to states, by the encoder's graph in a folder.
+
+    Clips are encoded one by one, so that none has a part in the range by which another is rounded.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(folder / ENCODER, session_options(), providers=["CPUExecutionProvider"])
+    return lambda features: torch.cat([_states(session, clip) for clip in features.split(1)])
+
+
+def megabytes(folder: Path) -> dict[str, float]:
+    """Return the size of ``encoder``, ``decoder`` and ``both``, with weights that lie beside a graph."""
+    found = {part: folder.glob(f"{name}*") for part, name in (("encoder", ENCODER), ("decoder", DECODER))}
+    sizes = {part: sum(file.stat().st_size for file in group) / 1e6 for part, group in found.items()}
+    return sizes | {"both": sum(sizes.values())}
+
+
+def _states(session: onnxruntime.InferenceSession, features: torch.Tensor) -> torch.Tensor:
+    (states,) = session.run(["last_hidden_state"], {"input_features": features.numpy()})
+    return torch.from_numpy(states)
+
+
 class ExportedWhisper:
     """The two graphs of an export.
 
@@ -84,8 +108,7 @@ class ExportedWhisper:
 
     def encode(self, features: torch.Tensor) -> torch.Tensor:
         """Return the encoder's states, (clips, positions, width), of log-mel features, (clips, mel bins, frames)."""
-        (states,) = self.encoder_session.run(["last_hidden_state"], {"input_features": features.numpy()})
-        return torch.from_numpy(states)
+        return _states(self.encoder_session, features)
 
     def decoder(self, states: torch.Tensor) -> GraphDecoder:
         """Return a decoder that has read nothing yet, for the encoder's states (clips, positions, width)."""

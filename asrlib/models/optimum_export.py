@@ -4,24 +4,40 @@ Of asrlib it uses nothing, for that is made for a newer transformers than there 
 by one.
 """
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["export", "quantize"]
+__all__ = ["export", "quantize", "quiet"]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Let no library speak of settings that the export makes itself, nor of each condition that becomes a constant."""
+    import torch
+    import transformers
+    from optimum.utils import logging
+
+    sources = (transformers.logging, logging)
+    before = [source.get_verbosity() for source in sources]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        for source in sources:
+            source.set_verbosity_error()
+        try:
+            yield
+        finally:
+            for source, level in zip(sources, before, strict=True):
+                source.set_verbosity(level)
 
 
 def export(source: str, folder: str) -> None:
     """Write encoder and merged decoder of the transformers checkpoint in ``source``, in float32, to ``folder``."""
-    import torch
-    import transformers
     from optimum.onnxruntime import ORTModelForSpeechSeq2Seq
-    from optimum.utils import logging
 
-    transformers.logging.set_verbosity_error()  # of settings that the export makes itself
-    logging.set_verbosity_error()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+    with quiet():
         model = ORTModelForSpeechSeq2Seq.from_pretrained(source, export=True, use_cache=True, use_merged=True)
     model.save_pretrained(folder)
 

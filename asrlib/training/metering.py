@@ -7,12 +7,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from asrlib import AsrlibError
 
-__all__ = ["PeakMemory", "in_fresh_process", "in_turn", "training_bytes", "weight_bytes"]
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["PeakMemory", "hear_once", "in_fresh_process", "in_turn", "training_bytes", "weight_bytes"]
 
 INTERVAL = 0.01  # seconds between two looks at the process's memory
 Result = TypeVar("Result")
@@ -174,6 +178,23 @@ def in_fresh_process(function: Callable[..., Result], *arguments: Any, device: s
             raise AsrlibError(
                 f"The process that ran {function.__name__} died: free some memory, or choose a smaller model."
             ) from None
+
+
+def hear_once(model: str | Path, sound: np.ndarray, language: str) -> str:
+    """Load a model in float32, or as it was exported, on the CPU, and return what it hears: what `in_fresh_process` may watch.
+
+    Args:
+        model: id or folder.
+        sound: at 16 kHz.
+        language: that is spoken.
+    """
+    import torch
+
+    from asrlib.decoding import transcription
+
+    loaded = transcription.load(model, device="cpu", dtype=torch.float32)
+    (heard,) = transcription.transcribe(*loaded, [sound], language=language, strict=True)
+    return heard.text
 
 
 def _metered(work: bytes) -> bytes:

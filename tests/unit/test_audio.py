@@ -65,3 +65,12 @@ def test_stitch_without_a_clip_that_fits():
 
 def test_player_is_small():
     assert len(audio.play(tone(20)).data) < 30_000
+
+
+@settings(max_examples=25)
+@given(st.lists(st.floats(0.2, 4.0), max_size=12))
+def test_windows_hold_all_short_clips_once_and_in_order(lengths):
+    rows = [{"id": f"c{at}", "audio": tone(one), "text": "", "seconds": one} for at, one in enumerate(lengths)]
+    made = audio.windows(rows, seconds=5)
+    assert [name for one in made for name in one.ids] == [row["id"] for row in rows if row["seconds"] <= 3]
+    assert all(one.seconds <= 5 for one in made)

@@ -48,6 +48,7 @@ HELD = {  # what a chapter has on the GPU, as if it let go of nothing
         Held("MODEL_ID", 1, copies=2, batch=8),
         Held("MODEL_ID", FLOAT32, copies=0, batch=8),
     ],
+    "05_optimum_quantization": [],  # its runtimes compute on the processor
     # a student's encoder in float32, its layers with AdamW's moments and gradients: less than the whole teacher twice
     "06_distil_whisper_training": [
         Held("TEACHER_ID", FLOAT16, copies=1, batch=32),

@@ -48,6 +48,18 @@ def test_same_words_and_languages(both, clips, language):
     assert len({item.text for item in heard}) > 1  # the random model does tell clips apart
 
 
+def test_the_encoder_alone_and_the_sizes_of_both_parts(both):
+    (model, _), folder = both
+    features = torch.randn(2, 80, 3000)
+    with torch.no_grad():
+        expected = model.model.encoder(features).last_hidden_state
+    torch.testing.assert_close(graphs.encoder(folder)(features), expected, rtol=1e-3, atol=1e-3)
+    sizes = graphs.megabytes(folder)
+    files = [folder / name for name in (graphs.ENCODER, graphs.DECODER)]
+    assert [round(1e6 * sizes[part]) for part in ("encoder", "decoder")] == [file.stat().st_size for file in files]
+    assert sizes["both"] == sizes["encoder"] + sizes["decoder"]
+
+
 def test_long_recordings_and_segment_times_are_the_same(both, clips):
     plain, folder = both
     long = np.concatenate([clips[1]] * 11)  # 34 seconds: two windows
