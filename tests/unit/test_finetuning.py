@@ -28,7 +28,7 @@ from asrlib.decoding import transcription
 from asrlib.io import files, upload
 from asrlib.models import checkpoints
 from asrlib.training import finetuning
-from asrlib.training.finetuning import data, gain, training
+from asrlib.training.finetuning import adapters, data, gain, training
 from asrlib.training.sources import Source
 from tests import programs
 
@@ -569,6 +569,22 @@ def test_an_adapter_is_trained_and_merges_when_it_is_loaded(here, tmp_path, adap
     assert any(".encoder." in name for name in moved) != frozen
     assert any("encoder_attn.v_proj" in name for name in moved)
     assert processor.feature_extractor.chunk_length == 30
+
+
+def test_adalora_is_trained_with_its_penalty_for_matrices_that_are_not_orthogonal(here):
+    """Zhang et al. 2023, equation 4, as PEFT counts it: the mean over all matrices, times 0.5."""
+    model, _ = transcription.load("model", device="cpu", dtype=torch.float32)
+    adapted = adapters.adapt(model, finetuning.Settings(("speech",), adapter="adalora", steps=10)).eval()
+    sound = torch.zeros(1, model.config.num_mel_bins, 2 * model.config.max_source_positions)
+    inputs = {"input_features": sound, "labels": torch.tensor([[5, 6, 7]])}
+    matrices = [
+        part if "lora_A" in name else part.T
+        for name, part in adapted.named_parameters()
+        if "lora_A" in name or "lora_B" in name
+    ]
+    apart = [torch.linalg.norm(part @ part.T - torch.eye(len(part))) for part in matrices]
+    penalty = adapted(**inputs).loss - adapted.get_base_model()(**inputs).loss
+    assert penalty.item() == pytest.approx(0.5 * torch.stack(apart).mean().item(), rel=1e-4) and penalty > 0
 
 
 def test_a_frozen_encoder_stays(here, tmp_path):

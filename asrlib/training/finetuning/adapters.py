@@ -69,7 +69,12 @@ def adapt(model: Any, settings: Settings) -> Any:
     else:
         config = peft.LoraConfig(r=RANK, **common)
     torch.manual_seed(settings.seed)
-    return peft.get_peft_model(model, config)
+    adapted = peft.get_peft_model(model, config)
+    if (
+        settings.adapter == "adalora"
+    ):  # its penalty for matrices that are not orthogonal is added there, which the wrapper passes by
+        adapted.forward = adapted.base_model.forward
+    return adapted
 
 
 class Ranks(TrainerCallback):
