@@ -132,7 +132,8 @@ class Score:
     def _with_interval(self, seed: int) -> Score:
         if self.shortage:
             return self
-        return dataclasses.replace(self, interval=uncertainty.interval(*_replicates(self, seed=seed)))
+        low, high = uncertainty.interval(*_replicates(self, seed=seed))
+        return dataclasses.replace(self, interval=(max(low, 0.0), high))  # trainings that scatter widen it below what a WER can be
 
 
 @dataclass(frozen=True)

@@ -184,6 +184,15 @@ def trainings(errors, seed=0):
     return [scoring.score(references, [hear(text, rate / 100) for text in references]) for rate in errors]
 
 
+def test_an_interval_never_reaches_below_no_error():
+    """One training of three repeats itself without end: the mean scatters as far to both sides."""
+    references = [f"word number {place}" for place in range(40)]
+    looping = [f"{said} {'again ' * 20}" for said in references]
+    mean = scoring.over_seeds([scoring.score(references, said) for said in (references, references, looping)])
+    low, high = mean.interval
+    assert low == 0 < mean.wer < high
+
+
 def test_a_mean_over_seeds_is_wider_than_its_runs_and_says_so():
     runs = trainings([5, 15, 30])
     mean = scoring.over_seeds(runs)
