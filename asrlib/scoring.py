@@ -133,7 +133,8 @@ class Score:
         if self.shortage:
             return self
         low, high = uncertainty.interval(*_replicates(self, seed=seed))
-        return dataclasses.replace(self, interval=(max(low, 0.0), high))  # trainings that scatter widen it below what a WER can be
+        # Replicates of a mean over trainings add up two deviations, which reach below zero where one clip decides a training.
+        return dataclasses.replace(self, interval=(max(low, 0.0), high))
 
 
 @dataclass(frozen=True)
