@@ -84,7 +84,7 @@ def activations(model_id: str, windows: int, size: int) -> int:
 
 def on_gpu(held: list[Held], given: dict) -> float:
     loaded = sum(item.copies * item.size * weights(given[item.named]) for item in held)
-    return GPU_BASE + loaded + max(activations(given[item.named], item.batch, item.size) for item in held)
+    return GPU_BASE + loaded + max((activations(given[item.named], item.batch, item.size) for item in held), default=0)
 
 
 def speech(given: dict) -> float:
