@@ -76,7 +76,9 @@ def test_packed_dynamic_weights_count_with_a_scale_for_each_row():
 
 def test_the_peak_is_seen_after_it_is_gone():
     with metering.PeakMemory() as peak:
-        np.ones(200 * 2**20, np.uint8).sum()
+        block = np.ones(200 * 2**20, np.uint8)
+        _ = [block.sum() for _ in range(10)]  # it stays for some looks, also on a busy machine
+        del block
     assert 195 < peak.mib < 260
 
 

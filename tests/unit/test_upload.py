@@ -89,6 +89,7 @@ def test_notebook_02_uploads_model_processor_and_card(hub):
     )
     card = ModelCard("---\nlanguage: cs\n---\n# What it is")
     parts = {"tuned": WhisperForConditionalGeneration(config), "processor": WhisperFeatureExtractor(), "card": card}
+    parts["upload"] = upload
     exec(source, {"PUSH": "", **parts})
     assert hub.asked == []
     hub.repositories["model", "me/small"] = Repository("me/small", "0" * 40, {})
