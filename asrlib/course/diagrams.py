@@ -140,7 +140,7 @@ def fine_tuning(seconds: float, window: float, reads: Sequence[str], writes: Seq
     box(axes, (0.2 + long * share / 2, 2.4), "clip", size=(long * share, 0.4), color=figures.BLUE)
     axes.text(0.2, 2.7, f"window of {window:g} s: beyond {seconds:.1f} s silence, which is left out", fontsize=8)
     box(axes, (4.4, 2.4), "encoder\ntrained, or frozen", size=(1.3, 0.5), color=figures.BLUE)
-    box(axes, (6.5, 2.4), "states\nfrozen: kept once", size=(1.4, 0.5))
+    box(axes, (6.5, 2.4), "states", size=(1.4, 0.5))
     box(axes, (6.5, 1.45), "decoder\ntrained", size=(1.4, 0.5), color=figures.ORANGE)
     arrow(axes, (0.2 + long * share, 2.15), (3.7, 2.2), curve=0.12)
     arrow(axes, (5.1, 2.4), (5.75, 2.4))

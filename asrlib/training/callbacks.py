@@ -139,12 +139,12 @@ class StepMeter(TrainerCallback):
 
 def history(trainer: Any) -> pd.DataFrame:
     """Return a trainer's log by step: epoch, train loss, validation loss, and of the validation clips ``wer``, its interval
-    from ``low`` to ``high``, and ``orthographic`` WER, as far as ``compute_metrics`` returns them. They are empty where a
+    from ``low`` to ``high``, and ``orthographic_wer``, as far as ``compute_metrics`` returns them. They are empty where a
     training was too short for an evaluation.
     """
     logs = pd.DataFrame(trainer.state.log_history).groupby("step").first().rename(columns={"loss": "train loss"})
     logs = logs.rename(columns={"eval_loss": "validation loss"}).rename(columns=lambda name: name.removeprefix("eval_"))
-    kept = ("epoch", "train loss", "validation loss", "wer", "low", "high", "orthographic")
+    kept = ("epoch", "train loss", "validation loss", "wer", "low", "high", "orthographic_wer")
     unseen = "validation loss" not in logs
     return logs.reindex(columns=[name for name in kept if name in logs or unseen])
 
@@ -160,7 +160,7 @@ def plot_history(log: pd.DataFrame, title: str) -> None:
     losses, seen = log["train loss"].dropna(), log[log["wer"].notna()]
     left.plot(losses.index, losses, label="training")
     left.plot(seen.index, seen["validation loss"], "s--", label="validation")
-    left.set(xlabel="step", ylabel="cross-entropy (nats per token)", yscale="log", title=title)
+    left.set(xlabel="step", ylabel="cross-entropy (nats per token)", ylim=(0, None), title=title)
     left.legend()
     spread = np.abs(seen[["low", "high"]].to_numpy().T - seen["wer"].to_numpy())
     right.errorbar(seen.index, seen["wer"], yerr=spread, fmt="o-", capsize=3)
