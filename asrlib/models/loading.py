@@ -61,6 +61,8 @@ def _weights(path: Path, dtype: torch.dtype) -> WhisperForConditionalGeneration:
             raise ValueError("its config.json names a quantization that its weights do not have")
         for parameter in floating:  # some keep the precision of the file, and do not fit the others
             parameter.data = parameter.data.to(dtype)
+    # The sinusoids are fixed; transformers 5 makes every weight that it loads trainable.
+    loaded.model.encoder.embed_positions.requires_grad_(False)
     return loaded
 
 

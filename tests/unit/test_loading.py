@@ -48,6 +48,12 @@ def text(model, processor, language="de"):
     return next(transcription.transcribe(model, processor, [CLIP], language=language, strict=True)).text
 
 
+def test_all_weights_can_be_trained_but_the_sinusoids(folder):
+    model = loading.load(folder, dtype=torch.float32)[0]
+    fixed = [name for name, weight in model.named_parameters() if not weight.requires_grad]
+    assert fixed == ["model.encoder.embed_positions.weight"]
+
+
 def change(path, **settings):
     """Set keys of a JSON file; None takes a key out."""
     content = json.loads(path.read_text()) | settings
