@@ -197,10 +197,10 @@ def size(first_value: float, second_value: float, first: str, second: str, *, un
         raise AsrlibError(f"{first_value} and {second_value} {unit} cannot be compared: give two sizes above 0.")
     value = first_value / second_value
     shown = f"{_figure(first_value)} {unit} against {_figure(second_value)} {unit}"
-    text = f"{first} and {second} are of the same size: {shown}."
+    text = f"{_start(first)} and {second} are of the same size: {shown}."
     if first_value != second_value:
         word = "smaller" if value < 1 else "larger"
-        text = f"{first} is {word} than {second}: {shown}, {_times(value)} the size."
+        text = f"{_start(first)} is {word} than {second}: {shown}, {_times(value)} the size."
     return Finding(text, "size", _numbers(value, None, "times", None, None))
 
 
@@ -303,8 +303,9 @@ def _range_of(ends: tuple[float, float]) -> str:
 
 
 def _start(name: str) -> str:
-    """Return a name as it stands at the beginning of a sentence: "The pipeline", but "whisper-base"."""
-    return _capital(name) if name.startswith("the ") else name
+    """Return a name as it stands at the beginning of a sentence: "The pipeline", "Training longer", but "whisper-base"."""
+    first = name.partition(" ")[0]
+    return _capital(name) if first in ("the", "a", "an") or (first.isalpha() and first.endswith("ing")) else name
 
 
 def _better(found: Difference) -> str:
