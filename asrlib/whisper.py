@@ -6,10 +6,14 @@ for language, task and times). Written once: all of asrlib takes them from here.
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Sequence
 from typing import Any
 
-from asrlib import AsrlibError
+from tokenizers import Tokenizer
+
+from asrlib import AsrlibError, text
 
 __all__ = [
     "HOP",
@@ -24,6 +28,7 @@ __all__ = [
     "previous_token",
     "prompt",
     "speaks_languages",
+    "spell",
     "time_tokens",
 ]
 
@@ -94,3 +99,28 @@ def end_tokens(generation: Any) -> set[int]:
     """Return the tokens that end a transcript; a published model has one, the Trainer makes a list of it."""
     end: int | Sequence[int] = generation.eos_token_id
     return {end} if isinstance(end, int) else set(end)
+
+
+def spell(tokenizer: Any, said: str, language: str | None = None) -> list[int]:
+    """Return the tokens that Whisper itself writes for a text, without those before it and the end.
+
+    It begins with a space where the language has them, as in OpenAI's code. The tokenizers that were published for
+    transformers do not put it there, and the multilingual one lacks the rule that joins a space and a t, so that " two" would
+    be learnt as " " and "two", which no model writes.
+
+    Args:
+        tokenizer: of transformers, fast.
+        said: the text as it is to be written.
+        language: name or code.
+    """
+    space = " " if text.spaced(language) else ""
+    return _all_rules(tokenizer).encode(space + said.strip(), add_special_tokens=False).ids
+
+
+@functools.lru_cache(maxsize=4)
+def _all_rules(tokenizer: Any) -> Tokenizer:
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    rules, first = state["model"]["merges"], ["Ġ", "t"]
+    if first not in rules and "Ġt" in state["model"]["vocab"]:
+        rules.insert(0, first)
+    return Tokenizer.from_str(json.dumps(state))

@@ -304,8 +304,8 @@ def _range_of(ends: tuple[float, float]) -> str:
 
 def _start(name: str) -> str:
     """Return a name as it stands at the beginning of a sentence: "The pipeline", "Training longer", but "whisper-base"."""
-    first = name.partition(" ")[0]
-    return _capital(name) if first in ("the", "a", "an") or (first.isalpha() and first.endswith("ing")) else name
+    first, _, rest = name.partition(" ")
+    return _capital(name) if rest and (first in ("the", "a", "an") or first.endswith("ing")) else name
 
 
 def _better(found: Difference) -> str:

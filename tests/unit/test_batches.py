@@ -38,7 +38,7 @@ def test_a_batch_has_sound_and_padded_labels(loaded, rows):
     batch = clips.batch([clips[0], clips[1]])
     assert batch["input_features"].shape == (2, 80, 3000)
     start = whisper.prompt(model.generation_config, "de")[1:]
-    text = processor.tokenizer("ab", add_special_tokens=False).input_ids
+    text = processor.tokenizer(" ab", add_special_tokens=False).input_ids
     assert batch["labels"][0].tolist() == [*start, *text, 256, -100, -100, -100]
     assert len(clips) == 4
 

@@ -211,6 +211,8 @@ def test_sizes_are_exact():
     assert "larger" in str(findings.size(2e12, 1, "a", "b", unit="bytes"))
     assert "2,000,000,000,000 bytes" in str(findings.size(2e12, 1, "a", "b", unit="bytes"))
     assert str(findings.size(7, 7, "a", "b")) == "a and b are of the same size: 7 MB against 7 MB."
+    for name, start in (("training it", "Training it"), ("a file", "A file"), ("whisper-base", "whisper-base")):
+        assert str(findings.size(7, 7, name, "b")).startswith(f"{start} and b are")
     with pytest.raises(AsrlibError, match="above 0"):
         findings.size(0, 7, "a", "b")
 

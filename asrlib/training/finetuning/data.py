@@ -117,7 +117,7 @@ def labels(said: str, language: str, generation: Any, tokenizer: Any) -> list[in
         generation: the model's generation configuration, which names the tokens before the text.
         tokenizer: of the model.
     """
-    tokens = tokenizer(said, add_special_tokens=False).input_ids
+    tokens = whisper.spell(tokenizer, said, language)
     return [*whisper.prompt(generation, language), *tokens, tokenizer.eos_token_id]
 
 
