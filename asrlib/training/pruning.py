@@ -8,15 +8,17 @@ kept, but cannot be copied after a backward pass or saved for others; `make_perm
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from asrlib import AsrlibError
+from asrlib.whisper import POSITIONS_PER_SECOND
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["linear_layers", "make_permanent", "masks", "part", "with_masks", "zeros"]
+__all__ = ["head_importance", "linear_layers", "make_permanent", "masks", "part", "with_masks", "zeros"]
 
 
 def linear_layers(model: Any) -> dict[str, torch.nn.Linear]:
@@ -47,6 +49,50 @@ def part(name: str) -> str:
     _, stack, _, _, module = name.split(".")[:5]
     what = {"self_attn": "self-attention", "encoder_attn": "cross-attention"}.get(module, "feed-forward")
     return f"{stack} {what}"
+
+
+def head_importance(model: Any, batches: Iterable[Mapping[str, Any]], seconds: int) -> dict[str, torch.Tensor]:
+    """Return how much the loss depends on each attention head: Michel et al. 2019, section 2.3, equation 2.
+
+    A gate of 1 stands where a head's output enters ``out_proj``; the score is the mean size of the loss's slope by that gate.
+
+    Args:
+        model: a ``WhisperForConditionalGeneration``; it stays as it is.
+        batches: its arguments, ``input_features`` of the whole window and ``labels``; best one clip each.
+        seconds: of the window that the encoder reads, more than the longest clip lasts: the rest is silence.
+
+    Returns:
+        Scores by the name of the attention, (heads,), on the CPU.
+    """
+    import torch
+    from transformers.models.whisper.modeling_whisper import WhisperAttention
+
+    from asrlib.training import context
+
+    found = {name: module for name, module in model.named_modules() if isinstance(module, WhisperAttention)}
+    gates = {name: torch.ones(each.num_heads, device=model.device, requires_grad=True) for name, each in found.items()}
+    hooks = [
+        each.out_proj.register_forward_pre_hook(functools.partial(_gated, gates[name])) for name, each in found.items()
+    ]
+    sums, count = {name: torch.zeros(len(gate)) for name, gate in gates.items()}, 0
+    frames = 2 * min(model.config.max_source_positions, POSITIONS_PER_SECOND * seconds)
+    try:
+        with context.reading(model, frames):
+            for batch in batches:
+                sound = batch["input_features"][..., :frames].to(model.device, model.dtype)
+                loss = model(input_features=sound, labels=batch["labels"].to(model.device)).loss
+                for name, slope in zip(gates, torch.autograd.grad(loss, [*gates.values()]), strict=True):
+                    sums[name] += slope.abs().cpu()
+                count += 1
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: total / max(count, 1) for name, total in sums.items()}
+
+
+def _gated(gate: torch.Tensor, module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+    """Multiply each head's share of what enters ``out_proj`` by its gate."""
+    return ((inputs[0].unflatten(-1, (len(gate), -1)) * gate[:, None]).flatten(-2),)
 
 
 def masks(model: Any) -> dict[str, torch.Tensor]:

@@ -60,6 +60,8 @@ HELD = {  # what a chapter has on the GPU, as if it let go of nothing
         Held("STUDENT_ID", FLOAT16, copies=2),
         Held("ASSISTANT_ID", FLOAT16),
     ],
+    # the model, a masked copy of it (weights, masks, products), its gradients and AdamW's moments; before that seven smaller ones
+    "10_pruning": [Held("MODEL_ID", FLOAT32, copies=8)],
 }
 CONVERTED = {
     "01_zero_shot_whisper": ["MODEL_ID", "ENGLISH_MODEL_ID"]

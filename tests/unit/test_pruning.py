@@ -20,6 +20,7 @@ FEATURES = torch.randn(2, 80, 50, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([[3, 14, 15, 9, 26], [2, 7, 18, 28, 18]])
 SHARES = st.floats(0.05, 0.95)
 HEADS = 4
+SPARSITY, STEPS = 0.7, 20  # of the schedule
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +41,14 @@ def model():
 
 @pytest.fixture(scope="module")
 def taught():
-    """The surgery that notebook 10 teaches, by name."""
+    """The functions that notebook 10 teaches, by name."""
     (path,) = (files.repository() / "notebooks").rglob("10_pruning.ipynb")
     source = "\n".join(records.notebook_code(path))
-    wanted = {"columns", "cut_heads", "cut_width", "two_of_four", "break_even"}
+    wanted = {"columns", "cut_heads", "cut_width", "two_of_four", "break_even", "thin", "ramp"}
     found = [node for node in ast.parse(source).body if getattr(node, "name", "") in wanted]
     assert {node.name for node in found} == wanted
-    space = {"torch": torch, "prune_linear_layer": prune_linear_layer}
+    space = {"torch": torch, "prune": prune, "pruning": pruning, "prune_linear_layer": prune_linear_layer}
+    space |= {"SPARSITY": SPARSITY, "STEPS": STEPS}
     exec(compile(ast.Module(found, []), "10_pruning", "exec"), space)
     return space
 
@@ -162,6 +164,23 @@ def test_a_mask_that_fits_nothing_is_refused(model, name):
         pruning.with_masks(model, {name: torch.ones(64, 32)})
 
 
+def test_the_importance_of_a_head_is_the_slope_of_the_loss_by_its_share(model):
+    """The oracle scales a head's columns a little up and a little down."""
+    given = {"input_features": FEATURES, "labels": LABELS}
+    before = logits(model)
+    scores = pruning.head_importance(model, [given], 30)
+    assert torch.equal(logits(model), before)
+    assert len(scores) == 2 + 2 * 2
+    for name in ("model.encoder.layers.1.self_attn", "model.decoder.layers.0.encoder_attn"):
+        losses = []
+        for factor in (0.99, 1.01):
+            changed = copy.deepcopy(model)
+            with torch.no_grad():
+                changed.get_submodule(name).out_proj.weight[:, 8:16] *= factor  # the second head
+                losses.append(float(changed(**given).loss))
+        assert float(scores[name][1]) == pytest.approx(abs(losses[1] - losses[0]) / 0.02, rel=0.05, abs=1e-4)
+
+
 @settings(max_examples=10)
 @given(st.lists(st.sets(st.integers(0, HEADS - 1), max_size=HEADS - 1), min_size=2, max_size=2))
 def test_heads_cut_out_equal_heads_that_are_masked(model, taught, closed):
@@ -208,3 +227,26 @@ def test_csr_breaks_even_where_the_formula_says(taught, rows, columns, value, in
     limit = taught["break_even"](rows, columns, value, index)
     left = (1 - limit) * rows * columns
     assert left * (value + index) + (rows + 1) * index == pytest.approx(rows * columns * value)
+
+
+@settings(max_examples=5)
+@given(st.lists(SHARES, min_size=2, max_size=3))
+def test_a_model_is_thinned_further_in_the_decoder_only_and_nothing_comes_back(model, taught, shares):
+    thinned, gone = copy.deepcopy(model), None
+    for share in sorted(shares):
+        taught["thin"](thinned, share)
+        found = pruning.masks(thinned)
+        assert set(found) == {name for name in pruning.linear_layers(model) if ".decoder." in name}
+        kept = torch.cat([mask.flatten() for mask in found.values()]).bool()
+        assert int((~kept).sum()) == round(share * len(kept))
+        assert gone is None or not kept[gone].any()
+        gone = ~kept
+        logits(thinned)
+
+
+def test_the_share_follows_zhu_and_gupta_and_stays_at_its_end(taught):
+    shares = [taught["ramp"](step) for step in range(STEPS)]
+    assert shares[0] == 0
+    assert shares == sorted(shares)
+    assert shares[5] == pytest.approx(SPARSITY * (1 - 0.5**3))  # halfway up the ramp of ten steps
+    assert shares[10:] == [SPARSITY] * 10
