@@ -274,3 +274,38 @@ def products() -> None:
         "Dynamic: the range of the activations is found and they are rounded, an integer product with weights of one byte, the "
         "sums are multiplied by both scales. Static: the same, but the range is fixed beforehand from calibration clips.",
     )
+
+
+def filled_windows(seconds: Sequence[float], window: float, merged: Sequence[float]) -> None:
+    """Show what an encoder reads of some clips: one by one, in a batch, and with the silence behind them merged.
+
+    Args:
+        seconds: of each clip, four at most.
+        window: seconds that the encoder reads of each.
+        merged: seconds of the window whose positions are left when silence is merged, for each clip.
+    """
+    axes, long = canvas(7.4, 2.3), 1.9
+
+    def row(left: float, height: float, spoken: float, read: float) -> None:
+        box(axes, (left + long * read / window / 2, height), "", size=(long * read / window, 0.22))
+        speech = long * spoken / window
+        box(axes, (left + speech / 2, height), "", size=(speech, 0.22), color=figures.BLUE)
+
+    titles = ("one by one", "a batch", "a batch, silence merged")
+    for left, title in zip((0.2, 2.75, 5.3), titles, strict=True):
+        axes.text(left, 2.1, title, fontsize=8)
+        together = title != titles[0]
+        for place, (spoken, kept) in enumerate(zip(seconds, merged, strict=True)):
+            height = 1.65 - (0.24 if together else 0.36) * place
+            row(left, height, spoken, kept if title == titles[2] else window)
+            if not together:
+                arrow(axes, (left + long, height), (left + long + 0.3, height))
+        if together:
+            arrow(axes, (left + long, 1.3), (left + long + 0.2, 1.3))
+    axes.text(0.2, 0.2, f"blue: speech; grey: the silence that fills a window of {window:g} s", fontsize=8)
+    figures.show(
+        axes.figure,
+        f"Diagram of {len(seconds)} clips of {min(seconds):.1f} to {max(seconds):.1f} s. One by one, each is filled up with silence to a "
+        f"window of {window:g} s and encoded alone. In a batch the same windows are encoded together. With merged silence each row is "
+        f"cut to what {min(merged):.1f} to {max(merged):.1f} s of a window take.",
+    )
