@@ -291,18 +291,21 @@ def filled_windows(seconds: Sequence[float], window: float, merged: Sequence[flo
         speech = long * spoken / window
         box(axes, (left + speech / 2, height), "", size=(speech, 0.22), color=figures.BLUE)
 
-    titles = ("one by one", "a batch", "a batch, silence merged")
-    for left, title in zip((0.2, 2.75, 5.3), titles, strict=True):
-        axes.text(left, 2.1, title, fontsize=8)
-        together = title != titles[0]
+    times = len(seconds)
+    titles = (f"one by one: {times} passes", "a batch: one pass", "merged silence: one pass, less to do")
+    for left, title in zip((0.1, 2.7, 5.2), titles, strict=True):
+        axes.text(left, 2.05, title, fontsize=8)
+        alone, short = title == titles[0], title == titles[2]
         for place, (spoken, kept) in enumerate(zip(seconds, merged, strict=True)):
-            height = 1.65 - (0.24 if together else 0.36) * place
-            row(left, height, spoken, kept if title == titles[2] else window)
-            if not together:
+            height = 1.7 - (0.36 if alone else 0.24) * place
+            row(left, height, spoken, kept if short else window)
+            if alone:
                 arrow(axes, (left + long, height), (left + long + 0.3, height))
-        if together:
-            arrow(axes, (left + long, 1.3), (left + long + 0.2, 1.3))
-    axes.text(0.2, 0.2, f"blue: speech; grey: the silence that fills a window of {window:g} s", fontsize=8)
+        if not alone:
+            right, middle = left + long * (max(merged) if short else window) / window, 1.7 - 0.12 * (times - 1)
+            arrow(axes, (right, middle), (right + 0.3, middle))
+    says = f"blue: speech; grey: the silence that fills a window of {window:g} s; arrow: a pass through the encoder"
+    axes.text(0.1, 0.15, says, fontsize=8)
     figures.show(
         axes.figure,
         f"Diagram of {len(seconds)} clips of {min(seconds):.1f} to {max(seconds):.1f} s. One by one, each is filled up with silence to a "
