@@ -284,12 +284,14 @@ def filled_windows(seconds: Sequence[float], window: float, merged: Sequence[flo
         window: seconds that the encoder reads of each.
         merged: seconds of the window whose positions are left when silence is merged, for each clip.
     """
+    from matplotlib.patches import Rectangle
+
     axes, long = canvas(7.4, 2.3), 1.9
 
     def row(left: float, height: float, spoken: float, read: float) -> None:
-        box(axes, (left + long * read / window / 2, height), "", size=(long * read / window, 0.22))
-        speech = long * spoken / window
-        box(axes, (left + speech / 2, height), "", size=(speech, 0.22), color=figures.BLUE)
+        for length, color in ((read, figures.GREY), (spoken, figures.BLUE)):
+            corner, style = (left, height - 0.11), {"facecolor": f"{color}22", "edgecolor": color}
+            axes.add_patch(Rectangle(corner, long * length / window, 0.22, **style))
 
     times = len(seconds)
     titles = (f"one by one: {times} passes", "a batch: one pass", "merged silence: one pass, less to do")
