@@ -51,6 +51,30 @@ def scores(axes: Axes, x: Sequence[float], y: Sequence[Score], **style: Any) -> 
     axes.errorbar(x, [100 * one.wer for one in y], yerr=spread, capsize=3, **style)
 
 
+def heatmap(names: Sequence[str], counts: Sequence[Sequence[int]], of: str) -> Figure:
+    """Return a figure of a square table of counts, each written into its cell; columns have the rows' numbers.
+
+    Args:
+        names: of the rows.
+        counts: a row for each name.
+        of: what is counted, for the scale of colours.
+    """
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    figure, axes = plt.subplots(figsize=(7.4, 0.28 * len(names) + 1.2))
+    shown, middle = axes.imshow(counts, cmap="Blues_r", aspect="auto"), (np.min(counts) + np.max(counts)) / 2
+    for (row, column), count in np.ndenumerate(np.asarray(counts)):
+        color = "black" if count >= middle else "white"
+        axes.text(column, row, count, ha="center", va="center", fontsize=7, color=color)
+    numbers = range(1, len(names) + 1)
+    axes.set_xticks(range(len(names)), map(str, numbers))
+    axes.set_yticks(range(len(names)), [f"{name}  {number}" for name, number in zip(names, numbers, strict=True)])
+    axes.set(xlabel="number of the row", ylabel="row and its number")
+    figure.colorbar(shown, label=of)
+    return figure
+
+
 def show(figure: Figure, alt: str) -> None:
     """Display a figure once, as PNG, with a text alternative that says what a reader would see in it.
 

@@ -274,3 +274,43 @@ def products() -> None:
         "Dynamic: the range of the activations is found and they are rounded, an integer product with weights of one byte, the "
         "sums are multiplied by both scales. Static: the same, but the range is fixed beforehand from calibration clips.",
     )
+
+
+def filled_windows(seconds: Sequence[float], window: float, merged: Sequence[float]) -> None:
+    """Show what an encoder reads of some clips: one by one, in a batch, and with the silence behind them merged.
+
+    Args:
+        seconds: of each clip, four at most.
+        window: seconds that the encoder reads of each.
+        merged: seconds of the window whose positions are left when silence is merged, for each clip.
+    """
+    from matplotlib.patches import Rectangle
+
+    axes, long = canvas(7.4, 2.3), 1.9
+
+    def row(left: float, height: float, spoken: float, read: float) -> None:
+        for length, color in ((read, figures.GREY), (spoken, figures.BLUE)):
+            corner, style = (left, height - 0.11), {"facecolor": f"{color}22", "edgecolor": color}
+            axes.add_patch(Rectangle(corner, long * length / window, 0.22, **style))
+
+    times = len(seconds)
+    titles = (f"one by one: {times} passes", "a batch: one pass", "merged silence: one pass, less to do")
+    for left, title in zip((0.1, 2.7, 5.2), titles, strict=True):
+        axes.text(left, 2.05, title, fontsize=8)
+        alone, short = title == titles[0], title == titles[2]
+        for place, (spoken, kept) in enumerate(zip(seconds, merged, strict=True)):
+            height = 1.7 - (0.36 if alone else 0.24) * place
+            row(left, height, spoken, kept if short else window)
+            if alone:
+                arrow(axes, (left + long, height), (left + long + 0.3, height))
+        if not alone:
+            right, middle = left + long * (max(merged) if short else window) / window, 1.7 - 0.12 * (times - 1)
+            arrow(axes, (right, middle), (right + 0.3, middle))
+    says = f"blue: speech; grey: the silence that fills a window of {window:g} s; arrow: a pass through the encoder"
+    axes.text(0.1, 0.15, says, fontsize=8)
+    figures.show(
+        axes.figure,
+        f"Diagram of {len(seconds)} clips of {min(seconds):.1f} to {max(seconds):.1f} s. One by one, each is filled up with silence to a "
+        f"window of {window:g} s and encoded alone. In a batch the same windows are encoded together. With merged silence each row is "
+        f"cut to what {min(merged):.1f} to {max(merged):.1f} s of a window take.",
+    )

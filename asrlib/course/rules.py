@@ -4,13 +4,15 @@
 equal              our value, rounded to ``digits`` (which a value may name itself), is the published one
 within_interval    the published value lies in our 95 % interval
 at_least_ratio     our value is at least so many times the value of the system it is compared ``against``; from 1 on,
-                   its interval lies above 1
+                   its interval lies above 1; sizes that are ``counted`` need no interval
 at_most            our value is at most the published one
 direction          our values come in the published order, and neighbours' intervals do not overlap; the other order refutes
                    no claim that cannot be repeated here (check E)
 arithmetic         an expression over the published values themselves is true
 none               nothing here can check it yet
 =================  ====================================================================================================
+
+A measured value without an interval decides none of the rules that compare with an interval.
 """
 
 from __future__ import annotations
@@ -107,8 +109,13 @@ def _equal(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, str]
     return _each(claim, parts, fits, f"Our value, rounded to {shown} decimals, is the published one")
 
 
+def _bare(parts: tuple[Part, ...]) -> bool:
+    """Say whether a value of ours has no interval."""
+    return any(part.ours is not None and part.interval is None for part in parts)
+
+
 def _within_interval(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, str]:
-    if any(part.ours is not None and part.interval is None for part in parts):
+    if _bare(parts):
         return _not_run("an interval of our value")
     test = "The published value lies in our 95 % interval"
     return _each(claim, parts, lambda part: part.interval[0] <= part.published <= part.interval[1], test)
@@ -121,6 +128,8 @@ def _at_most(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, st
 def _at_least_ratio(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, str]:
     if any(part.ours is None for part in parts):
         return _not_run(claim["needs"])
+    if _bare(parts) and not claim["evidence"].get("counted"):
+        return _not_run("intervals of our values")
     against = " ".join(map(str, claim["evidence"]["against"].values()))
     reached = all(part.ours >= part.published for part in parts)
     if all(_ahead(part) for part in parts):
@@ -142,6 +151,8 @@ def _ahead(part: Part) -> bool:
 def _direction(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, str]:
     if any(part.ours is None for part in parts):
         return _not_run(claim["needs"])
+    if _bare(parts):
+        return _not_run("intervals of our values")
     pairs = list(itertools.pairwise(sorted(parts, key=lambda part: part.published)))
     if any(low.ours > high.ours and not _overlap(low, high) for low, high in pairs):
         if claim["check"] == "E":
@@ -153,8 +164,8 @@ def _direction(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, 
 
 
 def _overlap(one: Part, other: Part) -> bool:
-    """Say whether two values cannot be told apart; a value without an interval is exact."""
-    (a, b), (c, d) = (part.interval or (part.ours, part.ours) for part in (one, other))
+    """Say whether two values cannot be told apart."""
+    (a, b), (c, d) = one.interval, other.interval
     return a <= d and c <= b
 
 

@@ -41,7 +41,14 @@ EXTRAS = {
 CONTENDERS = ("asrlib", "ctranslate2", "faster-whisper", "onnxruntime", "openvino")  # for the fastest, as each comes
 
 
-def load(name: str, checkpoint: str | Path = "openai/whisper-base", *, precision: str = "", beams: int = 1) -> Runtime:
+def load(
+    name: str,
+    checkpoint: str | Path = "openai/whisper-base",
+    *,
+    precision: str = "",
+    beams: int = 1,
+    device: str = "cpu",
+) -> Runtime:
     """Load a checkpoint into a runtime, converting it first where that has not been done.
 
     Args:
@@ -49,10 +56,11 @@ def load(name: str, checkpoint: str | Path = "openai/whisper-base", *, precision
         checkpoint: Hub id, or folder of a transformers checkpoint.
         precision: one of the runtime's ``precisions``; default: the first of them.
         beams: of the search; 1 is greedy.
+        device: ``cpu``, or a GPU as PyTorch calls it, for the runtimes that have code for one.
 
     Raises:
-        AsrlibError: unknown runtime or precision, a runtime that is not installed or has no beam search, or a checkpoint
-            that cannot be had.
+        AsrlibError: unknown runtime or precision, a runtime that is not installed, has no beam search or no code for the
+            device, or a checkpoint that cannot be had.
     """
     if name not in ENGINES:
         raise AsrlibError(f"There is no engine {name!r}: choose one of {', '.join(ENGINES)}.")
@@ -64,7 +72,11 @@ def load(name: str, checkpoint: str | Path = "openai/whisper-base", *, precision
         runtime: type[Runtime] = getattr(importlib.import_module(f"asrlib.engines.{module}"), kind)
         if precision and precision not in runtime.precisions:
             raise AsrlibError(f"{name} has no precision {precision!r}: choose one of {', '.join(runtime.precisions)}.")
-        return runtime(str(checkpoint), precision or runtime.precisions[0], beams)
+        if device != "cpu" and not runtime.on_gpu:
+            raise AsrlibError(
+                f"{name} computes on the processor here: leave device at 'cpu', or choose another engine."
+            )
+        return runtime(str(checkpoint), precision or runtime.precisions[0], beams, device)
     except ImportError as error:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:

@@ -6,9 +6,11 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
+import ctranslate2
 import numpy as np
 from faster_whisper import BatchedInferencePipeline, WhisperModel
 
+from asrlib import AsrlibError
 from asrlib.decoding.batching import Result
 from asrlib.engines.runtime import Runtime, segments
 from asrlib.models import checkpoints
@@ -19,12 +21,19 @@ __all__ = ["FasterWhisper", "FasterWhisperBatched"]
 class FasterWhisper(Runtime):
     """faster-whisper, window after window."""
 
-    precisions = ("int8", "float32")
+    precisions = ("int8", "float32", "float16", "int8_float16")
+    on_gpu = True
 
     def _load(self) -> None:
         logging.getLogger("faster_whisper").setLevel(logging.ERROR)
         self.files = checkpoints.fetch(self.checkpoint, format="ctranslate2")
-        options = {"device": "cpu", "compute_type": self.precision, "cpu_threads": self.threads}
+        kind, _, number = self.device.partition(":")
+        able = ctranslate2.get_supported_compute_types(kind)
+        if self.precision not in able:
+            others = ", ".join(name for name in self.precisions if name in able)
+            raise AsrlibError(f"CTranslate2 cannot compute in {self.precision} here: choose one of {others}.")
+        options = {"device": kind, "device_index": int(number or 0), "compute_type": self.precision}
+        options["cpu_threads"] = self.threads
         self.model = WhisperModel(str(self.files), **options)
 
     def _transcribe(self, samples: np.ndarray, times: bool) -> Result:

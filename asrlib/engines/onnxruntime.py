@@ -13,6 +13,7 @@ class OnnxRuntime(PyTorch):
     """Both graphs on the CPU."""
 
     precisions = ("int8", "float32")
+    on_gpu = False
     batch_size = 8
 
     def _load(self) -> None:

@@ -25,6 +25,7 @@ class OpenVino(PyTorch):
     """The encoder as OpenVINO's graph, compiled for the CPU."""
 
     precisions = ("auto", "bfloat16", "float32", "int8")
+    on_gpu = False
     batch_size = 8
 
     def _load(self) -> None:

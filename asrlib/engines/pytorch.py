@@ -11,15 +11,16 @@ __all__ = ["PyTorch"]
 
 
 class PyTorch(Runtime):
-    """The library's own decoding, on the CPU, with its tests (`asrlib.decoding.guards`) where a call is not strict."""
+    """The library's own decoding, with its tests (`asrlib.decoding.guards`) where a call is not strict."""
 
     precisions = ("auto", "float32", "bfloat16", "float16")
+    on_gpu = True
     batch_size = 16
 
     def _load(self) -> None:
         dtype = None if self.precision == "auto" else getattr(torch, self.precision)
         self.files = self.folder
-        self.model, self.processor = transcription.load(self.files, device="cpu", dtype=dtype)
+        self.model, self.processor = transcription.load(self.files, device=self.device, dtype=dtype)
 
     def _engine(self) -> transcription.TorchEngine:
         options = {"timestamps": self.timestamps, "strict": self.strict}

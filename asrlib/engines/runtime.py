@@ -29,19 +29,21 @@ class Runtime(batching.Engine):
 
     Attributes:
         precisions: what it can compute in; the first is the default.
+        on_gpu: whether it can compute on a GPU, too.
         batch_size: clips that it decodes together; may be set.
         files: what it reads from disk, a file or a folder.
         strict: whether a call decodes without tests of what it wrote.
     """
 
     precisions: ClassVar[tuple[str, ...]] = ("float32",)
+    on_gpu: ClassVar[bool] = False
     batch_size: int = 1
     files: Path
     language: str | None = None
     strict: bool = True
 
-    def __init__(self, checkpoint: str, precision: str, beams: int) -> None:
-        self.checkpoint, self.precision, self.beams = checkpoint, precision, beams
+    def __init__(self, checkpoint: str, precision: str, beams: int, device: str) -> None:
+        self.checkpoint, self.precision, self.beams, self.device = checkpoint, precision, beams, device
         self.threads = torch.get_num_threads()
         self.folder = checkpoints.fetch(checkpoint)
         self.generation = GenerationConfig.from_pretrained(self.folder)

@@ -60,12 +60,19 @@ HELD = {  # what a chapter has on the GPU, as if it let go of nothing
         Held("STUDENT_ID", FLOAT16, copies=2),
         Held("ASSISTANT_ID", FLOAT16),
     ],
+    # openai-whisper's twice, for clips and for recordings, and one for single tokens; of the others one for each row
+    "08_fast_runtimes": [
+        Held("MODEL_ID", FLOAT32, copies=5, batch=1),
+        Held("MODEL_ID", FLOAT16, copies=9),
+        Held("STUDENT_ID", FLOAT16),
+    ],
     # the model, a masked copy of it (weights, masks, products), its gradients and AdamW's moments; before that seven smaller ones
     "10_pruning": [Held("MODEL_ID", FLOAT32, copies=8)],
 }
 CONVERTED = {
-    "01_zero_shot_whisper": ["MODEL_ID", "ENGLISH_MODEL_ID"]
-}  # models of which openai-whisper's file is written
+    "01_zero_shot_whisper": ["MODEL_ID", "ENGLISH_MODEL_ID"],
+    "08_fast_runtimes": ["MODEL_ID", "MODEL_ID", "MODEL_ID", "STUDENT_ID", "STUDENT_ID"],
+}  # models of which another runtime's file is written
 # Loaded by device_map: each tensor goes from the mapped file, in float16, to the GPU; elsewhere a model and its file lie in the memory.
 MAPPED = {"03_int8_inference", "04_lora_and_qlora"}
 

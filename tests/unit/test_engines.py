@@ -72,6 +72,18 @@ def test_a_runtime_hears_what_ours_hears(name, speech, plain):
 
 
 @pytest.mark.weights
+def test_the_pipeline_hears_in_a_batch_what_it_hears_clip_by_clip(speech, half_a_minute):
+    engine = engines.load("transformers", TINY)
+    clips = [*speech["audio"], np.tile(half_a_minute, 2)]  # the last one takes several windows, alone
+    alone = [item.text for item in engine.transcribe(clips, language="en")]
+    calls, answer = [], engine.pipeline
+    engine.pipeline = lambda sounds, **options: calls.append(len(sounds)) or answer(sounds, **options)
+    engine.batch_size = 3
+    assert [item.text for item in engine.transcribe(clips, language="en")] == alone
+    assert sorted(calls) == [1, 2, 3]
+
+
+@pytest.mark.weights
 @pytest.mark.parametrize(
     "name",
     [
@@ -318,11 +330,26 @@ def test_ctranslate2_leaves_long_clips_and_times_to_faster_whisper(speech, half_
         ("faster-whisper", {"precision": "int3"}, "no precision 'int3': choose one of int8, float32"),
         ("asrlib", {"beams": 2}, "decodes greedily"),
         ("transformers.js", {"beams": 2}, "decodes greedily"),
+        ("whisper.cpp", {"device": "cuda"}, "^whisper.cpp computes on the processor here: leave device at 'cpu', or"),
+        ("onnxruntime", {"device": "cuda"}, "^onnxruntime computes on the processor here"),
     ],
 )
 def test_a_wrong_choice_is_one_sentence(name, options, said):
     with pytest.raises(AsrlibError, match=said):
         engines.load(name, TINY, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("openai-whisper", "openai-whisper computes in float32 on a processor: choose that, or a GPU"),
+        ("faster-whisper", "CTranslate2 cannot compute in float16 here: choose one of int8, float32"),
+    ],
+)
+def test_a_precision_that_only_a_gpu_has_is_one_sentence(unfetched, monkeypatch, name, said):
+    monkeypatch.setattr("ctranslate2.get_supported_compute_types", lambda device: {"int8", "float32", "int16"})
+    with pytest.raises(AsrlibError, match=f"^{said}"):
+        engines.load(name, precision="float16")
 
 
 def test_a_time_that_is_left_open_is_the_last_one_before_it():

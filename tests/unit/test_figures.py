@@ -52,3 +52,15 @@ def test_panels_that_share_a_scale_share_its_label(shown):
     right.set(xlabel="WER (%)")
     figures.show(figure, "Two panels.")
     assert len(shown) == 1
+
+
+def test_a_heatmap_names_its_rows_and_writes_each_count_so_that_it_can_be_read(shown):
+    figure = figures.heatmap(["first", "second"], [[9, 2], [2, 9]], "equal clips of 9")
+    axes = figure.axes[0]
+    figure.canvas.draw()
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["first  1", "second  2"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2"]
+    written = {text.get_position(): (text.get_text(), text.get_color()) for text in axes.texts}
+    assert written == {(0, 0): ("9", "black"), (1, 0): ("2", "white"), (0, 1): ("2", "white"), (1, 1): ("9", "black")}
+    figures.show(figure, "Two rows that agree in two clips.")
+    assert len(shown) == 1
