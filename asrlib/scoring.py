@@ -280,7 +280,9 @@ def choices(right: Sequence[bool], *, blocks: Sequence[Hashable] | None = None, 
     wrong = ~np.asarray(right, dtype=bool)
     labels = range(len(wrong)) if blocks is None else blocks
     if not len(wrong) or len(labels) != len(wrong):
-        raise AsrlibError(f"{len(wrong)} answers and {len(labels)} block labels cannot be scored: give one of each per clip.")
+        raise AsrlibError(
+            f"{len(wrong)} answers and {len(labels)} block labels cannot be scored: give one of each per clip."
+        )
     kinds = np.stack([wrong, 0 * wrong, 0 * wrong], axis=1).astype(int)
     counted = np.ones(len(wrong), dtype=int)
     return Score(kinds, counted, np.concatenate([kinds, counted[:, None]], axis=1), tuple(labels))._with_interval(seed)

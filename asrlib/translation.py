@@ -11,10 +11,14 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sacrebleu.metrics import BLEU, CHRF
 
 from asrlib import AsrlibError, uncertainty
 from asrlib.scoring import Difference
+
+try:
+    from sacrebleu.metrics import BLEU, CHRF
+except ImportError:
+    raise AsrlibError("Translations are scored by sacrebleu: pip install 'asrlib[peers]' first.") from None
 
 __all__ = ["METRICS", "Quality", "compare", "score"]
 

@@ -75,9 +75,7 @@ def level(score: Score, system: str, on: str) -> Finding:
     return Finding(text, "level", _numbers(100 * score.wer, ends, "%", score.utterances, "clips"))
 
 
-def paired(
-    difference: Difference, first: str, second: str, *, margin: float | None = None, of: str = "WER"
-) -> Finding:
+def paired(difference: Difference, first: str, second: str, *, margin: float | None = None, of: str = "WER") -> Finding:
     """Say which of two systems is better on the same clips, or that this is not shown.
 
     Args:
@@ -97,7 +95,9 @@ def paired(
         text = f"No conclusion about {first} and {second}: {seen} in these clips, without an interval ({difference.shortage};"
         return Finding(f"{text} {_behind(difference)}).", "paired", _of_difference(difference))
     if difference.significant:
-        text = f"{_start(first)} is {_better(difference, of)} than {second}" + (f", by less than {limit}" if equal else "")
+        text = f"{_start(first)} is {_better(difference, of)} than {second}" + (
+            f", by less than {limit}" if equal else ""
+        )
         text += f": its {of} is {_gap(difference.delta)} [{_range(difference)}]"
     else:
         text = f"No difference is shown between {first} and {second}"
@@ -158,9 +158,7 @@ def calibration(stated: Sequence[float], right: Sequence[bool], system: str) -> 
         AsrlibError: no clip, or as many probabilities as answers are not given.
     """
     if not len(stated) or len(stated) != len(right):
-        raise AsrlibError(
-            f"{len(stated)} probabilities and {len(right)} answers tell nothing: give both of each clip."
-        )
+        raise AsrlibError(f"{len(stated)} probabilities and {len(right)} answers tell nothing: give both of each clip.")
     gaps, n = np.asarray(stated, dtype=float) - np.asarray(right, dtype=float), len(stated)
     few, gap, ends = uncertainty.shortage(n, "clip"), float(gaps.mean()), None
     if not few:
@@ -172,7 +170,9 @@ def calibration(stated: Sequence[float], right: Sequence[bool], system: str) -> 
         text = f"No conclusion about the confidence of {system}: {seen} ({few})."
     elif found.significant:
         word = "overconfident" if gap > 0 else "underconfident"
-        text = f"{_start(system)} is {word}: {seen}, a mean probability {_gap(gap)} [{_range(found)}] ({_behind(found)})."
+        text = (
+            f"{_start(system)} is {word}: {seen}, a mean probability {_gap(gap)} [{_range(found)}] ({_behind(found)})."
+        )
     else:
         text = f"No over- or underconfidence of {system} is shown: {seen}, but the interval of the difference reaches from "
         text += f"{_range(found)} ({_behind(found)})."
