@@ -58,6 +58,10 @@ class Quality:
         """Why there is no interval, such as ``only 4 clips``; empty where there is one."""
         return uncertainty.shortage(len(set(self.blocks)), "clip")
 
+    def __str__(self) -> str:
+        ends = "[{:.1f}, {:.1f}]".format(*self.interval) if self.interval else f"[no interval: {self.shortage}]"
+        return f"{self.value:.1f} {ends}"
+
     def _values(self, sums: np.ndarray) -> np.ndarray:
         # The two steps of `corpus_score`, as sacrebleu.significance takes them apart.
         metric = METRICS[self.metric]()
