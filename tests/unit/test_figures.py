@@ -1,7 +1,8 @@
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 
-from asrlib import AsrlibError, figures
+from asrlib import AsrlibError, figures, uncertainty
 
 
 @pytest.fixture
@@ -52,3 +53,13 @@ def test_panels_that_share_a_scale_share_its_label(shown):
     right.set(xlabel="WER (%)")
     figures.show(figure, "Two panels.")
     assert len(shown) == 1
+
+
+def test_shares_are_drawn_with_wilsons_intervals():
+    _, axes = plt.subplots()
+    figures.shares(axes, [1, 2], [[True] * 4, [True, False, False, False]])
+    ((line, _, (bars,)),) = axes.containers
+    assert line.get_ydata().tolist() == [100, 25]
+    ends = [100 * end for hits in (4, 1) for end in uncertainty.wilson(hits, 4)]
+    assert np.array(bars.get_segments())[:, :, 1].ravel() == pytest.approx(ends)
+    plt.close("all")
