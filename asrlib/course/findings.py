@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SPECIAL = re.compile(r"([\\`*_<>|~$])")  # what Markdown or MathJax would take for a sign of its own
 ESCAPED = r"\\\1"
 HIGHER = {"chrF", "BLEU"}  # more of it is better
+OF_WORDS = {"WER", *HIGHER}
 MORE = {
     "time": ("faster", "slower", "takes", "as long as"),
     "memory": ("smaller", "larger", "needs", "as much memory as"),
@@ -93,7 +94,7 @@ def paired(difference: Difference, first: str, second: str, *, margin: float | N
     seen = f"the {of} of {first} is {_gap(difference.delta)}"
     if difference.interval is None:
         text = f"No conclusion about {first} and {second}: {seen} in these clips, without an interval ({difference.shortage};"
-        return Finding(f"{text} {_behind(difference)}).", "paired", _of_difference(difference))
+        return Finding(f"{text} {_behind(difference, of)}).", "paired", _of_difference(difference))
     if difference.significant:
         text = f"{_start(first)} is {_better(difference, of)} than {second}" + (
             f", by less than {limit}" if equal else ""
@@ -108,7 +109,7 @@ def paired(difference: Difference, first: str, second: str, *, margin: float | N
         seen += f", {'and' if equal else 'but'} the interval reaches from {_range(difference)}"
         alike = "their errors are the same" if of == "WER" else f"the {of} is the same"
         text += f": {alike}" if difference.interval == (0, 0) else f": {seen}"
-    return Finding(f"{text} ({_behind(difference)}).", "paired", _of_difference(difference))
+    return Finding(f"{text} ({_behind(difference, of)}).", "paired", _of_difference(difference))
 
 
 def contrast(difference: Difference, first: str, second: str, *, of: str = "WER") -> Finding:
@@ -128,7 +129,7 @@ def contrast(difference: Difference, first: str, second: str, *, of: str = "WER"
         text += f" [{_range(difference)}]"
     elif difference.interval != (0, 0):
         text += f", but the interval reaches from {_range(difference)}, so no difference is shown"
-    return Finding(f"{text} ({_behind(difference)}).", "contrast", _of_difference(difference))
+    return Finding(f"{text} ({_behind(difference, of)}).", "contrast", _of_difference(difference))
 
 
 def quality(found: Quality, system: str, on: str) -> Finding:
@@ -386,9 +387,9 @@ def _range(found: Difference) -> str:
     return f"{_gap(low)} to {_gap(high)}".replace("the same", "no difference")
 
 
-def _behind(found: Difference) -> str:
+def _behind(found: Difference, of: str = "") -> str:
     """Return what a comparison rests on: clips, words, and trainings where there were several."""
-    counts = [_many(found.utterances, "clip")] + ([_many(found.words, "word")] if found.words else [])
+    counts = [_many(found.utterances, "clip")] + ([_many(found.words, "word")] if of in OF_WORDS else [])
     if max(found.seeds) > 1:
         counts.append("{} and {} trainings".format(*found.seeds))
     return ", ".join(counts)

@@ -287,8 +287,11 @@ def test_more_is_better_of_chrf_and_bleu_only(difference, of):
     assert str(findings.contrast(difference, "here", "there", of=of)).startswith(f"The {of} here is")
 
 
-def test_words_that_nobody_counted_are_not_named():
-    assert "(80 clips)" in str(findings.paired(scoring.Difference(0.1, (0.05, 0.2), 0.01, "", 80, 0), "Anna", "Bert"))
+def test_words_are_named_only_where_they_were_counted():
+    found = scoring.Difference(0.1, (0.05, 0.2), 0.01, "", 80, 400)
+    for of, behind in (("WER", "80 clips, 400 words"), ("chrF", "80 clips, 400 words"), ("error rate", "80 clips")):
+        assert f"({behind})" in str(findings.paired(found, "Anna", "Bert", of=of))
+        assert f"({behind})" in str(findings.contrast(found, "here", "there", of=of))
 
 
 def test_a_quality_is_said_with_its_interval_or_with_the_reason_why_there_is_none():
