@@ -29,7 +29,7 @@ def fleurs(given: dict[str, Any]) -> list[str]:
     """Return the languages of FLEURS that come from the Hub."""
     flat = [item for value in given.values() for item in (value if isinstance(value, list) else [value])]
     named = [item.split("/")[1] for item in flat if isinstance(item, str) and item.startswith("fleurs/")]
-    return [*dict.fromkeys(named)] + [given["LANGUAGE"]] * (given.get("CORPUS") == "fleurs")
+    return [*dict.fromkeys(named)] or ([given["LANGUAGE"]] if given.get("CORPUS") == "fleurs" else [])
 
 
 def models(given: dict[str, Any]) -> list[str]:
