@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from asrlib import AsrlibError
+from asrlib import AsrlibError, uncertainty
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,6 +73,21 @@ def heatmap(names: Sequence[str], counts: Sequence[Sequence[int]], of: str) -> F
     axes.set(xlabel="number of the row", ylabel="row and its number")
     figure.colorbar(shown, label=of)
     return figure
+
+
+def shares(axes: Axes, x: Sequence[float], answers: Sequence[Sequence[bool]], **style: Any) -> None:
+    """Draw shares of right answers (%) with Wilson's intervals.
+
+    Args:
+        axes: to draw on.
+        x: place of each share.
+        answers: whether each answer is right, of each share; one at least.
+        style: of ``errorbar``.
+    """
+    y = [100 * sum(right) / len(right) for right in answers]
+    ends = [uncertainty.wilson(sum(right), len(right)) for right in answers]
+    spread = [[abs(100 * pair[side] - share) for pair, share in zip(ends, y, strict=True)] for side in (0, 1)]
+    axes.errorbar(x, y, yerr=spread, capsize=3, **style)
 
 
 def show(figure: Figure, alt: str) -> None:

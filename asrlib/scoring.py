@@ -265,6 +265,29 @@ def score(
     return tally.score(seed)
 
 
+def choices(right: Sequence[bool], *, blocks: Sequence[Hashable] | None = None, seed: int = 0) -> Score:
+    """Score answers that are right or wrong, such as languages: the error rate is the share of wrong ones, a clip a "word".
+
+    So `over_seeds`, `compare` and `contrast` serve such answers too.
+
+    Args:
+        right: of each clip.
+        blocks, seed: as for `score`.
+
+    Raises:
+        AsrlibError: no answer, or other than one block label for each.
+    """
+    wrong = ~np.asarray(right, dtype=bool)
+    labels = range(len(wrong)) if blocks is None else blocks
+    if not len(wrong) or len(labels) != len(wrong):
+        raise AsrlibError(
+            f"{len(wrong)} answers and {len(labels)} block labels cannot be scored: give one of each per clip."
+        )
+    kinds = np.stack([wrong, 0 * wrong, 0 * wrong], axis=1).astype(int)
+    counted = np.ones(len(wrong), dtype=int)
+    return Score(kinds, counted, np.concatenate([kinds, counted[:, None]], axis=1), tuple(labels))._with_interval(seed)
+
+
 def over_seeds(scores: Sequence[Score], *, seed: int = 0) -> Score:
     """Return the mean score of one recipe trained several times, with an interval that covers seeds and clips.
 

@@ -25,6 +25,13 @@ def librispeech(given: dict[str, Any]) -> bool:
     return given.get("LIBRISPEECH") == "hub" or given.get("CORPUS") == "librispeech"
 
 
+def fleurs(given: dict[str, Any]) -> list[str]:
+    """Return the languages of FLEURS that come from the Hub."""
+    flat = [item for value in given.values() for item in (value if isinstance(value, list) else [value])]
+    named = [item.split("/")[1] for item in flat if isinstance(item, str) and item.startswith("fleurs/")]
+    return [*dict.fromkeys(named)] or ([given["LANGUAGE"]] if given.get("CORPUS") == "fleurs" else [])
+
+
 def models(given: dict[str, Any]) -> list[str]:
     """Return the published Whisper models among a notebook's parameters."""
     flat = [item for value in given.values() for item in (value if isinstance(value, list) else [value])]

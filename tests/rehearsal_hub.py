@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -142,7 +143,7 @@ def librispeech() -> Repository:
 
 
 @functools.cache
-def fleurs(configuration: str) -> Repository:
+def fleurs(*configurations: str) -> Repository:
     """Return the parquet branch of FLEURS with the same sounds for each split; each sentence is read twice, under one id."""
     rows = [
         {
@@ -153,7 +154,8 @@ def fleurs(configuration: str) -> Repository:
         }
         for number, (_, sound) in enumerate(_prompts())
     ]
-    content = {f"{configuration}/{split}/0000.parquet": _parquet(rows) for split in ("train", "validation", "test")}
+    parts = itertools.product(configurations, ("train", "validation", "test"))
+    content = {f"{configuration}/{split}/0000.parquet": _parquet(rows) for configuration, split in parts}
     content |= dict.fromkeys(NOT_OF_THE_SPEECH, b"not wanted")
     name = catalogue.facts("fleurs")["hub"]
     return Repository(name, _commit(name), content, "dataset", PARQUET_BRANCH)

@@ -97,6 +97,41 @@ def evaluation() -> None:
     )
 
 
+def prompt(language: str) -> None:
+    """Show the tokens before a text: where the language is told or predicted, and what the task decides (Radford et al. 2022).
+
+    Args:
+        language: code of the spoken language.
+    """
+    axes = canvas(7.4, 2.3)
+    tokens = ["<|startoftranscript|>", f"<|{language}|>", "<|translate|>", "<|notimestamps|>", "text ..."]
+    colors = [figures.GREY, figures.BLUE, figures.ORANGE, figures.GREY, figures.GREY]
+    places, widths = (0.85, 2.5, 3.95, 5.55, 6.95), (1.7, 1.1, 1.3, 1.5, 0.8)
+    for x, width, token, color in zip(places, widths, tokens, colors, strict=True):
+        box(axes, (x, 1.35), token, size=(width, 0.45), color=color)
+    for (left, width), (right, next_width) in itertools.pairwise(zip(places, widths, strict=True)):
+        arrow(axes, (left + width / 2, 1.35), (right - next_width / 2, 1.35))
+    arrow(axes, (0.85, 1.6), (2.5, 1.6), curve=-0.45, color=figures.BLUE)
+    axes.text(
+        1.65,
+        2.05,
+        "left out: the decoder predicts it,\none probability for each of 99 languages",
+        fontsize=7,
+        ha="center",
+    )
+    axes.text(
+        3.95, 0.95, "or <|transcribe|>:\nthe spoken language,\nin place of English", fontsize=7, ha="center", va="top"
+    )
+    axes.text(5.55, 0.95, "left out: times\nare written too", fontsize=7, ha="center", va="top")
+    axes.text(0.85, 0.95, "always first", fontsize=7, ha="center", va="top")
+    axes.text(2.5, 0.95, "given, if it is known", fontsize=7, ha="center", va="top")
+    figures.show(
+        axes.figure,
+        f"Diagram of the prompt: the start token, the language token {language}, the task token translate or transcribe, the token "
+        "for no timestamps, and then the text. Behind the start token the decoder can predict the language itself.",
+    )
+
+
 def low_rank(width: int, rank: int) -> None:
     """Show a linear layer with LoRA beside it (Hu et al. 2021, figure 1).
 

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,8 +18,13 @@ from asrlib import AsrlibError, uncertainty
 from asrlib.scoring import Difference, Score
 from asrlib.uncertainty import Ratio
 
+if TYPE_CHECKING:
+    from asrlib.translation import Quality
+
 SPECIAL = re.compile(r"([\\`*_<>|~$])")  # what Markdown or MathJax would take for a sign of its own
 ESCAPED = r"\\\1"
+HIGHER = {"chrF", "BLEU"}  # more of it is better
+OF_WORDS = {"WER", *HIGHER}
 MORE = {
     "time": ("faster", "slower", "takes", "as long as"),
     "memory": ("smaller", "larger", "needs", "as much memory as"),
@@ -32,7 +37,8 @@ class Finding:
 
     Attributes:
         text: one or two sentences.
-        kind: the function that made it: ``level``, ``paired``, ``contrast``, ``ratio``, ``size``, ``trend``, ``count`` or ``table``.
+        kind: the function that made it: ``level``, ``paired``, ``contrast``, ``quality``, ``calibration``, ``ratio``, ``size``,
+            ``trend``, ``count`` or ``table``.
         numbers: plain data, for a record: ``value``, ``interval`` (two numbers or None), ``unit``, ``n`` and what ``n`` counts
             (``of``); a table has one such entry for each comparison under ``comparisons``.
     """
@@ -70,7 +76,7 @@ def level(score: Score, system: str, on: str) -> Finding:
     return Finding(text, "level", _numbers(100 * score.wer, ends, "%", score.utterances, "clips"))
 
 
-def paired(difference: Difference, first: str, second: str, *, margin: float | None = None) -> Finding:
+def paired(difference: Difference, first: str, second: str, *, margin: float | None = None, of: str = "WER") -> Finding:
     """Say which of two systems is better on the same clips, or that this is not shown.
 
     Args:
@@ -78,19 +84,22 @@ def paired(difference: Difference, first: str, second: str, *, margin: float | N
         first, second: names of the systems.
         margin: the largest difference that does not matter, as a fraction (0.01 is one point): then "equal within 1 point" can
             be shown too.
+        of: what differs; of those in `HIGHER` more is better.
 
     Raises:
         AsrlibError: a margin that is not above 0.
     """
     equal = margin is not None and difference.equivalent(margin)
     limit = "" if margin is None else f"{100 * margin:g} point{'' if f'{100 * margin:g}' == '1' else 's'}"
-    seen = f"the WER of {first} is {_gap(difference.delta)}"
+    seen = f"the {of} of {first} is {_gap(difference.delta)}"
     if difference.interval is None:
         text = f"No conclusion about {first} and {second}: {seen} in these clips, without an interval ({difference.shortage};"
-        return Finding(f"{text} {_behind(difference)}).", "paired", _of_difference(difference))
+        return Finding(f"{text} {_behind(difference, of)}).", "paired", _of_difference(difference))
     if difference.significant:
-        text = f"{_start(first)} is {_better(difference)} than {second}" + (f", by less than {limit}" if equal else "")
-        text += f": its WER is {_gap(difference.delta)} [{_range(difference)}]"
+        text = f"{_start(first)} is {_better(difference, of)} than {second}" + (
+            f", by less than {limit}" if equal else ""
+        )
+        text += f": its {of} is {_gap(difference.delta)} [{_range(difference)}]"
     else:
         text = f"No difference is shown between {first} and {second}"
         if equal:
@@ -98,27 +107,77 @@ def paired(difference: Difference, first: str, second: str, *, margin: float | N
         elif limit:
             text += f", nor that they are equal within {limit}"
         seen += f", {'and' if equal else 'but'} the interval reaches from {_range(difference)}"
-        text += ": their errors are the same" if difference.interval == (0, 0) else f": {seen}"
-    return Finding(f"{text} ({_behind(difference)}).", "paired", _of_difference(difference))
+        alike = "their errors are the same" if of == "WER" else f"the {of} is the same"
+        text += f": {alike}" if difference.interval == (0, 0) else f": {seen}"
+    return Finding(f"{text} ({_behind(difference, of)}).", "paired", _of_difference(difference))
 
 
-def contrast(difference: Difference, first: str, second: str) -> Finding:
+def contrast(difference: Difference, first: str, second: str, *, of: str = "WER") -> Finding:
     """Say how two WERs that count different words lie to each other: two normalisers, two corpora.
 
     Args:
         difference: from `asrlib.scoring.contrast`, first minus second.
         first: under what the first was measured, in words that follow "the WER": "with a normaliser", "on telephone prompts".
         second: the same for the second.
+        of: what differs.
     """
     gap = _gap(difference.delta)
-    text = f"The WER {first} is {gap} {'as' if gap == 'the same' else 'than'} {second}"
+    text = f"The {of} {first} is {gap} {'as' if gap == 'the same' else 'than'} {second}"
     if difference.interval is None:
         text += f", without an interval: {difference.shortage}"
     elif difference.significant:
         text += f" [{_range(difference)}]"
     elif difference.interval != (0, 0):
         text += f", but the interval reaches from {_range(difference)}, so no difference is shown"
-    return Finding(f"{text} ({_behind(difference)}).", "contrast", _of_difference(difference))
+    return Finding(f"{text} ({_behind(difference, of)}).", "contrast", _of_difference(difference))
+
+
+def quality(found: Quality, system: str, on: str) -> Finding:
+    """State the BLEU or chrF of a translating system: "greedy search has a chrF of 41.5 [36.0, 47.2] on Dutch (40 clips, 390 words)."
+
+    Args:
+        found: from `asrlib.translation.score`.
+        system: its name.
+        on: the speech, in words that follow "on".
+    """
+    shown = " [{}, {}]".format(*map(_number, found.interval)) if found.interval else ""
+    counts = [_many(found.utterances, "clip"), _many(found.words, "word")]
+    counts += [] if found.interval else [f"no interval: {found.shortage}"]
+    text = f"{_start(system)} has a {found.metric} of {_number(found.value)}{shown} on {on} ({', '.join(counts)})."
+    return Finding(text, "quality", _numbers(found.value, found.interval, "points", found.utterances, "clips"))
+
+
+def calibration(stated: Sequence[float], right: Sequence[bool], system: str) -> Finding:
+    """Say whether a system is over- or underconfident: the mean of its stated probabilities less the share of right answers.
+
+    Args:
+        stated: the probability of each answer, one a clip.
+        right: whether the answer is right.
+        system: its name.
+
+    Raises:
+        AsrlibError: no clip, or as many probabilities as answers are not given.
+    """
+    if not len(stated) or len(stated) != len(right):
+        raise AsrlibError(f"{len(stated)} probabilities and {len(right)} answers tell nothing: give both of each clip.")
+    gaps, n = np.asarray(stated, dtype=float) - np.asarray(right, dtype=float), len(stated)
+    few, gap, ends = uncertainty.shortage(n, "clip"), float(gaps.mean()), None
+    if not few:
+        drawn = uncertainty.bootstrap(gaps, np.ones(n), blocks=range(n))
+        ends = uncertainty.interval(drawn, n)
+    found = Difference(gap, ends, None, few, n, 0)
+    seen = f"it states {_number(100 * np.mean(stated))} % on average, and {_number(100 * np.mean(right))} % of its answers are right"
+    if few:
+        text = f"No conclusion about the confidence of {system}: {seen} ({few})."
+    elif found.significant:
+        word = "overconfident" if gap > 0 else "underconfident"
+        text = (
+            f"{_start(system)} is {word}: {seen}, a mean probability {_gap(gap)} [{_range(found)}] ({_behind(found)})."
+        )
+    else:
+        text = f"No over- or underconfidence of {system} is shown: {seen}, but the interval of the difference reaches from "
+        text += f"{_range(found)} ({_behind(found)})."
+    return Finding(text, "calibration", _of_difference(found))
 
 
 def table(differences: Mapping[str, Difference], reference: str) -> Finding:
@@ -308,8 +367,8 @@ def _start(name: str) -> str:
     return _capital(name) if rest and (first in ("the", "a", "an") or first.endswith("ing")) else name
 
 
-def _better(found: Difference) -> str:
-    return "better" if found.interval[1] < 0 else "worse"
+def _better(found: Difference, of: str = "WER") -> str:
+    return "better" if (found.interval[1] < 0) != (of in HIGHER) else "worse"
 
 
 def _gap(delta: float) -> str:
@@ -329,9 +388,9 @@ def _range(found: Difference) -> str:
     return f"{_gap(low)} to {_gap(high)}".replace("the same", "no difference")
 
 
-def _behind(found: Difference) -> str:
+def _behind(found: Difference, of: str = "") -> str:
     """Return what a comparison rests on: clips, words, and trainings where there were several."""
-    counts = [_many(found.utterances, "clip"), _many(found.words, "word")]
+    counts = [_many(found.utterances, "clip")] + ([_many(found.words, "word")] if of in OF_WORDS else [])
     if max(found.seeds) > 1:
         counts.append("{} and {} trainings".format(*found.seeds))
     return ", ".join(counts)

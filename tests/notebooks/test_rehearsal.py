@@ -3,12 +3,13 @@
 import pytest
 import rehearsal_hub
 from hub_server import Hub
-from rehearsal import CUTS, CUTS_FILE, ROOT, librispeech, models, values
-from rehearsal_hub import CLIPS, DECOYS, fleurs, link_speech, model
+from rehearsal import CUTS, CUTS_FILE, ROOT, fleurs, librispeech, models, values
+from rehearsal_hub import CLIPS, DECOYS, link_speech, model
 
+from asrlib.corpora import catalogue
 from asrlib.course import records, registry, runner
 
-FLEURS = {"hi": "hi_in", "mr": "mr_in"}  # language -> its configuration
+FLEURS = {name.split("_")[0]: name for name in catalogue.facts("fleurs")["configurations"].split()}
 REHEARSED = [(profile, name) for profile, tables in CUTS.items() for name in tables]
 
 
@@ -31,8 +32,8 @@ def rehearse(tmp_path, monkeypatch):
         served = [model(model_id) for model_id in models(given)]
         if librispeech(given):
             served.append(rehearsal_hub.librispeech())
-        if given.get("CORPUS") == "fleurs":
-            served.append(fleurs(FLEURS[given["LANGUAGE"]]))
+        if languages := fleurs(given):
+            served.append(rehearsal_hub.fleurs(*(FLEURS[language] for language in languages)))
         link_speech(registry.inputs(ROOT, [name])[1], tmp_path / "cache")
         for key in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_TOKEN", "ASRLIB_DATA"):
             monkeypatch.delenv(key, raising=False)

@@ -186,7 +186,9 @@ def test_code_cells_are_short(notebook, code):
 
 def test_prose_and_code_are_in_balance(code, prose):
     words = sum(len(re.sub(r"\]\([^)]*\)", "]", text).split()) for text in prose)
-    shown = [cell for cell in code if not cell.metadata.get("jupyter", {}).get("source_hidden")]  # Colab's set-up is hidden
+    shown = [
+        cell for cell in code if not cell.metadata.get("jupyter", {}).get("source_hidden")
+    ]  # Colab's set-up is hidden
     lines = sum(len([line for line in cell.source.splitlines() if line.strip()]) for cell in shown)
     assert 6 <= words / lines <= 20
 

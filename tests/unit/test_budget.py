@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import pytest
-from rehearsal import PROFILES, librispeech, models, values
+from rehearsal import PROFILES, fleurs, librispeech, models, values
 
 from asrlib.models import checkpoints
 
@@ -13,6 +13,7 @@ GPU_BASE, RAM_BASE, DISK_BASE = 1e9, 4e9, 30e9  # CUDA and its kernels; the impo
 PACKAGED = 0.3e9  # all packaged corpora
 LIBRISPEECH = {"test-clean": 347e6, "test-other": 329e6}  # bytes of the archives of openslr.org/12
 FLEURS = 1.7e9  # bytes of one language as parquet files
+FLEURS_TEST = 0.5e9  # ... of its test split alone
 ON_THE_HUB = 4  # bytes of a parameter: OpenAI's models are in float32 there
 FLOAT32, FLOAT16 = 4, 2  # bytes of a parameter, held
 
@@ -68,10 +69,16 @@ HELD = {  # what a chapter has on the GPU, as if it let go of nothing
     ],
     # the model, a masked copy of it (weights, masks, products), its gradients and AdamW's moments; before that seven smaller ones
     "10_pruning": [Held("MODEL_ID", FLOAT32, copies=8)],
+    # the model of transformers, and openai-whisper's, which decodes one clip with five beams or eight greedily
+    "11_languages_and_translation": [
+        Held("MODEL_ID", FLOAT16, batch=8),
+        Held("MODEL_ID", FLOAT32, copies=2, batch=8),
+    ],
 }
 CONVERTED = {
     "01_zero_shot_whisper": ["MODEL_ID", "ENGLISH_MODEL_ID"],
     "08_fast_runtimes": ["MODEL_ID", "MODEL_ID", "MODEL_ID", "STUDENT_ID", "STUDENT_ID"],
+    "11_languages_and_translation": ["MODEL_ID"],
 }  # models of which another runtime's file is written
 # Loaded by device_map: each tensor goes from the mapped file, in float16, to the GPU; elsewhere a model and its file lie in the memory.
 MAPPED = {"03_int8_inference", "04_lora_and_qlora"}
@@ -98,7 +105,8 @@ def on_gpu(held: list[Held], given: dict) -> float:
 
 def speech(given: dict) -> float:
     splits = given.get("LIBRISPEECH_SPLITS", [given.get("SPLIT", "test-clean")]) if librispeech(given) else []
-    return sum(LIBRISPEECH[split] for split in splits) + FLEURS * (given.get("CORPUS") == "fleurs")
+    languages = FLEURS if given.get("CORPUS") == "fleurs" else FLEURS_TEST
+    return sum(LIBRISPEECH[split] for split in splits) + languages * len(fleurs(given))
 
 
 @pytest.mark.parametrize("name", PROFILES["colab"])

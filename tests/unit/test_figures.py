@@ -1,7 +1,8 @@
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 
-from asrlib import AsrlibError, figures
+from asrlib import AsrlibError, figures, uncertainty
 
 
 @pytest.fixture
@@ -64,3 +65,13 @@ def test_a_heatmap_names_its_rows_and_writes_each_count_so_that_it_can_be_read(s
     assert written == {(0, 0): ("9", "black"), (1, 0): ("2", "white"), (0, 1): ("2", "white"), (1, 1): ("9", "black")}
     figures.show(figure, "Two rows that agree in two clips.")
     assert len(shown) == 1
+
+
+def test_shares_are_drawn_with_wilsons_intervals():
+    _, axes = plt.subplots()
+    figures.shares(axes, [1, 2], [[True] * 4, [True, False, False, False]])
+    ((line, _, (bars,)),) = axes.containers
+    assert line.get_ydata().tolist() == [100, 25]
+    ends = [100 * end for hits in (4, 1) for end in uncertainty.wilson(hits, 4)]
+    assert np.array(bars.get_segments())[:, :, 1].ravel() == pytest.approx(ends)
+    plt.close("all")

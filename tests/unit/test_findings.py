@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from asrlib import AsrlibError, scoring, uncertainty
+from asrlib import AsrlibError, scoring, translation, uncertainty
 from asrlib.course import findings
 
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
@@ -275,3 +275,50 @@ def test_a_finding_is_shown_as_a_block_that_no_name_can_break():
     assert hash(finding)
     with pytest.raises(AttributeError):
         finding.text = "typed"
+
+
+# --------------------------------------------------------------------------------------- translations, and confidence
+@every
+@given(differences(), st.sampled_from(["WER", "error rate", "chrF", "BLEU"]))
+def test_more_is_better_of_chrf_and_bleu_only(difference, of):
+    text = str(findings.paired(difference, "Anna", "Bert", of=of))
+    low, high = difference.interval
+    assert f" {of} " in text or difference.interval == (0, 0)
+    assert ("Anna is better than Bert" in text) == (low > 0 if of in ("chrF", "BLEU") else high < 0)
+    assert ("Anna is worse than Bert" in text) == (high < 0 if of in ("chrF", "BLEU") else low > 0)
+    assert str(findings.contrast(difference, "here", "there", of=of)).startswith(f"The {of} here is")
+
+
+def test_words_are_named_only_where_they_were_counted():
+    found = scoring.Difference(0.1, (0.05, 0.2), 0.01, "", 80, 400)
+    for of, behind in (("WER", "80 clips, 400 words"), ("chrF", "80 clips, 400 words"), ("error rate", "80 clips")):
+        assert f"({behind})" in str(findings.paired(found, "Anna", "Bert", of=of))
+        assert f"({behind})" in str(findings.contrast(found, "here", "there", of=of))
+
+
+def test_a_quality_is_said_with_its_interval_or_with_the_reason_why_there_is_none():
+    found = translation.Quality("chrF", np.array([[6, 6, 3] * 6] * 12), 24, tuple(range(12)), (40.0, 60.0))
+    text = str(findings.quality(found, "the translation", "dialogue"))
+    assert text == "The translation has a chrF of 50.0 [40.0, 60.0] on dialogue (12 clips, 24 words)."
+    few = translation.Quality("chrF", np.array([[6, 6, 3] * 6]), 2, (0,))
+    assert "chrF of 50.0 on dialogue (1 clip, 2 words, no interval: only 1 clip)" in str(
+        findings.quality(few, "Anna", "dialogue")
+    )
+
+
+@every
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40))
+def test_confidence_is_judged_where_the_interval_leaves_out_zero(answers):
+    stated, right = zip(*answers, strict=True)
+    found = findings.calibration(stated, right, "Anna")
+    ends = found.numbers["interval"]
+    assert found.numbers["value"] == pytest.approx(100 * (np.mean(stated) - np.mean(right)))
+    assert ("Anna is overconfident" in found.text) == (ends is not None and ends[0] > 0)
+    assert ("Anna is underconfident" in found.text) == (ends is not None and ends[1] < 0)
+    assert (ends is None) == (len(answers) < 10) == found.text.startswith("No conclusion")
+
+
+def test_no_answers_have_no_confidence():
+    for stated, right in (([], []), ([0.5], [True, False])):
+        with pytest.raises(AsrlibError, match="give both of each clip"):
+            findings.calibration(stated, right, "Anna")

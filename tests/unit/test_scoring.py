@@ -296,3 +296,26 @@ def test_a_row_of_a_table_is_in_percent():
     gap = scoring.compare(found, scoring.score(["ab cd"] * 10, ["ab cd"] * 10))
     low, high = gap.interval
     assert str(gap) == f"+45.00 points [{100 * low:+.1f}, {100 * high:+.1f}], differ"
+
+
+# ------------------------------------------------------------------------------------------------------------------ choices
+@given(st.lists(st.booleans(), min_size=1, max_size=30))
+def test_the_error_rate_of_choices_is_the_share_of_wrong_ones(right):
+    found = scoring.choices(right)
+    assert found.wer == pytest.approx(1 - sum(right) / len(right))
+    assert (found.utterances, found.words, found.errors.tolist()) == (
+        len(right),
+        len(right),
+        [not one for one in right],
+    )
+    assert (found.interval is None) == (len(right) < 10)
+
+
+def test_choices_are_compared_clip_by_clip_and_over_trainings():
+    right, wrong = [True] * 12 + [False] * 3, [False] * 15
+    assert scoring.compare(scoring.choices(right), scoring.choices(wrong)).delta == pytest.approx(-0.8)
+    mean = scoring.over_seeds([scoring.choices(one) for one in (right, right, wrong)])
+    assert mean.wer == pytest.approx((0.2 + 0.2 + 1) / 3)
+    for answers, blocks in (([], None), (right, ["one"])):
+        with pytest.raises(AsrlibError, match="block labels cannot be scored: give one of each"):
+            scoring.choices(answers, blocks=blocks)
