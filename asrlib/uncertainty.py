@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,6 +62,29 @@ def bootstrap(
     """
     totals = resample(np.stack([errors, lengths], axis=1), blocks=blocks, replicates=replicates, seed=seed)
     return totals[:, 0] / np.maximum(totals[:, 1], 1)  # a draw of empty references only has no rate: count its errors
+
+
+def resample_statistic(
+    blocks: Sequence[np.ndarray],
+    statistic: Callable[[np.ndarray], float],
+    *,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> np.ndarray:
+    """Return a statistic of pooled values, such as a median, in resampled corpora, shape (replicates,).
+
+    Args:
+        blocks: the values of each block, such as a recording, shape (values, ...); whole blocks are drawn with replacement.
+        statistic: of the values of the drawn blocks, one array; that of no value is not asked for.
+        replicates: number of resampled corpora.
+        seed: of the generator.
+    """
+    generator, found = np.random.default_rng(seed), []
+    while len(found) < replicates:
+        drawn = np.concatenate([blocks[block] for block in generator.integers(0, len(blocks), len(blocks))])
+        if len(drawn):
+            found.append(statistic(drawn))
+    return np.array(found)
 
 
 def resample_runs(

@@ -32,7 +32,7 @@ class Finding:
 
     Attributes:
         text: one or two sentences.
-        kind: the function that made it: ``level``, ``paired``, ``contrast``, ``ratio``, ``size``, ``trend``, ``count`` or ``table``.
+        kind: the function that made it: ``level``, ``paired``, ``contrast``, ``ratio``, ``gap``, ``size``, ``trend``, ``count`` or ``table``.
         numbers: plain data, for a record: ``value``, ``interval`` (two numbers or None), ``unit``, ``n`` and what ``n`` counts
             (``of``); a table has one such entry for each comparison under ``comparisons``.
     """
@@ -185,6 +185,37 @@ def ratio(found: Ratio, first: str, second: str, *, of: str = "time", unit: str 
             ends, said = (1 / ends[1], 1 / ends[0]), f"it is {_times(1 / found.value)} as fast"
         text = f"{_start(first)} is {less if found.value < 1 else more} than {second}: {said} [{_range_of(ends)}] ({behind})."
     return Finding(text, "ratio", _numbers(found.value, found.interval, "times", found.rounds, "rounds"))
+
+
+def gap(
+    value: float, interval: Sequence[float] | None, first: str, second: str, *, of: str, unit: str, n: int, of_n: str
+) -> Finding:
+    """Say how a quantity of one system lies to that of another on the same units.
+
+    Args:
+        value: the first's minus the second's.
+        interval: 95 % interval of that; None with too few units.
+        first, second: names of the systems.
+        of: the quantity, such as ``"the median error"``.
+        unit: of it, such as ``"ms"``.
+        n: number of units, such as recordings.
+        of_n: one of them, in the singular.
+    """
+    numbers = _numbers(value, interval, unit, n, f"{of_n}s")
+
+    def apart(by: float) -> str:
+        return f"{_number(abs(by))} {unit} {'lower' if by < 0 else 'higher'}" if by else "the same"
+
+    seen, behind = f"{of} of {first} is {apart(value)}", f"({_many(n, of_n)})"
+    if interval is None:
+        text = f"No conclusion about {first} and {second}: {seen}, without an interval {behind}."
+    elif interval[0] <= 0 <= interval[1]:
+        ends = " to ".join(map(apart, interval)).replace("the same", "no difference")
+        text = f"No difference is shown between {first} and {second}: {seen}, but the interval reaches from {ends} {behind}."
+    else:
+        near, far = sorted(interval, key=abs)
+        text = f"{_capital(seen)} than that of {second} [{_number(abs(near))} to {apart(far)}] {behind}."
+    return Finding(text, "gap", numbers)
 
 
 def size(first_value: float, second_value: float, first: str, second: str, *, unit: str = "MB") -> Finding:

@@ -60,9 +60,12 @@ HELD = {  # what a chapter has on the GPU, as if it let go of nothing
         Held("STUDENT_ID", FLOAT16, copies=2),
         Held("ASSISTANT_ID", FLOAT16),
     ],
+    # openai-whisper's model, while it is loaded, and that of transformers, one window at a time; wav2vec 2.0 takes 0.4 GB
+    "12_word_times": [Held("MODEL_ID", FLOAT32, copies=3, batch=1)],
 }
 CONVERTED = {
-    "01_zero_shot_whisper": ["MODEL_ID", "ENGLISH_MODEL_ID"]
+    "01_zero_shot_whisper": ["MODEL_ID", "ENGLISH_MODEL_ID"],
+    "12_word_times": ["MODEL_ID", "MODEL_ID"],  # and CTranslate2's
 }  # models of which openai-whisper's file is written
 # Loaded by device_map: each tensor goes from the mapped file, in float16, to the GPU; elsewhere a model and its file lie in the memory.
 MAPPED = {"03_int8_inference", "04_lora_and_qlora"}
