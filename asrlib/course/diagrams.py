@@ -109,7 +109,12 @@ def word_times() -> None:
     box(axes, (6.45, 2.35), "time warping:\na row for each token", size=(1.6, 0.6), color=figures.BLUE)
     box(axes, (6.45, 0.6), "Viterbi: a row for each\nsound, and for silence", size=(1.6, 0.6), color=figures.ORANGE)
     box(axes, (6.45, 1.47), "start and end\nof each word", size=(1.4, 0.5))
-    for start, end in (((1.2, 2.35), (1.65, 2.35)), ((1.2, 0.6), (1.65, 0.6)), ((1.1, 2.1), (1.75, 0.9)), ((1.1, 0.85), (1.75, 2.05))):
+    for start, end in (
+        ((1.2, 2.35), (1.65, 2.35)),
+        ((1.2, 0.6), (1.65, 0.6)),
+        ((1.1, 2.1), (1.75, 0.9)),
+        ((1.1, 0.85), (1.75, 2.05)),
+    ):
         arrow(axes, start, end)
     for height in (2.35, 0.6):
         arrow(axes, (3.05, height), (3.6, height))

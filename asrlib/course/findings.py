@@ -16,7 +16,7 @@ import numpy as np
 
 from asrlib import AsrlibError, uncertainty
 from asrlib.scoring import Difference, Score
-from asrlib.uncertainty import Ratio
+from asrlib.uncertainty import Estimate, Ratio
 
 SPECIAL = re.compile(r"([\\`*_<>|~$])")  # what Markdown or MathJax would take for a sign of its own
 ESCAPED = r"\\\1"
@@ -32,7 +32,7 @@ class Finding:
 
     Attributes:
         text: one or two sentences.
-        kind: the function that made it: ``level``, ``paired``, ``contrast``, ``ratio``, ``gap``, ``size``, ``trend``, ``count`` or ``table``.
+        kind: the function that made it: ``level``, ``paired``, ``contrast``, ``ratio``, ``amount``, ``gap``, ``size``, ``trend``, ``count`` or ``table``.
         numbers: plain data, for a record: ``value``, ``interval`` (two numbers or None), ``unit``, ``n`` and what ``n`` counts
             (``of``); a table has one such entry for each comparison under ``comparisons``.
     """
@@ -187,33 +187,50 @@ def ratio(found: Ratio, first: str, second: str, *, of: str = "time", unit: str 
     return Finding(text, "ratio", _numbers(found.value, found.interval, "times", found.rounds, "rounds"))
 
 
-def gap(
-    value: float, interval: Sequence[float] | None, first: str, second: str, *, of: str, unit: str, n: int, of_n: str
-) -> Finding:
-    """Say how a quantity of one system lies to that of another on the same units.
+def amount(found: Estimate, of: str, *, unit: str, each: str) -> Finding:
+    """State a quantity: "The median error of attention is 31.0 ms [22.5, 40.0] (10 recordings)."
 
     Args:
-        value: the first's minus the second's.
-        interval: 95 % interval of that; None with too few units.
+        found: from `asrlib.uncertainty.estimate`.
+        of: the quantity, such as ``"the median error of attention"``.
+        unit: of it, such as ``"ms"``.
+        each: a block, in the singular, such as ``"recording"``.
+    """
+    numbers = _numbers(found.value, found.interval, unit, found.units, f"{each}s")
+    if not found.units:
+        return Finding(f"No conclusion about {of}: there is no {each}.", "amount", numbers | {"value": None})
+    ends = "[{}, {}] ".format(*map(_number, found.interval)) if found.interval else ""
+    behind = _many(found.units, each) + (
+        "" if found.interval else f", no interval: {uncertainty.shortage(found.units, each)}"
+    )
+    return Finding(f"{_capital(of)} is {_number(found.value)} {unit} {ends}({behind}).", "amount", numbers)
+
+
+def gap(found: Estimate, first: str, second: str, *, of: str, unit: str, each: str) -> Finding:
+    """Say how a quantity of one system lies to that of another, or that no difference is shown.
+
+    Args:
+        found: the first's minus the second's, from `asrlib.uncertainty.estimate`.
         first, second: names of the systems.
         of: the quantity, such as ``"the median error"``.
-        unit: of it, such as ``"ms"``.
-        n: number of units, such as recordings.
-        of_n: one of them, in the singular.
+        unit, each: as for `amount`.
     """
-    numbers = _numbers(value, interval, unit, n, f"{of_n}s")
+    numbers = _numbers(found.value, found.interval, unit, found.units, f"{each}s")
 
     def apart(by: float) -> str:
         return f"{_number(abs(by))} {unit} {'lower' if by < 0 else 'higher'}" if by else "the same"
 
-    seen, behind = f"{of} of {first} is {apart(value)}", f"({_many(n, of_n)})"
-    if interval is None:
-        text = f"No conclusion about {first} and {second}: {seen}, without an interval {behind}."
-    elif interval[0] <= 0 <= interval[1]:
-        ends = " to ".join(map(apart, interval)).replace("the same", "no difference")
-        text = f"No difference is shown between {first} and {second}: {seen}, but the interval reaches from {ends} {behind}."
+    behind, pair = f"({_many(found.units, each)})", f"{first} and {second}"
+    if not found.units:
+        return Finding(f"No conclusion about {pair}: there is no {each}.", "gap", numbers | {"value": None})
+    seen = f"{of} of {first} is {apart(found.value)}"
+    if found.interval is None:
+        text = f"No conclusion about {pair}: {seen}, without an interval ({uncertainty.shortage(found.units, each)})."
+    elif found.interval[0] <= 0 <= found.interval[1]:
+        ends = " to ".join(map(apart, found.interval)).replace("the same", "no difference")
+        text = f"No difference is shown between {pair}: {seen}, but the interval reaches from {ends} {behind}."
     else:
-        near, far = sorted(interval, key=abs)
+        near, far = sorted(found.interval, key=abs)
         text = f"{_capital(seen)} than that of {second} [{_number(abs(near))} to {apart(far)}] {behind}."
     return Finding(text, "gap", numbers)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from asrlib import AsrlibError
+from asrlib.decoding.subtitles import Span
 
-__all__ = ["forced_align"]
+__all__ = ["align_words", "forced_align"]
 
 
 def forced_align(log_probs: np.ndarray, labels: Sequence[int], blank: int = 0) -> np.ndarray:
@@ -27,7 +29,7 @@ def forced_align(log_probs: np.ndarray, labels: Sequence[int], blank: int = 0) -
     """
     states = np.full(2 * len(labels) + 1, blank)  # blank, label, blank, label ... blank
     states[1::2] = labels
-    repeats = sum(left == right for left, right in zip(labels, labels[1:], strict=False))
+    repeats = sum(left == right for left, right in itertools.pairwise(labels))
     if not 0 < len(labels) + repeats <= len(log_probs):
         raise AsrlibError(f"{len(labels)} letters cannot be aligned with {len(log_probs)} frames: give another text.")
     skips = np.zeros(len(states), bool)  # from label to label, over the blank
@@ -46,3 +48,31 @@ def forced_align(log_probs: np.ndarray, labels: Sequence[int], blank: int = 0) -
         path[frame - 1] = path[frame] - came[frame, path[frame]]
     order = np.arange(1, len(states), 2)
     return np.stack([np.searchsorted(path, order), np.searchsorted(path, order, side="right")], axis=1)
+
+
+def align_words(
+    log_probs: np.ndarray, words: Sequence[str], vocabulary: Mapping[str, int], seconds: float, *, space: str = "|"
+) -> list[Span]:
+    """Return when each word was said by a CTC model that writes letters, as WhisperX does.
+
+    Args:
+        log_probs: log-probabilities, shape (frames, vocabulary); number 0 is the blank.
+        words: in the model's letters; one with another sign, or none, gets no time: not a number.
+        vocabulary: numbers of the letters.
+        seconds: length of the sound.
+        space: the model's sign between words.
+
+    Raises:
+        AsrlibError: as `forced_align`.
+    """
+    spelled = [[vocabulary.get(letter, -1) for letter in word] for word in words]
+    known = [place for place, letters in enumerate(spelled) if letters and -1 not in letters]
+    chain = [label for place in known for label in (*spelled[place], vocabulary[space])][:-1]
+    frames = forced_align(log_probs, chain) * seconds / len(log_probs)
+    spans = [(np.nan, np.nan, word) for word in words]
+    at = 0
+    for place in known:
+        after = at + len(spelled[place])
+        spans[place] = (float(frames[at, 0]), float(frames[after - 1, 1]), words[place])
+        at = after + 1
+    return spans

@@ -91,7 +91,10 @@ def cues(
         else:
             groups[-1:] = [[*group, word]]
     texts = ["\n".join(_lines([word for *_, word in group], space, max_columns)) for group in groups]
-    spans = [(group[0][0], min(group[-1][1], group[0][0] + max_seconds), text) for group, text in zip(groups, texts, strict=True)]
+    spans = [
+        (group[0][0], min(group[-1][1], group[0][0] + max_seconds), text)
+        for group, text in zip(groups, texts, strict=True)
+    ]
     return _readable(spans, max_seconds)
 
 

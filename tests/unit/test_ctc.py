@@ -37,3 +37,13 @@ def test_another_blank_and_no_text():
     assert ctc.forced_align(log_probs, [0, 1], blank=2).tolist() == [[0, 1], [2, 3]]
     with pytest.raises(AsrlibError, match="0 letters"):
         ctc.forced_align(log_probs, [])
+
+
+def test_words_get_the_times_of_their_letters_and_unknown_ones_none():
+    vocabulary = {"|": 1, "A": 2, "B": 3}
+    path = [0, 2, 2, 3, 1, 1, 0, 3, 0, 3]  # "AB|BB" in ten frames
+    log_probs = np.log(np.full((10, 4), 0.01) + np.eye(4)[path])
+    found = ctc.align_words(log_probs, ["AB", "A2", "", "BB"], vocabulary, seconds=1.0)
+    assert found[0] == (pytest.approx(0.1), pytest.approx(0.4), "AB")
+    assert np.isnan([found[1][:2], found[2][:2]]).all()
+    assert found[3] == (pytest.approx(0.7), pytest.approx(1.0), "BB")
