@@ -33,6 +33,8 @@ def rehearse(tmp_path, monkeypatch):
             served.append(rehearsal_hub.librispeech())
         if given.get("CORPUS") == "fleurs":
             served.append(fleurs(FLEURS[given["LANGUAGE"]]))
+        if given.get("CTC_ID"):
+            served.append(rehearsal_hub.letters(given["CTC_ID"]))
         link_speech(registry.inputs(ROOT, [name])[1], tmp_path / "cache")
         for key in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_TOKEN", "ASRLIB_DATA"):
             monkeypatch.delenv(key, raising=False)
