@@ -120,7 +120,11 @@ def letters(name: str) -> Repository:
     config = Wav2Vec2Config(vocab_size=len(signs), conv_dim=[16] * 7, num_conv_pos_embeddings=16, **size)
     config.architectures = ["Wav2Vec2ForCTC"]
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-    spelling = special | {"tokenizer_class": "Wav2Vec2CTCTokenizer", "word_delimiter_token": "|", "do_lower_case": False}
+    spelling = special | {
+        "tokenizer_class": "Wav2Vec2CTCTokenizer",
+        "word_delimiter_token": "|",
+        "do_lower_case": False,
+    }
     sound = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "feature_size": 1, "sampling_rate": 16_000}
     sound |= {"do_normalize": True, "padding_side": "right", "padding_value": 0.0, "return_attention_mask": False}
     content = {
