@@ -200,7 +200,6 @@ def test_the_interval_of_spearman_covers():
 
 
 # ------------------------------------------------------------------------------------------------------ repeated measurements
-@settings(max_examples=60)
 def test_an_estimate_of_a_mean_over_blocks_is_the_bootstrap_of_their_sums():
     blocks = [np.random.default_rng(seed).normal(seed % 3, 1, size=1 + seed) for seed in range(12)]
     found = uncertainty.estimate(blocks, np.mean, seed=5)
@@ -217,6 +216,7 @@ def test_an_estimate_needs_ten_blocks_with_values_and_one_has_no_value():
     assert np.isnan(uncertainty.estimate([np.array([])], np.median).value)
 
 
+@settings(max_examples=60)
 @given(FEW, st.floats(0.5, 2))
 def test_the_ratio_of_paired_rounds(seconds, factor):
     found = uncertainty.paired_ratio(seconds, [one * factor for one in seconds])
