@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -177,6 +177,49 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         largest = max(largest, min(1.0, (len(p_values) - place) * p_values[name]))
         adjusted[name] = largest
     return {name: adjusted[name] for name in p_values}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A statistic of values that come in blocks, such as the median of the errors in several recordings.
+
+    Attributes:
+        value: of all values; not a number where there is none.
+        interval: 95 % interval over blocks; None under ten of them.
+        p_value: of "it is zero", two-sided; None under ten blocks.
+        units: number of blocks that hold a value.
+    """
+
+    value: float
+    interval: tuple[float, float] | None
+    p_value: float | None
+    units: int
+
+
+def estimate(
+    blocks: Iterable[np.ndarray],
+    statistic: Callable[[np.ndarray], float],
+    *,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> Estimate:
+    """Return a statistic of pooled values with its interval, by a bootstrap that draws whole blocks.
+
+    Args:
+        blocks: the values of each block, shape (values, ...).
+        statistic: of the values of several blocks, as one array.
+        replicates: number of resampled corpora.
+        seed: of the generator.
+    """
+    blocks = [block for block in blocks if len(block)]
+    if not blocks:
+        return Estimate(math.nan, None, None, 0)
+    value, units = float(statistic(np.concatenate(blocks))), len(blocks)
+    if units < MIN_UNITS:
+        return Estimate(value, None, None, units)
+    draws = np.random.default_rng(seed).integers(0, units, (replicates, units))
+    found = np.array([statistic(np.concatenate([blocks[block] for block in draw])) for draw in draws])
+    return Estimate(value, interval(found, units), p_value(found, units), units)
 
 
 # ------------------------------------------------------------------------------------------------------- shares and trends

@@ -109,6 +109,37 @@ def _settings(model_id: str, generation: dict) -> dict[str, dict]:
     return {"config.json": config, "generation_config.json": generation, "preprocessor_config.json": sound}
 
 
+def letters(name: str) -> Repository:
+    """Return a published wav2vec 2.0 that writes English letters, with one thin layer and the real one's frames of 20 ms."""
+    import torch
+    from safetensors.torch import save
+    from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+
+    signs = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
+    size = {"hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 1}
+    torch.manual_seed(0)
+    config = Wav2Vec2Config(vocab_size=len(signs), conv_dim=[16] * 7, num_conv_pos_embeddings=16, **size)
+    config.architectures = ["Wav2Vec2ForCTC"]
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    spelling = special | {
+        "tokenizer_class": "Wav2Vec2CTCTokenizer",
+        "word_delimiter_token": "|",
+        "do_lower_case": False,
+    }
+    sound = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "feature_size": 1, "sampling_rate": 16_000}
+    sound |= {"do_normalize": True, "padding_side": "right", "padding_value": 0.0, "return_attention_mask": False}
+    content = {
+        "config.json": config.to_dict(),
+        "preprocessor_config.json": sound,
+        "special_tokens_map.json": special,
+        "tokenizer_config.json": spelling,
+        "vocab.json": {sign: number for number, sign in enumerate(signs)},
+    }
+    written = {file: json.dumps(value).encode() for file, value in content.items()}
+    written["model.safetensors"] = save(Wav2Vec2ForCTC(config).state_dict(), metadata={"format": "pt"})
+    return Repository(name, _commit(name), written | dict.fromkeys(NOT_OF_THE_MODEL, b"not wanted"))
+
+
 def _prompts() -> list[tuple[str, bytes]]:
     """Return a dozen telephone prompts, as FLAC, with their texts."""
     prompts = corpora.load("telephone", "en", "test")

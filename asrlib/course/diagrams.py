@@ -132,6 +132,41 @@ def prompt(language: str) -> None:
     )
 
 
+def word_times() -> None:
+    """Show two ways to time a known text: attention with dynamic time warping, and forced alignment."""
+    axes = canvas(7.4, 2.9)
+    box(axes, (0.7, 2.35), "sound", size=(1.0, 0.5))
+    box(axes, (0.7, 0.6), "known text", size=(1.0, 0.5))
+    box(axes, (2.35, 2.35), "Whisper's decoder\nreads the text", size=(1.4, 0.6), color=figures.BLUE)
+    box(axes, (2.35, 0.6), "acoustic model of\nthe text's sounds", size=(1.4, 0.6), color=figures.ORANGE)
+    box(axes, (4.3, 2.35), "cross-attention:\ntokens x 20 ms", size=(1.4, 0.6), color=figures.BLUE)
+    box(axes, (4.3, 0.6), "probabilities:\nsounds x 10 ms", size=(1.4, 0.6), color=figures.ORANGE)
+    box(axes, (6.45, 2.35), "time warping:\na row for each token", size=(1.6, 0.6), color=figures.BLUE)
+    box(axes, (6.45, 0.6), "Viterbi: a row for each\nsound, and for silence", size=(1.6, 0.6), color=figures.ORANGE)
+    box(axes, (6.45, 1.47), "start and end\nof each word", size=(1.4, 0.5))
+    for start, end in (
+        ((1.2, 2.35), (1.65, 2.35)),
+        ((1.2, 0.6), (1.65, 0.6)),
+        ((1.1, 2.1), (1.75, 0.9)),
+        ((1.1, 0.85), (1.75, 2.05)),
+    ):
+        arrow(axes, start, end)
+    for height in (2.35, 0.6):
+        arrow(axes, (3.05, height), (3.6, height))
+        arrow(axes, (5.0, height), (5.65, height))
+    arrow(axes, (6.45, 2.05), (6.45, 1.72))
+    arrow(axes, (6.45, 0.9), (6.45, 1.22))
+    axes.text(0.2, 2.78, "attention", fontsize=8, color=figures.BLUE)
+    axes.text(0.2, 0.08, "forced alignment", fontsize=8, color=figures.ORANGE)
+    figures.show(
+        axes.figure,
+        "Diagram of two ways from sound and a known text to the start and end of each word. Attention: Whisper's decoder reads the "
+        "text, its cross-attention is a grid of tokens and steps of 20 ms, and time warping finds a path with a row for each token. "
+        "Forced alignment: an acoustic model gives probabilities of sounds or letters, and the Viterbi algorithm finds a path with "
+        "a row for each sound and for silence.",
+    )
+
+
 def low_rank(width: int, rank: int) -> None:
     """Show a linear layer with LoRA beside it (Hu et al. 2021, figure 1).
 

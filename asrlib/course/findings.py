@@ -16,7 +16,7 @@ import numpy as np
 
 from asrlib import AsrlibError, uncertainty
 from asrlib.scoring import Difference, Score
-from asrlib.uncertainty import Ratio
+from asrlib.uncertainty import Estimate, Ratio
 
 if TYPE_CHECKING:
     from asrlib.translation import Quality
@@ -37,8 +37,8 @@ class Finding:
 
     Attributes:
         text: one or two sentences.
-        kind: the function that made it: ``level``, ``paired``, ``contrast``, ``quality``, ``calibration``, ``ratio``, ``size``,
-            ``trend``, ``count`` or ``table``.
+        kind: the function that made it: ``level``, ``paired``, ``contrast``, ``quality``, ``calibration``, ``ratio``, ``amount``,
+            ``gap``, ``size``, ``trend``, ``count`` or ``table``.
         numbers: plain data, for a record: ``value``, ``interval`` (two numbers or None), ``unit``, ``n`` and what ``n`` counts
             (``of``); a table has one such entry for each comparison under ``comparisons``.
     """
@@ -244,6 +244,54 @@ def ratio(found: Ratio, first: str, second: str, *, of: str = "time", unit: str 
             ends, said = (1 / ends[1], 1 / ends[0]), f"it is {_times(1 / found.value)} as fast"
         text = f"{_start(first)} is {less if found.value < 1 else more} than {second}: {said} [{_range_of(ends)}] ({behind})."
     return Finding(text, "ratio", _numbers(found.value, found.interval, "times", found.rounds, "rounds"))
+
+
+def amount(found: Estimate, of: str, *, unit: str, each: str) -> Finding:
+    """State a quantity: "The median error of attention is 31.0 ms [22.5, 40.0] (10 recordings)."
+
+    Args:
+        found: from `asrlib.uncertainty.estimate`.
+        of: the quantity, such as ``"the median error of attention"``.
+        unit: of it, such as ``"ms"``.
+        each: a block, in the singular, such as ``"recording"``.
+    """
+    numbers = _numbers(found.value, found.interval, unit, found.units, f"{each}s")
+    if not found.units:
+        return Finding(f"No conclusion about {of}: there is no {each}.", "amount", numbers | {"value": None})
+    ends = "[{}, {}] ".format(*map(_number, found.interval)) if found.interval else ""
+    behind = _many(found.units, each) + (
+        "" if found.interval else f", no interval: {uncertainty.shortage(found.units, each)}"
+    )
+    return Finding(f"{_capital(of)} is {_number(found.value)} {unit} {ends}({behind}).", "amount", numbers)
+
+
+def gap(found: Estimate, first: str, second: str, *, of: str, unit: str, each: str) -> Finding:
+    """Say how a quantity of one system lies to that of another, or that no difference is shown.
+
+    Args:
+        found: the first's minus the second's, from `asrlib.uncertainty.estimate`.
+        first, second: names of the systems.
+        of: the quantity, such as ``"the median error"``.
+        unit, each: as for `amount`.
+    """
+    numbers = _numbers(found.value, found.interval, unit, found.units, f"{each}s")
+
+    def apart(by: float) -> str:
+        return f"{_number(abs(by))} {unit} {'lower' if by < 0 else 'higher'}" if by else "the same"
+
+    behind, pair = f"({_many(found.units, each)})", f"{first} and {second}"
+    if not found.units:
+        return Finding(f"No conclusion about {pair}: there is no {each}.", "gap", numbers | {"value": None})
+    seen = f"{of} of {first} is {apart(found.value)}"
+    if found.interval is None:
+        text = f"No conclusion about {pair}: {seen}, without an interval ({uncertainty.shortage(found.units, each)})."
+    elif found.interval[0] <= 0 <= found.interval[1]:
+        ends = " to ".join(map(apart, found.interval)).replace("the same", "no difference")
+        text = f"No difference is shown between {pair}: {seen}, but the interval reaches from {ends} {behind}."
+    else:
+        near, far = sorted(found.interval, key=abs)
+        text = f"{_capital(seen)} than that of {second} [{_number(abs(near))} to {apart(far)}] {behind}."
+    return Finding(text, "gap", numbers)
 
 
 def size(first_value: float, second_value: float, first: str, second: str, *, unit: str = "MB") -> Finding:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -17,9 +18,16 @@ __all__ = ["FORMATS", "Span", "cues", "in_order", "write"]
 
 FORMATS = ("txt", "json", "srt", "vtt")
 Span = tuple[float, float, str]  # start seconds, end seconds, text
-MAX_COLUMNS = 42  # of a line: what broadcasters and Netflix allow; a Chinese or Japanese character takes two
-MAX_SECONDS = 6.0  # that a line is shown
-PAUSE = 0.6  # seconds of silence after which a new line begins
+# Of a subtitle, as broadcasters and Netflix ask (Timed Text Style Guide, General Requirements):
+MAX_COLUMNS = 42  # of a line; a Chinese or Japanese character takes two
+MAX_LINES = 2
+MAX_SECONDS = 7.0
+MIN_SECONDS = 5 / 6
+GAP = 2 / 24  # seconds between two of them: two frames
+READING = 20  # columns that a reader takes in a second
+LINGER = 12 / 24  # seconds that it may stay behind its last word, so that it can be read
+PAUSE = 0.6  # seconds of silence after which a new one begins
+CLAUSE_ENDS = ".,;:?!…。、，；：？！"
 SHORTEST = 0.02  # seconds of a segment: the step in which Whisper writes times
 
 
@@ -51,38 +59,67 @@ def cues(
     max_seconds: float = MAX_SECONDS,
     pause: float = PAUSE,
 ) -> list[Span]:
-    """Group words to lines of subtitles, which end with a clause where they can.
+    """Group words to subtitles of one or two lines, which end with a clause where they can.
 
     Args:
         words: in their order, as `asrlib.decoding.words.times` returns them.
         language: code or name; words of a language without spaces are joined without them.
         max_columns: of a line; a longer word stands alone.
-        max_seconds: that a line is shown; a longer word is shown no longer.
-        pause: seconds of silence after which a new line begins.
+        max_seconds: that a subtitle is shown; a longer word is shown no longer.
+        pause: seconds of silence after which a new one begins.
 
     Returns:
-        Lines that do not overlap; each lasts from its first word to its last.
+        Subtitles that do not overlap. Each begins with its first word; it stays until its last, and longer where that is too
+        short to be read, as far as the next one leaves room.
     """
     space = " " if spaced(language) else ""
-    lines: list[list[Span]] = []
+    groups: list[list[Span]] = []
 
-    def fits(line: Sequence[Span]) -> bool:
-        return _columns(joined(line)) <= max_columns and line[-1][1] - line[0][0] <= max_seconds
-
-    def joined(line: Sequence[Span]) -> str:
-        return space.join(word for *_, word in line)
+    def fits(group: Sequence[Span]) -> bool:
+        lines = _lines([word for *_, word in group], space, max_columns)
+        narrow = len(lines) <= MAX_LINES and max(map(_columns, lines)) <= max_columns
+        return narrow and group[-1][1] - group[0][0] <= max_seconds
 
     for word in words:
-        line = lines[-1] if lines else []
-        if line and word[0] - line[-1][1] >= pause:
-            lines.append([word])
-        elif line and not fits([*line, word]):
-            rest = line[_clause(line) :]  # what follows the last comma goes along, if there is one and it fits
-            along = len(rest) < len(line) and fits([*rest, word])
-            lines[-1:] = [line[: -len(rest)], [*rest, word]] if along else [line, [word]]
+        group = groups[-1] if groups else []
+        if group and word[0] - group[-1][1] >= pause:
+            groups.append([word])
+        elif group and not fits([*group, word]):
+            rest = group[_clause(group) :]  # what follows the last comma goes along, if there is one and it fits
+            along = len(rest) < len(group) and fits([*rest, word])
+            groups[-1:] = [group[: -len(rest)], [*rest, word]] if along else [group, [word]]
         else:
-            lines[-1:] = [[*line, word]]
-    return [(line[0][0], min(line[-1][1], line[0][0] + max_seconds), joined(line)) for line in lines]
+            groups[-1:] = [[*group, word]]
+    texts = ["\n".join(_lines([word for *_, word in group], space, max_columns)) for group in groups]
+    spans = [
+        (group[0][0], min(group[-1][1], group[0][0] + max_seconds), text)
+        for group, text in zip(groups, texts, strict=True)
+    ]
+    return _readable(spans, max_seconds)
+
+
+def _readable(spans: Sequence[Span], max_seconds: float) -> list[Span]:
+    """Let each subtitle stay as long as it takes to read, and keep a gap before the next."""
+    starts, found = [start for start, *_ in spans], []
+    for (start, end, text), following in zip(spans, [*starts[1:], math.inf], strict=False):
+        enough = min(start + _columns(text) / READING, end + LINGER)
+        wanted = min(max(end, enough, start + MIN_SECONDS), start + max_seconds)
+        found.append((start, max(start, min(wanted, following - GAP)), text))
+    return found
+
+
+def _lines(words: Sequence[str], space: str, max_columns: int) -> list[str]:
+    """Return a text in one line if it fits, else in two: after a clause where both fit then, and as equal as can be."""
+    whole = space.join(words)
+    if _columns(whole) <= max_columns or len(words) < 2:
+        return [whole]
+
+    def badness(place: int) -> tuple[bool, bool, int]:
+        widths = [_columns(space.join(part)) for part in (words[:place], words[place:])]
+        return max(widths) > max_columns, words[place - 1][-1] not in CLAUSE_ENDS, abs(widths[0] - widths[1])
+
+    place = min(range(1, len(words)), key=badness)
+    return [space.join(words[:place]), space.join(words[place:])]
 
 
 def _columns(line: str) -> int:
@@ -92,7 +129,7 @@ def _columns(line: str) -> int:
 
 def _clause(line: Sequence[Span]) -> int:
     """Return how many words of a line come before its last clause or sentence; 0 where it has only one."""
-    ends = [number for number, (*_, word) in enumerate(line, 1) if word[-1] in ".,;:?!…。、，；：？！"]
+    ends = [number for number, (*_, word) in enumerate(line, 1) if word[-1] in CLAUSE_ENDS]
     return next((number for number in reversed(ends) if number < len(line)), 0)
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from asrlib import AsrlibError, audio, whisper
+from asrlib import AsrlibError, alignment, audio, whisper
 from asrlib.decoding import network
 from asrlib.decoding.subtitles import Span
 from asrlib.text import language_code, spaced
@@ -24,7 +24,7 @@ from asrlib.whisper import SAMPLES_PER_POSITION, WINDOW_SECONDS
 if TYPE_CHECKING:
     from asrlib.decoding.batching import Hypothesis
 
-__all__ = ["align", "attention", "boundaries", "leave_out", "pauses", "spell", "times"]
+__all__ = ["align", "attention", "boundaries", "edge_errors", "leave_out", "pauses", "spell", "times"]
 
 FRAME = 160  # samples, 10 ms: the step in which speech and silence are told apart
 QUIET = 40.0  # decibels below the loudest frame, or ...
@@ -296,3 +296,42 @@ def _fitting(segments: Sequence[Span], sizes: Sequence[int], first: int, begin: 
             break
         after += 1
     return after
+
+
+def edge_errors(
+    words: Sequence[Span], truth: Sequence[Span], normalize: Callable[[str], str] = str
+) -> dict[tuple[int, str], float]:
+    """Return how late the edges of known spans, such as the clips of a stitched recording, are found.
+
+    Words and truth are aligned word by word. Where the first word of a span was transcribed correctly, its start is compared with
+    the start of the span, and the end of the last with its end; of the words between, nothing is known.
+
+    Args:
+        words: in their order; a time that is not a number is left out.
+        truth: what was said when, in order.
+        normalize: makes the texts of both comparable.
+
+    Returns:
+        Milliseconds, negative where the edge was found too early, by (number of the span, ``"start"`` or ``"end"``).
+    """
+    meant, heard = list(_numbered(truth, normalize)), list(_numbered(words, normalize))
+    found: dict[tuple[int, str], float] = {}
+    left, right = iter(meant), iter(heard)
+    lines = [" ".join(word for word, *_ in side) for side in (meant, heard)]
+    for kind, reference, hypothesis in alignment.align(*lines).pairs:
+        pair = next(left) if reference else None, next(right) if hypothesis else None
+        if kind != "equal":
+            continue
+        (_, span, *rims), (_, place, *edges) = pair
+        for edge, name in enumerate(("start", "end")):
+            if rims[edge] and edges[edge] and np.isfinite(words[place][edge]):
+                found[span, name] = 1000 * (words[place][edge] - truth[span][edge])
+    return found
+
+
+def _numbered(spans: Sequence[Span], normalize: Callable[[str], str]) -> Iterator[tuple[str, int, bool, bool]]:
+    """Yield each word, the number of its span, and whether it is the first and the last of it."""
+    for number, (*_, text) in enumerate(spans):
+        parts = normalize(text).split()
+        for place, word in enumerate(parts):
+            yield word, number, place == 0, place == len(parts) - 1

@@ -74,11 +74,14 @@ HELD = {  # what a chapter has on the GPU, as if it let go of nothing
         Held("MODEL_ID", FLOAT16, batch=8),
         Held("MODEL_ID", FLOAT32, copies=2, batch=8),
     ],
+    # openai-whisper's model, while it is loaded, and that of transformers, one window at a time; wav2vec 2.0 takes 0.4 GB
+    "12_word_times": [Held("MODEL_ID", FLOAT32, copies=3, batch=1)],
 }
 CONVERTED = {
     "01_zero_shot_whisper": ["MODEL_ID", "ENGLISH_MODEL_ID"],
     "08_fast_runtimes": ["MODEL_ID", "MODEL_ID", "MODEL_ID", "STUDENT_ID", "STUDENT_ID"],
     "11_languages_and_translation": ["MODEL_ID"],
+    "12_word_times": ["MODEL_ID", "MODEL_ID"],  # and CTranslate2's
 }  # models of which another runtime's file is written
 # Loaded by device_map: each tensor goes from the mapped file, in float16, to the GPU; elsewhere a model and its file lie in the memory.
 MAPPED = {"03_int8_inference", "04_lora_and_qlora"}

@@ -131,13 +131,13 @@ def test_the_window_and_the_language_reach_the_model(tone, echo):
     assert echo == {"language": None, "window": "full", "timestamps": True, "vad": True, "ids": [good]}
 
 
-def test_words_become_lines_of_subtitles_or_stand_alone(tone, echo, capsys, monkeypatch):
+def test_words_become_subtitles_or_stand_alone(tone, echo, capsys, monkeypatch):
     timed = [(0.1, 0.4, "hello"), (0.4, 0.6, "there,"), (0.8, 0.9, "you")]
     monkeypatch.setattr(words, "times", lambda *_: [(start, end, word) for start, end, word in timed])
     monkeypatch.setattr(subtitles.cues, "__kwdefaults__", subtitles.cues.__kwdefaults__ | {"pause": 0.1})
     command = ["transcribe", str(tone / "good.wav"), "--words", "--format"]
     assert cli.main([*command, "srt"]) == 0
-    assert capsys.readouterr().out.startswith("1\n00:00:00,100 --> 00:00:00,600\nhello there,\n\n2\n00:00:00,800")
+    assert capsys.readouterr().out.startswith("1\n00:00:00,100 --> 00:00:00,716\nhello there,\n\n2\n00:00:00,800")
     assert cli.main([*command, "json"]) == 0
     segments = json.loads(capsys.readouterr().out)["segments"]
     assert [(part["start"], part["end"], part["text"]) for part in segments] == timed

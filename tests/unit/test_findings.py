@@ -169,6 +169,37 @@ def test_the_sentences_of_a_table():
         findings.table({}, "x")
 
 
+# ------------------------------------------------------------------------------------------------------------- amount, gap
+@every
+@given(st.lists(st.lists(st.floats(-1e4, 1e4), max_size=3), max_size=14))
+def test_a_gap_concludes_only_where_its_interval_leaves_out_zero(values):
+    found = uncertainty.estimate([np.array(block) for block in values], np.median, replicates=50)
+    text = str(findings.gap(found, "Anna", "Bert", of="the error", unit="ms", each="recording"))
+    sure = found.interval is not None and not found.interval[0] <= 0 <= found.interval[1]
+    assert ("ms lower than that of Bert [" in text) == (sure and found.value < 0)
+    assert ("ms higher than that of Bert [" in text) == (sure and found.value > 0)
+    assert text.startswith("No conclusion") == (found.interval is None)
+    stated = str(findings.amount(found, "the error", unit="ms", each="recording"))
+    assert stated.startswith("No conclusion") == (found.units == 0)
+    assert ("no interval: only" in stated) == (0 < found.units < 10)
+
+
+def test_the_sentences_of_an_amount_and_of_a_gap():
+    names, told = ("the aligner", "attention"), {"of": "the median error", "unit": "ms", "each": "recording"}
+    sure = uncertainty.Estimate(-12.34, (-20.0, -3.0), 0.01, 12)
+    assert str(findings.gap(sure, *names, **told)) == (
+        "The median error of the aligner is 12.3 ms lower than that of attention [3.0 to 20.0 ms lower] (12 recordings)."
+    )
+    unsure = uncertainty.Estimate(2.0, (-1.0, 5.0), 0.3, 12)
+    assert str(findings.gap(unsure, *names, **told)) == (
+        "No difference is shown between the aligner and attention: the median error of the aligner is 2.0 ms higher, but the "
+        "interval reaches from 1.0 ms lower to 5.0 ms higher (12 recordings)."
+    )
+    one = findings.amount(uncertainty.Estimate(30.0, (22.0, 41.0), 0.01, 12), "the error", unit="ms", each="recording")
+    assert str(one) == "The error is 30.0 ms [22.0, 41.0] (12 recordings)."
+    assert one.numbers == {"value": 30.0, "interval": [22.0, 41.0], "unit": "ms", "n": 12, "of": "recordings"}
+
+
 # ------------------------------------------------------------------------------------------------- ratio, size, trend, count
 @every
 @given(

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 
 import pytest
 from hypothesis import given
@@ -36,22 +37,42 @@ timed_words = st.lists(
 
 
 @given(timed_words, st.integers(5, 42), st.floats(1, 6), st.floats(0.1, 1), st.sampled_from(["en", "ja"]))
-def test_lines_keep_all_words_and_their_limits(gaps, columns, seconds, pause, language):
+def test_subtitles_keep_all_words_and_their_limits(gaps, columns, seconds, pause, language):
     at, words = 0.0, []
     for gap, length, word in gaps:
         start, at = at + gap, at + gap + length
         words.append((start, at, word))
-    lines = subtitles.cues(words, language, max_columns=columns, max_seconds=seconds, pause=pause)
+    found = subtitles.cues(words, language, max_columns=columns, max_seconds=seconds, pause=pause)
     space = " " if language == "en" else ""
-    assert space.join(line for *_, line in lines) == space.join(word for *_, word in words)
+    assert space.join(text.replace("\n", space) for *_, text in found) == space.join(word for *_, word in words)
     alone = {word for *_, word in words}
-    for start, end, line in lines:
-        assert end - start <= seconds + 1e-9
-        assert line in alone or len(line) + line.count("我") <= columns
+    for start, end, text in found:
+        assert 0 <= end - start <= seconds + 1e-9
+        lines = text.split("\n")
+        assert len(lines) <= 2
+        assert text in alone or max(len(line) + line.count("我") for line in lines) <= columns
         inside = [word for word in words if start <= word[0] and word[1] <= end]
-        assert all(after[0] - before[1] < pause for before, after in itertools.pairwise(inside))
-    assert all(before[1] <= after[0] for before, after in itertools.pairwise(lines))
+        assert all(after[0] - before[1] < max(pause, subtitles.LINGER) for before, after in itertools.pairwise(inside))
+    for (first, end, _), (start, *_) in itertools.pairwise(found):
+        assert end <= max(first, start - subtitles.GAP)
     assert subtitles.cues([]) == []
+
+
+@given(timed_words)
+def test_a_subtitle_leaves_early_only_for_the_next_one_and_stays_only_to_be_read(gaps):
+    at, words = 0.0, []
+    for gap, length, word in gaps:
+        start, at = at + gap, at + gap + length
+        words.append((start, at, word))
+    found = subtitles.cues(words)
+    ends = {end for _, end, _ in words}
+    for (start, end, text), following in zip(found, [*(start for start, *_ in found[1:]), math.inf], strict=True):
+        shown, last = end - start, max((last for last in ends if last <= end), default=end)
+        reading = (len(text) + text.count("我")) / subtitles.READING
+        pressed = end >= following - subtitles.GAP - 1e-9 or shown >= subtitles.MAX_SECONDS - 1e-9
+        lingered = end - last >= subtitles.LINGER - 1e-9
+        assert pressed or (shown >= subtitles.MIN_SECONDS - 1e-9 and (lingered or shown >= reading - 1e-9))
+        assert end in ends or pressed or shown <= max(subtitles.MIN_SECONDS, reading) + 1e-9
 
 
 def line_texts(text, language="en", **limits):
@@ -60,13 +81,21 @@ def line_texts(text, language="en", **limits):
     return [line for *_, line in subtitles.cues(timed, language, **limits)]
 
 
-def test_a_full_line_is_cut_after_its_last_clause_that_leaves_room():
+def test_a_full_subtitle_is_cut_after_its_last_clause_that_leaves_room():
     text = "To leave a message, please enter a mailbox number. Press two."
-    assert line_texts(text) == ["To leave a message,", "please enter a mailbox number. Press two."]
+    assert line_texts(text) == ["To leave a message,\nplease enter a mailbox number. Press two."]
     assert line_texts(text, max_columns=12) == [
-        "To leave a", "message,", "please enter", "a mailbox", "number.", "Press two.",
+        "To leave\na message,", "please enter\na mailbox", "number.\nPress two.",
     ]  # fmt: skip
-    assert line_texts("我愛你，你愛我嗎？", "zh", max_columns=12) == ["我愛你，", "你愛我嗎？"]
+    assert line_texts("我愛你，你愛我嗎？", "zh", max_columns=12) == ["我愛你，\n你愛我嗎？"]
+
+
+def test_a_short_word_stays_as_long_as_it_takes_to_read():
+    assert subtitles.cues([(1.0, 1.2, "No.")]) == [(1.0, 1.0 + subtitles.MIN_SECONDS, "No.")]
+    followed = subtitles.cues([(1.0, 1.2, "No."), (1.9, 3.0, "Never.")])
+    assert followed[0] == (1.0, pytest.approx(1.9 - subtitles.GAP), "No.")
+    fast = "a sentence which is far too fast for them"
+    assert subtitles.cues([(0.0, 1.0, fast)]) == [(0.0, 1.0 + subtitles.LINGER, fast)]
 
 
 @pytest.mark.parametrize(("language", "line"), [("zh", "我爱"), ("Japanese", "我爱"), ("ko", "我 爱"), (None, "我 爱")])

@@ -200,6 +200,22 @@ def test_the_interval_of_spearman_covers():
 
 
 # ------------------------------------------------------------------------------------------------------ repeated measurements
+def test_an_estimate_of_a_mean_over_blocks_is_the_bootstrap_of_their_sums():
+    blocks = [np.random.default_rng(seed).normal(seed % 3, 1, size=1 + seed) for seed in range(12)]
+    found = uncertainty.estimate(blocks, np.mean, seed=5)
+    sums, sizes = np.array([block.sum() for block in blocks]), np.array([len(block) for block in blocks])
+    draws = uncertainty.bootstrap(sums, sizes, blocks=range(12), seed=5)
+    assert found.value == pytest.approx(np.concatenate(blocks).mean())
+    assert found.interval == pytest.approx(uncertainty.interval(draws, 12))
+    assert found.p_value == pytest.approx(uncertainty.p_value(draws, 12))
+
+
+def test_an_estimate_needs_ten_blocks_with_values_and_one_has_no_value():
+    few = uncertainty.estimate([np.array([float(number)]) for number in range(9)] + [np.array([])], np.median)
+    assert (few.value, few.interval, few.p_value, few.units) == (4.0, None, None, 9)
+    assert np.isnan(uncertainty.estimate([np.array([])], np.median).value)
+
+
 @settings(max_examples=60)
 @given(FEW, st.floats(0.5, 2))
 def test_the_ratio_of_paired_rounds(seconds, factor):

@@ -99,6 +99,16 @@ def test_words_stay_in_order_whatever_the_pauses(edges, silences):
     assert len(found) == len(given_words)
 
 
+def test_errors_are_those_of_the_edges_whose_word_was_transcribed():
+    truth = [(0.0, 1.0, "One two."), (1.5, 2.5, "Three"), (3.0, 4.0, "four five")]
+    said = [(0.1, 0.5, "one"), (0.5, 0.9, "too"), (1.4, 2.6, "three"), (float("nan"), 3.4, "four"), (3.4, 4.2, "five")]
+    found = words.edge_errors(said, truth, lambda text: text.lower().strip("."))
+    expected = {(0, "start"): 100, (1, "start"): -100, (1, "end"): 100, (2, "end"): 200}
+    assert found == pytest.approx(expected)
+    assert words.edge_errors([], truth) == {}
+    assert words.edge_errors(truth, truth) == {(span, edge): 0 for span in range(3) for edge in ("start", "end")}
+
+
 @pytest.fixture(scope="module")
 def long_clip(speech):
     """Return the longest clip, in whole positions of the encoder."""
