@@ -17,11 +17,11 @@ from typing import Any
 from transformers import WhisperProcessor
 
 from asrlib import AsrlibError, __version__, audio, corpora, engines, text, whisper
-from asrlib.decoding import outcomes, subtitles, transcription, words
+from asrlib.decoding import outcomes, streaming, subtitles, transcription, words
 from asrlib.decoding.batching import Hypothesis
 from asrlib.decoding.outcomes import Failed, Outcomes
 from asrlib.decoding.speculative import Assistant
-from asrlib.io import files, upload
+from asrlib.io import files, pipes, upload
 from asrlib.io.progress import track
 from asrlib.models import checkpoints
 from asrlib.tasks import demo as page
@@ -42,6 +42,8 @@ def transcribe(options: argparse.Namespace) -> int:
         options.usage("--words goes with --format srt, vtt or json")
     if options.engine and (options.words or options.vad or options.window == "merged"):
         options.usage("--engine goes without --words, --vad and --window merged, which only the course's own loop has")
+    if options.live:
+        return _live(options)
     beside = options.output and options.output.resolve() in [place.resolve() for place in options.audio]
     paths = transcripts.audio_files(options.audio, None if beside else options.output)
     if options.output:
@@ -56,6 +58,21 @@ def transcribe(options: argparse.Namespace) -> int:
             prefix = f"{path}\t" if options.format == "txt" and len(paths) > 1 else ""
             print(prefix + subtitles.write(outcome, options.format), end="", flush=True)
     return 1 if failed else 0
+
+
+def _live(options: argparse.Namespace) -> int:
+    """Print what comes out of the standard input, each word as soon as it is final."""
+    if options.audio != [Path("-")] or options.format != "txt" or options.output or options.engine or options.vad:
+        options.usage("--live goes with the standard input alone, asrlib transcribe - --live, and prints text: it goes without "
+                      "--format, --output, --engine and --vad")  # fmt: skip
+    model, processor = transcription.load(options.model)
+    live = streaming.Live(streaming.Recogniser(model, processor, options.language, options.window))
+    sound = pipes.ahead(pipes.samples(sys.stdin.buffer), audio.SAMPLING_RATE)
+    print("asrlib: ready.", file=sys.stderr)
+    for part in sound:
+        print(live.add(part), end="", flush=True)
+    print(live.end())
+    return 0
 
 
 def _into_folder(options: argparse.Namespace, paths: Sequence[Path]) -> int:
