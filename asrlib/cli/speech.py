@@ -17,6 +17,7 @@ from typing import Any
 from transformers import WhisperProcessor
 
 from asrlib import AsrlibError, __version__, audio, corpora, engines, text, whisper
+from asrlib.course import findings
 from asrlib.decoding import outcomes, streaming, subtitles, transcription, words
 from asrlib.decoding.batching import Hypothesis
 from asrlib.decoding.outcomes import Failed, Outcomes
@@ -24,8 +25,9 @@ from asrlib.decoding.speculative import Assistant
 from asrlib.io import files, pipes, upload
 from asrlib.io.progress import track
 from asrlib.models import checkpoints
+from asrlib.scoring import Score
+from asrlib.tasks import comparing, evaluation, preparation, sharding, transcripts
 from asrlib.tasks import demo as page
-from asrlib.tasks import evaluation, preparation, sharding, transcripts
 from asrlib.tasks.evaluation import Evaluation
 from asrlib.training import distillation
 
@@ -164,6 +166,8 @@ def evaluate(options: argparse.Namespace) -> int:
     if not options.output and os.environ.get("WORLD_SIZE", "1") != "1":
         options.usage("several processes need --output FOLDER, which all of them see")
     chosen = _search_options(options)
+    if options.hypotheses:
+        return _side_by_side(options)
     parts = str(options.speech).split("/")
     if options.speech.is_dir() or len(parts) != 3:
         table = corpora.load("folder", root=options.speech, language=options.language)
@@ -187,6 +191,45 @@ def evaluate(options: argparse.Namespace) -> int:
             print(show(options.model, language, chosen, found))
             return 1 if found.unreadable else 0
     return 0
+
+
+def _side_by_side(options: argparse.Namespace) -> int:
+    """Score transcripts that are there."""
+    if not options.language:
+        options.usage("--hypotheses needs --language, which decides the normaliser")
+    found = comparing.compare(options.speech, options.hypotheses, text.language_code(options.language))
+    rate = "wer_percent" if text.spaced(options.language) else "cer_percent"
+    systems = [_numbers(name, score, rate) for name, score in found.scores.items()]
+    if options.json:
+        print(
+            json.dumps(
+                {"normalizer": found.normalizer, "unit": found.unit, "systems": systems}, indent=1, ensure_ascii=False
+            )
+        )
+        return 0
+    width = max(len(name) for name in found.scores)
+    print(
+        f"{'':{width}}  {rate[:3].upper():>7}  {'95 % interval':>15}  {'substituted':>11}  {'deleted':>7}  {'inserted':>8}"
+    )
+    for row in systems:
+        ends = "{:.2f} to {:.2f}".format(*row["interval"]) if row["interval"] else "none"
+        counts = f"{row['substitutions']:>11}  {row['deletions']:>7}  {row['insertions']:>8}"
+        print(f"{row['system']:{width}}  {row[rate]:>5.2f} %  {ends:>15}  {counts}")
+    score = next(iter(found.scores.values()))
+    units = len(set(score.blocks))
+    kind = f"{found.unit}{'es' if found.unit == 'stretch' else 's'}" if units > 1 else found.unit
+    print(
+        f"{score.words} {'words' if text.spaced(options.language) else 'characters'}, {units} {kind}, normaliser {found.normalizer}"
+    )
+    if found.differences:
+        print(findings.table(found.differences, next(iter(found.scores))))
+    return 0
+
+
+def _numbers(name: str, score: Score, rate: str) -> dict[str, Any]:
+    counted = {kind: getattr(score, kind) for kind in ("substitutions", "deletions", "insertions", "words")}
+    interval = score.interval and [100 * end for end in score.interval]
+    return {"system": name, rate: 100 * score.wer, "interval": interval, **counted}
 
 
 def _search_options(options: argparse.Namespace) -> dict[str, Any]:

@@ -56,6 +56,8 @@ class Recogniser:
             (self.language,) = detect_language(self.model, states, bias)
         before = [token for word in confirmed for token in word]
         prompt = whisper.prompt(self.model.generation_config, self.language) + before
+        if len(prompt) >= self.model.config.max_target_positions:
+            return []  # a text without end: the next sound that is dropped takes it along
         sound = features[0, :, : max(1, len(samples) // whisper.HOP)]
         (found,) = guards.guarded(self.model, self.processor, states, [prompt], [sound], bias)
         spelled = words.spell(self.processor, found.tokens, self.language)
