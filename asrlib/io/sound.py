@@ -199,5 +199,5 @@ def write(path: Path, samples: np.ndarray, rate: int = 16_000) -> None:
         frame = av.AudioFrame.from_ndarray(samples[None], format="flt", layout="mono")
         frame.sample_rate = rate
         resampler = av.AudioResampler(format=track.format, rate=48_000)
-        for part in (*resampler.resample(frame), *resampler.resample(None), None):
+        for part in (*resampler.resample(frame), None):
             container.mux(track.encode(part))
