@@ -366,7 +366,9 @@ def test_sound_without_speech_is_one_sentence(tmp_path, capsys):
 def test_the_command_says_what_was_kept_and_where(recordings, tmp_path, capsys):
     arguments = ["prepare", *map(str, recordings), "--output", str(tmp_path / "set"), "--language", "en"]
     assert cli.main(arguments) == 0
-    assert capsys.readouterr().out == f"3 of 3 pieces kept, 0.2 of 0.2 minutes, in {tmp_path / 'set'}.\n"
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"3 of 3 pieces kept, 0.2 of 0.2 minutes, in {tmp_path / 'set'}."
+    assert "train 2, validation 1." in second and "listen.html, the test first" in second
 
 
 @pytest.mark.usefixtures("found")
