@@ -72,9 +72,12 @@ def _live(options: argparse.Namespace) -> int:
     live = streaming.Live(streaming.Recogniser(model, processor, options.language, options.window))
     sound = pipes.ahead(pipes.samples(sys.stdin.buffer), audio.SAMPLING_RATE)
     print("asrlib: ready.", file=sys.stderr)
+    begun = False
     for part in sound:
-        print(live.add(part), end="", flush=True)
-    print(live.end())
+        said = live.add(part)
+        print(said if begun else said.lstrip(), end="", flush=True)
+        begun = begun or bool(said)
+    print(live.end() if begun else live.end().lstrip())
     return 0
 
 

@@ -60,6 +60,11 @@ HELD = {  # what a chapter has on the GPU, as if it let go of nothing
         Held("STUDENT_ID", FLOAT16, copies=2),
         Held("ASSISTANT_ID", FLOAT16),
     ],
+    # the notebook's own, and those of `prepare`
+    "13_own_data_set": [
+        Held("MODEL_ID", FLOAT16, copies=2, batch=8),
+        Held("SECOND_ID", FLOAT16, copies=2, batch=8),
+    ],
 }
 CONVERTED = {
     "01_zero_shot_whisper": ["MODEL_ID", "ENGLISH_MODEL_ID"]
