@@ -56,6 +56,30 @@ def align(reference: str, hypothesis: str) -> Alignment:
     return Alignment(tuple(pairs))
 
 
+def stretches(reference: str, hypothesis: str, words: int) -> list[tuple[str, str]]:
+    """Cut a long reference into stretches of so many words, the last of at least as many, and a transcript at the same places.
+
+    The errors of the stretches add up to those of the whole. What was invented between two belongs to the first.
+
+    Args:
+        reference: normalised text, with one word at least.
+        hypothesis: normalised text, perhaps empty.
+        words: of a stretch.
+
+    Returns:
+        (reference, hypothesis) of each stretch.
+    """
+    total, at = len(reference.split()), 0
+    last = max(total // words, 1) - 1
+    parts: list[tuple[list[str], list[str]]] = [([], []) for _ in range(last + 1)]
+    for _, old, new in align(reference, hypothesis).pairs:
+        at += bool(old)
+        part = parts[min(max(at - 1, 0) // words, last)]
+        for side, word in zip(part, (old, new), strict=True):
+            side += [word] if word else []
+    return [(" ".join(old), " ".join(new)) for old, new in parts]
+
+
 def count(references: Sequence[str], hypotheses: Sequence[str], process: Callable[..., jiwer.WordOutput]) -> np.ndarray:
     """Count the errors of each hypothesis.
 

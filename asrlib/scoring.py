@@ -358,6 +358,26 @@ def contrast(first: Score, second: Score, *, same_clips: bool, seed: int = 0) ->
     return Difference(delta, uncertainty.interval(*drawn), uncertainty.p_value(*drawn), "", *counted)
 
 
+def resampled(
+    gap: Callable[[np.ndarray], float], n: int, words: int, unit: str, *, replicates: int = REPLICATES, seed: int = 0
+) -> Difference:
+    """Return a difference in WER that is no sum over utterances, such as between what two filters keep of them.
+
+    Args:
+        gap: rows that were drawn, shape (n,), to the difference, as a fraction.
+        n: units to draw from.
+        words: reference words in all of them.
+        unit: name of one, in the singular.
+        replicates, seed: of the bootstrap.
+    """
+    delta = gap(np.arange(n))
+    if few := uncertainty.shortage(n, unit):
+        return Difference(delta, None, None, few, n, words)
+    generator = np.random.default_rng(seed)
+    drawn = (np.array([gap(generator.integers(0, n, n)) for _ in range(replicates)]), n)
+    return Difference(delta, uncertainty.interval(*drawn), uncertainty.p_value(*drawn), "", n, words)
+
+
 def _few_units(blocks: Sequence[Hashable]) -> str:
     units = len(set(blocks))
     return uncertainty.shortage(units, "clip" if units == len(blocks) else "speaker")

@@ -52,7 +52,7 @@ KINDS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "cli": "bad file|goes on",
             "evaluation": "cannot be read|outcome",
-            "preparation": "bad recording|has changed",
+            "preparation": "bad recording|has changed|corrections|breaks later|table with an error",
             "sharding": "failed or has changed|error in the work",
             "distillation": "fails is named",
             "corpora": "recording that cannot be read|clip is left out|lengths are read",
@@ -90,6 +90,8 @@ KINDS: dict[str, tuple[str, dict[str, str]]] = {
             "configuration_faults": ".",
             "corpora": "unknown names|region|another set|missing root",
             "cli": "missing file|without audio|language that decides",
+            "comparing": "missing|language",
+            "streaming": "other forms|standard input alone",
             "model_faults": "command|bytes of a name|right type|notebooks type",
         },
     ),

@@ -126,6 +126,8 @@ def _speech_commands(command: Callable[..., Any], model: dict[str, str]) -> None
     option("--output", type=Path, metavar="FOLDER", help="for a file of each transcript, once; default: print them")
     option("--words", action="store_true", help="times of words: srt and vtt get short lines, json single words")
     option("--vad", **vad)
+    option("--live", action="store_true",
+           help="with - for FILE: transcribe what a pipe brings while it is spoken (WAV, or 16 kHz samples of 16 bits; notebook 13)")  # fmt: skip
     option("--engine", metavar="NAME",
            help="another runtime, such as whisper.cpp (notebook 08), or fastest: tried out first. asrlib, onnxruntime, openvino, "
                 "ctranslate2, faster-whisper and openai-whisper test what they wrote for silence and loops")  # fmt: skip
@@ -134,6 +136,8 @@ def _speech_commands(command: Callable[..., Any], model: dict[str, str]) -> None
     option = command("evaluate", "speech", "score a model; in N processes: torchrun ... asrlib evaluate")
     option("speech", type=Path, metavar="FOLDER|CORPUS/LANGUAGE/SPLIT",
            help="a folder's metadata.csv has the columns file_name, transcription, perhaps language, speaker")  # fmt: skip
+    option("--hypotheses", nargs="+", type=Path, metavar="FILE|FOLDER",
+           help="compare what systems have written (txt, srt, vtt, json), by the reference in the place of the speech")  # fmt: skip
     option("--output", type=Path, metavar="FOLDER", help="keep the transcripts there: a killed run goes on")
     option("--model", **model)
     option("--language", help="code or name; default: the column language of metadata.csv")

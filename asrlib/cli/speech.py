@@ -7,6 +7,7 @@ import contextlib
 import functools
 import json
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -17,15 +18,17 @@ from typing import Any
 from transformers import WhisperProcessor
 
 from asrlib import AsrlibError, __version__, audio, corpora, engines, text, whisper
-from asrlib.decoding import outcomes, subtitles, transcription, words
+from asrlib.course import findings
+from asrlib.decoding import outcomes, streaming, subtitles, transcription, words
 from asrlib.decoding.batching import Hypothesis
 from asrlib.decoding.outcomes import Failed, Outcomes
 from asrlib.decoding.speculative import Assistant
-from asrlib.io import files, upload
+from asrlib.io import files, pipes, upload
 from asrlib.io.progress import track
 from asrlib.models import checkpoints
+from asrlib.scoring import Score
+from asrlib.tasks import comparing, evaluation, preparation, sharding, transcripts
 from asrlib.tasks import demo as page
-from asrlib.tasks import evaluation, preparation, sharding, transcripts
 from asrlib.tasks.evaluation import Evaluation
 from asrlib.training import distillation
 
@@ -42,6 +45,8 @@ def transcribe(options: argparse.Namespace) -> int:
         options.usage("--words goes with --format srt, vtt or json")
     if options.engine and (options.words or options.vad or options.window == "merged"):
         options.usage("--engine goes without --words, --vad and --window merged, which only the course's own loop has")
+    if options.live:
+        return _live(options)
     beside = options.output and options.output.resolve() in [place.resolve() for place in options.audio]
     paths = transcripts.audio_files(options.audio, None if beside else options.output)
     if options.output:
@@ -56,6 +61,24 @@ def transcribe(options: argparse.Namespace) -> int:
             prefix = f"{path}\t" if options.format == "txt" and len(paths) > 1 else ""
             print(prefix + subtitles.write(outcome, options.format), end="", flush=True)
     return 1 if failed else 0
+
+
+def _live(options: argparse.Namespace) -> int:
+    """Print what comes out of the standard input, each word as soon as it is final."""
+    if options.audio != [Path("-")] or options.format != "txt" or options.output or options.engine or options.vad:
+        options.usage("--live goes with the standard input alone, asrlib transcribe - --live, and prints text: it goes without "
+                      "--format, --output, --engine and --vad")  # fmt: skip
+    model, processor = transcription.load(options.model)
+    live = streaming.Live(streaming.Recogniser(model, processor, options.language, options.window))
+    sound = pipes.ahead(pipes.samples(sys.stdin.buffer), audio.SAMPLING_RATE)
+    print("asrlib: ready.", file=sys.stderr)
+    begun = False
+    for part in sound:
+        said = live.add(part)
+        print(said if begun else said.lstrip(), end="", flush=True)
+        begun = begun or bool(said)
+    print(live.end() if begun else live.end().lstrip())
+    return 0
 
 
 def _into_folder(options: argparse.Namespace, paths: Sequence[Path]) -> int:
@@ -147,9 +170,18 @@ def evaluate(options: argparse.Namespace) -> int:
     if not options.output and os.environ.get("WORLD_SIZE", "1") != "1":
         options.usage("several processes need --output FOLDER, which all of them see")
     chosen = _search_options(options)
+    if options.hypotheses:
+        return _side_by_side(options)
     parts = str(options.speech).split("/")
     if options.speech.is_dir() or len(parts) != 3:
         table = corpora.load("folder", root=options.speech, language=options.language)
+        if {"test"} < set(table["split"]):  # what a model may have learnt from would flatter it
+            kept = corpora.load("folder", options.language, "test", root=options.speech)
+            print(
+                f"asrlib: of {options.speech} the split test is scored, {len(kept)} of {len(table)} clips.",
+                file=sys.stderr,
+            )
+            table = kept
     else:
         table = corpora.load(*parts, root=options.root)
     start, processor, generation, longest = _search(options.model, chosen)
@@ -170,6 +202,45 @@ def evaluate(options: argparse.Namespace) -> int:
             print(show(options.model, language, chosen, found))
             return 1 if found.unreadable else 0
     return 0
+
+
+def _side_by_side(options: argparse.Namespace) -> int:
+    """Score transcripts that are there."""
+    if not options.language:
+        options.usage("--hypotheses needs --language, which decides the normaliser")
+    found = comparing.compare(options.speech, options.hypotheses, text.language_code(options.language))
+    rate = "wer_percent" if text.spaced(options.language) else "cer_percent"
+    systems = [_numbers(name, score, rate) for name, score in found.scores.items()]
+    if options.json:
+        print(
+            json.dumps(
+                {"normalizer": found.normalizer, "unit": found.unit, "systems": systems}, indent=1, ensure_ascii=False
+            )
+        )
+        return 0
+    width = max(len(name) for name in found.scores)
+    print(
+        f"{'':{width}}  {rate[:3].upper():>7}  {'95 % interval':>15}  {'substituted':>11}  {'deleted':>7}  {'inserted':>8}"
+    )
+    for row in systems:
+        ends = "{:.2f} to {:.2f}".format(*row["interval"]) if row["interval"] else "none"
+        counts = f"{row['substitutions']:>11}  {row['deletions']:>7}  {row['insertions']:>8}"
+        print(f"{row['system']:{width}}  {row[rate]:>5.2f} %  {ends:>15}  {counts}")
+    score = next(iter(found.scores.values()))
+    units = len(set(score.blocks))
+    kind = f"{found.unit}{'es' if found.unit == 'stretch' else 's'}" if units > 1 else found.unit
+    print(
+        f"{score.words} {'words' if text.spaced(options.language) else 'characters'}, {units} {kind}, normaliser {found.normalizer}"
+    )
+    if found.differences:
+        print(findings.table(found.differences, next(iter(found.scores))))
+    return 0
+
+
+def _numbers(name: str, score: Score, rate: str) -> dict[str, Any]:
+    counted = {kind: getattr(score, kind) for kind in ("substitutions", "deletions", "insertions", "words")}
+    interval = score.interval and [100 * end for end in score.interval]
+    return {"system": name, rate: 100 * score.wer, "interval": interval, **counted}
 
 
 def _search_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -259,6 +330,9 @@ def prepare(options: argparse.Namespace) -> int:
     minutes = f"{made.kept_seconds / 60:.1f} of {made.seconds / 60:.1f} minutes"
     dropped = "".join(f"; {count} dropped: {reason}" for reason, count in made.dropped.items())
     print(f"{made.kept} of {made.pieces} pieces kept, {minutes}, in {options.output}{dropped}.")
+    splits = ", ".join(f"{split} {count}" for split, count in made.splits.items())
+    print(f"Whole recordings are in one split: {splits}. Nobody has read the labels yet: correct them in {options.output / 'listen.html'}, "
+          f"the test first. Next: asrlib finetune {shlex.quote(str(options.output))} --output FOLDER")  # fmt: skip
     return 1 if made.failed else 0
 
 

@@ -384,3 +384,31 @@ def filled_windows(seconds: Sequence[float], window: float, merged: Sequence[flo
         f"window of {window:g} s and encoded alone. In a batch the same windows are encoded together. With merged silence each row is "
         f"cut to what {min(merged):.1f} to {max(merged):.1f} s of a window take.",
     )
+
+
+def data_set() -> None:
+    """Show the way from a recording to the splits of a data set, and back by a person who corrects."""
+    axes = canvas(7.4, 2.3)
+    steps = (
+        ("recording\nm4a, webm, mp4", figures.GREY),
+        ("voice\nno pauses", figures.GREY),
+        ("pieces\n2 to 30 s", figures.GREY),
+        ("labels\nby a model", figures.BLUE),
+        ("filter\ndoubtful: out", figures.ORANGE),
+    )
+    for place, (text, color) in enumerate(steps):
+        box(axes, (0.62 + 1.3 * place, 1.7), text, size=(1.1, 0.55), color=color)
+        arrow(axes, (1.17 + 1.3 * place, 1.7), (1.37 + 1.3 * place, 1.7))
+    for place, split in enumerate(("train", "validation", "test")):
+        box(axes, (6.88, 2.05 - 0.35 * place), split, size=(0.95, 0.3))
+    box(axes, (4.52, 0.45), "listen and correct\nthe test first", size=(1.5, 0.55), color=figures.ORANGE)
+    box(axes, (2.0, 0.45), "metadata.csv\nwhat was corrected stays", size=(1.9, 0.55))
+    arrow(axes, (6.88, 1.15), (5.3, 0.45), curve=-0.25)
+    arrow(axes, (3.75, 0.45), (2.97, 0.45))
+    axes.text(6.4, 0.55, "whole recordings", fontsize=7)
+    figures.show(
+        axes.figure,
+        "Diagram of a data set: of a recording the voice is found, cut into pieces of 2 to 30 seconds, labelled by a model, and "
+        "doubtful labels are dropped. Whole recordings go to train, validation or test. A person listens and corrects, the test "
+        "first, and metadata.csv keeps what was corrected when recordings are added.",
+    )

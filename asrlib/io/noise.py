@@ -1,9 +1,10 @@
-"""Log lines of other libraries without information, which `import asrlib` drops, and their progress bars."""
+"""What `import asrlib` keeps other libraries from: log lines without information, progress bars, and reports to their makers."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -24,6 +25,10 @@ NOISE = {  # logger: how its lines begin
     "transformers.trainer": r"There were missing keys in the checkpoint model loaded: \['proj_out.weight'\]",
     "transformers.integrations.bitsandbytes": "The modules are dequantized in .* and casted to",
 }
+
+os.environ.setdefault(
+    "ORT_DISABLE_TELEMETRY", "1"
+)  # ONNX Runtime, also in Silero's detector, reports its use to Microsoft
 
 
 class _Quiet(logging.Filter):

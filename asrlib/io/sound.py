@@ -22,7 +22,7 @@ from asrlib.io.containers import announced_end, length_unknown, read_at, recordi
 if TYPE_CHECKING:
     import soundfile
 
-__all__ = ["BLOCK", "SUFFIXES", "blocks", "header_seconds", "opened"]
+__all__ = ["BLOCK", "SUFFIXES", "blocks", "header_seconds", "opened", "write"]
 
 BLOCK = 1 << 20  # samples decoded at a time, all channels together: 4 MB
 EXACT = ("ape", "tak", "tta", "wv")  # forms whose header counts the samples and not the bytes
@@ -32,6 +32,8 @@ ENDINGS = (
     "mpg mts nist oga ogg ogv opus qt ra rf64 rm snd sph spx ts tta voc w64 wav wave webm wma wmv wv"
 )
 SUFFIXES = frozenset(f".{ending}" for ending in ENDINGS.split())
+
+CODECS = {".m4a": "aac", ".mp4": "aac", ".webm": "libopus"}  # what phones, cameras and browsers record
 
 Block = tuple[int, np.ndarray]  # sampling rate in Hz; float32 of shape (frames, channels)
 
@@ -180,3 +182,22 @@ def _packed(frames: Iterator[Any]) -> Iterator[Any]:
         frame.pts = None
         yield from resampler.resample(frame)
     yield from resampler.resample(None) if resampler else []
+
+
+def write(path: Path, samples: np.ndarray, rate: int = 16_000) -> None:
+    """Write one channel as phones, cameras and browsers do, at 48 kHz.
+
+    Args:
+        path: its ending is one of `CODECS`.
+        samples: float32 within [-1, 1], shape (samples,).
+        rate: of the samples, in Hz.
+    """
+    import av
+
+    with av.open(str(path), "w") as container:
+        track = container.add_stream(CODECS[path.suffix], rate=48_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples[None], format="flt", layout="mono")
+        frame.sample_rate = rate
+        resampler = av.AudioResampler(format=track.format, rate=48_000)
+        for part in (*resampler.resample(frame), None):
+            container.mux(track.encode(part))

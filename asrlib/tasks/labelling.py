@@ -42,7 +42,7 @@ class Limits:
             spaces between words.
 
     The paper's limits, -1 and 2.4, say when a decoder should try again. Labels to learn from are better chosen more strictly;
-    notebook 11 shows what each limit lets through.
+    notebook 13 shows what each limit is worth.
     """
 
     shortest: float = 2.0

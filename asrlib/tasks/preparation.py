@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import io
+import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ import soundfile
 
 from asrlib import AsrlibError, audio, text
 from asrlib.decoding import vad
-from asrlib.decoding.outcomes import Outcomes
+from asrlib.decoding.outcomes import Outcomes, whole
 from asrlib.io import files
+from asrlib.tasks import dataset
 from asrlib.tasks.labelling import Labeller, Limits, rejection
 
 __all__ = ["Prepared", "cut", "prepare"]
@@ -35,6 +36,7 @@ class Prepared:
     Attributes:
         pieces, kept: how many.
         seconds, kept_seconds: how long they are together.
+        splits: split -> kept pieces.
         dropped: reason -> pieces.
         failed: recording -> why it could not be read.
     """
@@ -43,6 +45,7 @@ class Prepared:
     kept: int
     seconds: float
     kept_seconds: float
+    splits: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -86,9 +89,10 @@ def prepare(
     """Make a data set of recordings, which ``corpora.load("folder", root=output)`` reads, or add recordings to it.
 
     The folder gets ``clips/*.flac`` (the pieces that are kept, 16 kHz), ``labels/*.jsonl`` (all pieces of a recording, with
-    their measures), ``outcomes.jsonl`` and at last ``metadata.csv``. A recording is known by its content: a killed run goes on
-    with the first whose labels are not complete, and one that has changed takes the place of what it was. All clips are of the
-    split ``train``, since a model cannot be tested with labels of its own kind; a recording's name stands in ``speaker``.
+    their measures), ``outcomes.jsonl`` and at last ``metadata.csv``, with ``listen.html`` to correct it. A recording is known by
+    its content: a killed run goes on with the first whose labels are not complete, and one that has changed takes the place of
+    what it was. Its name stands in ``speaker``, and all its clips are in one split (`asrlib.tasks.dataset.divide`). A row that
+    is in ``metadata.csv`` stays as it is there, corrected or not, and one that was taken out stays out.
 
     Args:
         sources: audio files; what cannot be read is named on stderr and left out.
@@ -103,7 +107,7 @@ def prepare(
 
     Raises:
         AsrlibError: models that `transcription.load` refuses, a folder with other content or of other settings, or no piece that
-            is kept. What was finished stays.
+            is kept, or a ``metadata.csv`` that cannot be read. What was finished stays.
     """
     output, limits = files.user_path(output), limits or Limits()
     language = language and text.language_code(language)
@@ -115,6 +119,7 @@ def prepare(
         if "run.json" not in others and any("run.json" not in name for name in others):
             raise AsrlibError(f"{output} holds other files: name a new folder for the data set.")
         files.reserve(output, run, "model, language or limits")
+        dataset.read(output)  # an error in it shows before the work, not after
         made, labeller = Outcomes(output), functools.cache(lambda: Labeller(model, second, language))
         failed = {}
         for source in map(files.user_path, sources):
@@ -131,7 +136,8 @@ def _prepare_one(source: Path, output: Path, made: Outcomes, labeller: Callable[
             samples = audio.load(source)
         except AsrlibError as error:
             print(f"asrlib: {error}", file=sys.stderr)
-            made.add(source, failed=str(error))
+            earlier = made.of.get(whole(source), {}).get("name", "")  # what was made of it before it broke is not lost
+            made.add(source, failed=str(error), name=earlier)
             return str(error)
         files.write_jsonl(_listing(output, name), _pieces(samples, output, name, labeller(), limits))
     if not made.done(source, name=name):
@@ -177,20 +183,44 @@ def _pieces(
 
 
 def _written(output: Path, made: Outcomes, failed: dict[str, str]) -> Prepared:
-    """Write the table of the pieces that are kept, of this and of earlier calls, and count them."""
-    names = dict.fromkeys(row["name"] for row in made.of.values() if not row["failed"])
-    rows = [row for name in names if _finished(output, name) for row in files.read_jsonl(_listing(output, name))]
-    kept = [row for row in rows if not row["dropped"]]
-    if not kept:
-        raise AsrlibError(f"None of {len(rows)} pieces of speech can be kept: {output / 'labels'} says why.")
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["file_name", "transcription", "language", "speaker", "split"])
-    writer.writerows([row["clip"], row["text"], row["language"], row["recording"], "train"] for row in kept)
-    files.write_atomic(output / "metadata.csv", table.getvalue())
-    dropped = Counter(row["dropped"] for row in rows if row["dropped"])
-    return Prepared(len(rows), len(kept), _seconds(rows), _seconds(kept), dict(dropped), failed)
+    """Bring the table up to date with the recordings of this and of earlier calls, and count the pieces."""
+    names = dict.fromkeys(row["name"] for row in made.of.values() if row.get("name"))
+    pieces = {name: list(files.read_jsonl(_listing(output, name))) for name in names if _finished(output, name)}
+    place, rows = output / "splits.json", dataset.read(output)
+    listed = files.read_json(place) if place.is_file() else {}  # recording -> split, of those that the table has or had
+    seconds = {name: _seconds(piece for piece in pieces[name] if piece["clip"]) for name in pieces}
+    have: Counter[str] = Counter()
+    for name in listed.keys() & pieces.keys():
+        have[listed[name]] += seconds[name]
+    splits = dataset.divide({name: length for name, length in seconds.items() if length and name not in listed}, have)
+    table = {row["file_name"]: row for row in rows or () if _is_current(row["file_name"], output, names)}
+    for name, split in (splits if rows is not None else listed | splits).items():
+        for piece in pieces.get(name, ()):
+            if piece["clip"]:
+                table.setdefault(piece["clip"], _row(piece, split))
+    everything = [piece for found in pieces.values() for piece in found]
+    if not table:
+        raise AsrlibError(f"None of {len(everything)} pieces of speech can be kept: {output / 'labels'} says why.")
+    dataset.write(output, table.values(), {piece["clip"]: piece["logprob"] for piece in everything if piece["clip"]})
+    files.write_atomic(place, json.dumps(listed | splits, indent=1))  # last: a killed run lists its recordings again
+    left = [piece for piece in everything if piece["clip"] in table]
+    counts = Counter(row.get("split", "") for row in table.values())
+    dropped = Counter(piece["dropped"] for piece in everything if piece["dropped"])
+    return Prepared(
+        len(everything), len(left), _seconds(everything), _seconds(left), dict(counts), dict(dropped), failed
+    )
 
 
-def _seconds(rows: Sequence[dict[str, Any]]) -> float:
+def _is_current(clip: str, output: Path, names: Container[str]) -> bool:
+    """Tell whether a clip is not of a recording that has since changed; one that people have added is none."""
+    name = Path(clip).stem.rpartition("-")[0]
+    return name in names or not _listing(output, name).is_file()
+
+
+def _row(piece: dict[str, Any], split: str) -> dict[str, str]:
+    values = (piece["clip"], piece["text"], piece["language"], piece["recording"], split)
+    return dict(zip(dataset.COLUMNS, values, strict=True))
+
+
+def _seconds(rows: Iterable[dict[str, Any]]) -> float:
     return sum(row["end"] - row["start"] for row in rows)

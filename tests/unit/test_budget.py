@@ -76,6 +76,11 @@ HELD = {  # what a chapter has on the GPU, as if it let go of nothing
     ],
     # openai-whisper's model, while it is loaded, and that of transformers, one window at a time; wav2vec 2.0 takes 0.4 GB
     "12_word_times": [Held("MODEL_ID", FLOAT32, copies=3, batch=1)],
+    # the notebook's own, and those of `prepare`
+    "13_own_data_set": [
+        Held("MODEL_ID", FLOAT16, copies=2, batch=8),
+        Held("SECOND_ID", FLOAT16, copies=2, batch=8),
+    ],
 }
 CONVERTED = {
     "01_zero_shot_whisper": ["MODEL_ID", "ENGLISH_MODEL_ID"],

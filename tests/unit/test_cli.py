@@ -248,6 +248,17 @@ def test_evaluate_counts_a_file_that_is_listed_twice_twice(evaluated):
     assert [clip["id"] for clip in found["clips"]] == ["0.wav", "1.wav", "0.wav"]
 
 
+def test_evaluate_scores_the_test_of_a_folder_with_splits(tone, echo, capsys):
+    own_folder(tone, ["hello", "goodbye"])
+    table = (tone / "metadata.csv").read_text().splitlines()
+    splits = ("split", "test", "train")
+    (tone / "metadata.csv").write_text("\n".join(f"{row},{split}" for row, split in zip(table, splits, strict=True)))
+    assert cli.main(["evaluate", str(tone), "--language", "en", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert [clip["id"] for clip in json.loads(out)["clips"]] == ["0.wav"]
+    assert "the split test is scored, 1 of 2 clips" in err
+
+
 def test_evaluate_asks_for_the_language_that_decides_the_normaliser(tone, echo, capsys):
     own_folder(tone)
     assert cli.main(["evaluate", str(tone)]) == 1

@@ -14,7 +14,9 @@ from transformers import GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from asrlib import AsrlibError, audio, cli, corpora, scoring, text
+from asrlib.corpora import metadata
 from asrlib.decoding import transcription
+from asrlib.io import files, sound
 from asrlib.tasks import labelling, preparation
 from asrlib.tasks.labelling import Label, Limits
 
@@ -152,8 +154,11 @@ def test_a_folder_is_written_that_corpora_reads(recordings, tmp_path):
     made = preparation.prepare([*recordings, other], output)
     assert (made.pieces, made.kept, made.dropped) == (4, 4, {})
     assert made.kept_seconds == pytest.approx(18, abs=0.01)
-    rows = corpora.load("folder", root=output, split="train")
+    rows = corpora.load("folder", root=output)
     assert sorted(rows["text"]) == [" ".join(["word"] * number) for number in (3, 4, 5, 6)]
+    assert len(set(zip(rows["speaker"], rows["split"], strict=True))) == 3  # all of a recording is in one split
+    assert sorted(rows["split"]) == ["test", "train", "train", "validation"]
+    assert made.splits == {"train": 2, "validation": 1, "test": 1}
     assert set(rows["language"]) == {"en"} and len(set(rows["speaker"])) == 3
     assert sorted(len(audio.load(row["audio"])) for row in rows) == [3 * RATE, 4 * RATE, 5 * RATE, 6 * RATE]
 
@@ -200,6 +205,84 @@ def test_a_later_call_adds_what_is_new_and_replaces_what_has_changed(recordings,
     assert len(labelled) == 4
     after = recordings_of(folder)
     assert after["two"] == before["two"] and after["one"] != before["one"]
+
+
+def corrected(folder, change):
+    """Change the text of the table as people do, and return its rows."""
+    path = folder / "metadata.csv"
+    path.write_text(change(path.read_text()))
+    return metadata.folder(folder)
+
+
+@pytest.mark.usefixtures("found", "labelled")
+def test_corrections_and_what_was_taken_out_stay_when_recordings_are_added(recordings, tmp_path):
+    folder = tmp_path / "set"
+    preparation.prepare(recordings[:1], folder)
+
+    def change(table):
+        head, first, *_ = table.splitlines()
+        return f"{head},checked\n{first.replace('word word word,', chr(34) + 'one, two' + chr(34) + ',')},yes\nmine.wav,by hand,en,me,test,yes\n"
+
+    before = corrected(folder, change)
+    assert [row["transcription"] for row in before] == ["one, two", "by hand"]  # the second clip was taken out
+    made = preparation.prepare(recordings, folder)
+    after = metadata.folder(folder)
+    assert after[:2] == before and made.kept == 2
+    assert [(row["transcription"], row["split"], row["checked"]) for row in after[2:]] == [
+        ("word word word word word", "validation", "")
+    ]
+    (folder / "metadata.csv").unlink()  # thrown away: all labels come back, in the splits that they had
+    assert preparation.prepare(recordings, folder).kept == 3
+    assert [row["split"] for row in metadata.folder(folder)] == ["train", "train", "validation"]
+
+
+@pytest.mark.usefixtures("found", "labelled")
+def test_a_run_that_is_killed_before_it_notes_the_splits_lists_each_clip_once(recordings, tmp_path):
+    folder = tmp_path / "set"
+    preparation.prepare(recordings, folder)
+    before = corrected(folder, lambda table: table.replace("word word word word word", "five words"))
+    (folder / "splits.json").unlink()
+    assert preparation.prepare(recordings, folder).kept == 3
+    assert metadata.folder(folder) == before
+
+
+@pytest.mark.usefixtures("found")
+def test_a_table_with_an_error_is_named_before_any_work_and_kept(recordings, tmp_path, labelled):
+    folder = tmp_path / "set"
+    preparation.prepare(recordings[:1], folder)
+    labelled.clear()
+    table = (folder / "metadata.csv").read_text() + 'clips/x.flac,"not closed,en,me,train\n'
+    (folder / "metadata.csv").write_text(table)
+    with pytest.raises(AsrlibError, match=r"metadata\.csv, line 4: a quotation mark is not closed"):
+        preparation.prepare(recordings, folder)
+    assert (folder / "metadata.csv").read_text() == table and not labelled
+
+
+@pytest.mark.usefixtures("found", "labelled")
+def test_a_recording_that_breaks_later_loses_nothing(recordings, tmp_path):
+    folder = tmp_path / "set"
+    preparation.prepare(recordings, folder)
+    before = metadata.folder(folder)
+    recordings[0].write_bytes(b"no audio")
+    assert preparation.prepare(recordings, folder).failed.keys() == {str(recordings[0])}
+    assert metadata.folder(folder) == before
+
+
+@pytest.mark.usefixtures("labelled")
+@pytest.mark.parametrize("ending", sound.CODECS)
+def test_what_phones_and_browsers_record_is_cut_at_its_pauses(tmp_path, ending):
+    rows = corpora.load("telephone", "en", "test").filter(
+        lambda row: 3 < row["seconds"] < 6, load_from_cache_file=False
+    )
+    known = audio.stitch(rows, seconds=20, pause=(0.8, 1.0), seed=0)
+    sound.write(path := tmp_path / f"talk{ending}", known.audio)
+    assert audio.duration(path) == pytest.approx(known.seconds, abs=0.1)
+    made = preparation.prepare([path], tmp_path / "set")
+    (listing,) = (tmp_path / "set/labels").iterdir()
+    cuts = [(row["start"], row["end"]) for row in files.read_jsonl(listing)]
+    assert made.kept == len(known.segments) == len(cuts)
+    for (start, end, _), (first, last) in zip(known.segments, cuts, strict=True):
+        assert abs(start - first) < 0.5 and abs(end - last) < 0.6  # a prompt begins and ends with some silence
 
 
 @pytest.mark.usefixtures("found")
@@ -283,7 +366,9 @@ def test_sound_without_speech_is_one_sentence(tmp_path, capsys):
 def test_the_command_says_what_was_kept_and_where(recordings, tmp_path, capsys):
     arguments = ["prepare", *map(str, recordings), "--output", str(tmp_path / "set"), "--language", "en"]
     assert cli.main(arguments) == 0
-    assert capsys.readouterr().out == f"3 of 3 pieces kept, 0.2 of 0.2 minutes, in {tmp_path / 'set'}.\n"
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"3 of 3 pieces kept, 0.2 of 0.2 minutes, in {tmp_path / 'set'}."
+    assert "train 2, validation 1." in second and "listen.html, the test first" in second
 
 
 @pytest.mark.usefixtures("found")

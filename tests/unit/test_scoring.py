@@ -319,3 +319,21 @@ def test_choices_are_compared_clip_by_clip_and_over_trainings():
     for answers, blocks in (([], None), (right, ["one"])):
         with pytest.raises(AsrlibError, match="block labels cannot be scored: give one of each"):
             scoring.choices(answers, blocks=blocks)
+
+
+def test_a_resampled_difference_is_that_of_compare_where_both_apply():
+    generator = np.random.default_rng(0)
+    said = [" ".join("abcde"[: generator.integers(1, 6)]) for _ in range(60)]
+    first, second = ([text.replace(letter, "x") for text in said] for letter in "ad")
+    one, other = scoring.score(said, first), scoring.score(said, second)
+    compared = scoring.compare(one, other, replicates=4000)
+
+    def gap(rows):
+        return (one.errors[rows].sum() - other.errors[rows].sum()) / one.lengths[rows].sum()
+
+    found = scoring.resampled(gap, len(said), one.words, "piece", replicates=4000)
+    assert found.delta == pytest.approx(compared.delta)
+    assert found.interval == pytest.approx(compared.interval, abs=0.01)
+    assert (found.utterances, found.words, found.significant) == (60, one.words, True)
+    few = scoring.resampled(gap, 5, one.words, "piece")
+    assert (few.interval, few.p_value, few.shortage) == (None, None, "only 5 pieces")
