@@ -5,7 +5,7 @@ equal              our value, rounded to ``digits`` (which a value may name itse
 within_interval    our 95 % interval lies within a margin of the published value, a point or a twentieth of it; refuted where the
                    interval leaves the published value out, undecided where it is too wide
 at_least_ratio     our value is at least so many times the value of the system it is compared ``against``; from 1 on,
-                   its interval lies above 1; only what is counted needs none
+                   its interval lies above 1; sizes that are ``counted`` need no interval
 at_most            our value is at most the published one
 direction          our values come in the published order, and neighbours' intervals do not overlap; the other order refutes
                    no claim that cannot be repeated here (check E)
@@ -13,7 +13,8 @@ arithmetic         an expression over the published values themselves is true
 none               no chapter measures it
 =================  ====================================================================================================
 
-A speed or a memory that was measured on another machine confirms at most the direction of a published one.
+A measured value without an interval decides none of the rules that compare with an interval. A speed or a memory that was
+measured on another machine confirms at most the direction of a published one.
 """
 
 from __future__ import annotations
@@ -137,8 +138,13 @@ def _equal(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, str]
     return _each(claim, parts, fits, f"Our value, rounded to {shown} decimals, is the published one")
 
 
+def _bare(parts: tuple[Part, ...]) -> bool:
+    """Say whether a value of ours has no interval."""
+    return any(part.ours is not None and part.interval is None for part in parts)
+
+
 def _within_interval(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, str]:
-    if any(part.ours is not None and part.interval is None for part in parts):
+    if _bare(parts):
         return _not_run("an interval of our value")
     measured = [part for part in parts if part.ours is not None]
     if out := [
@@ -166,8 +172,8 @@ def _at_most(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, st
 def _at_least_ratio(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, str]:
     if any(part.ours is None for part in parts):
         return _not_run(claim["needs"])
-    if topic(claim) != SHAPES and any(part.interval is None for part in parts):
-        return _not_run("an interval of our value")
+    if _bare(parts) and not claim["evidence"].get("counted"):
+        return _not_run("intervals of our values")
     against = " ".join(map(str, claim["evidence"]["against"].values()))
     reached = all(part.ours >= part.published for part in parts)
     if all(_ahead(part) for part in parts):
@@ -189,6 +195,8 @@ def _ahead(part: Part) -> bool:
 def _direction(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, str]:
     if any(part.ours is None for part in parts):
         return _not_run(claim["needs"])
+    if _bare(parts):
+        return _not_run("intervals of our values")
     pairs = list(itertools.pairwise(sorted(parts, key=lambda part: part.published)))
     if any(low.ours > high.ours and not _overlap(low, high) for low, high in pairs):
         if claim["check"] == "E":
@@ -200,8 +208,8 @@ def _direction(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, 
 
 
 def _overlap(one: Part, other: Part) -> bool:
-    """Say whether two values cannot be told apart; a value without an interval is exact."""
-    (a, b), (c, d) = (part.interval or (part.ours, part.ours) for part in (one, other))
+    """Say whether two values cannot be told apart."""
+    (a, b), (c, d) = one.interval, other.interval
     return a <= d and c <= b
 
 
