@@ -51,6 +51,24 @@ def scores(axes: Axes, x: Sequence[float], y: Sequence[Score], **style: Any) -> 
     axes.errorbar(x, [100 * one.wer for one in y], yerr=spread, capsize=3, **style)
 
 
+def label(axes: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:
+    """Name points in a column on the right of the axes, in the order of their heights, each joined to its point by a thin line.
+
+    So no name covers another, however close the points are.
+
+    Args:
+        axes: to draw on.
+        x, y: places of the points, in the axes' own units.
+        names: of the points.
+    """
+    points = sorted(zip(x, y, names, strict=True), key=lambda point: -point[1])
+    for row, (*place, name) in enumerate(points):
+        height = 1 - (row + 0.5) / len(points)
+        line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5}
+        beside = {"xytext": (1.04, height), "textcoords": "axes fraction", "va": "center", "fontsize": 7}
+        axes.annotate(name, place, **beside, arrowprops=line)
+
+
 def show(figure: Figure, alt: str) -> None:
     """Display a figure once, as PNG, with a text alternative that says what a reader would see in it.
 
