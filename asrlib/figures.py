@@ -9,6 +9,7 @@ from asrlib import AsrlibError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
     from asrlib.scoring import Score
@@ -51,6 +52,16 @@ def scores(axes: Axes, x: Sequence[float], y: Sequence[Score], **style: Any) -> 
     axes.errorbar(x, [100 * one.wer for one in y], yerr=spread, capsize=3, **style)
 
 
+def logarithmic(axis: Axis) -> None:
+    """Give an axis a logarithmic scale with ticks at 1, 2, 5, 10 ..., written as plain numbers."""
+    from matplotlib import ticker
+
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(ticker.NullFormatter())
+
+
 def label(axes: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:
     """Name points in a column on the right of the axes, in the order of their heights, each joined to its point by a thin line.
 
@@ -64,7 +75,7 @@ def label(axes: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[st
     points = sorted(zip(x, y, names, strict=True), key=lambda point: -point[1])
     for row, (*place, name) in enumerate(points):
         height = 1 - (row + 0.5) / len(points)
-        line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5}
+        line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "relpos": (0, 0.5)}
         beside = {"xytext": (1.04, height), "textcoords": "axes fraction", "va": "center", "fontsize": 7}
         axes.annotate(name, place, **beside, arrowprops=line)
 

@@ -191,21 +191,22 @@ def ratio(found: Ratio, first: str, second: str, *, of: str = "time", unit: str 
     return Finding(text, "ratio", _numbers(found.value, found.interval, "times", found.rounds, "rounds"))
 
 
-def choice(speeds: Mapping[str, tuple[float, float]], of: str) -> Finding:
+def choice(speeds: Mapping[str, tuple[float, float]], of: str, than: str) -> Finding:
     """Name the fastest of several systems, those that are not told apart from it, and the simplest among these.
 
     Args:
-        speeds: by system, simplest first, the interval of its speed as times that of one reference.
+        speeds: by system, simplest first, the interval of its speed, in times of one reference.
         of: the systems, in words that follow "Of": "the runtimes whose words are not shown to be worse".
+        than: the reference, in words that follow "as fast as".
     """
     if not speeds:
-        return Finding(f"No conclusion about {of}: no speed has an interval.", "choice", {"ties": []})
+        return Finding(f"No conclusion about {of}: no speed has an interval.", "choice", {"ties": [], "n": 0})
     best = max(speeds, key=lambda name: sum(speeds[name]))
     ties = [name for name in speeds if speeds[name][1] >= speeds[best][0]]
-    text = f"Of {of}, {best} is the fastest, {_range_of(speeds[best])} as fast as the reference"
+    text = f"Of {of}, {best} is the fastest, {_range_of(speeds[best])} as fast as {than}"
     if others := [name for name in ties if name != best]:
         text += f"; {', '.join(others)} {'is' if len(others) == 1 else 'are'} not told apart from it"
-        text += f", and the simplest of these is {ties[0]}"
+        text += f"; the simplest of these {len(ties)} is {ties[0]}"
     return Finding(f"{text}.", "choice", {"fastest": best, "ties": ties, "simplest": ties[0], "n": len(speeds)})
 
 
