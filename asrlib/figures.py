@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from asrlib import AsrlibError
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from asrlib.scoring import Score
+
+Value = tuple[float, tuple[float, float] | None]  # with its interval
+LEAST = 0.1  # where a logarithmic scale shows 0
 
 BLUE, ORANGE, GREY = "#00639b", "#b3541e", "#8a8f98"  # told apart in print and by colour-blind readers
 
@@ -50,6 +53,28 @@ def scores(axes: Axes, x: Sequence[float], y: Sequence[Score], **style: Any) -> 
         for ends in zip(*(one.bounds for one in y), strict=True)
     ]
     axes.errorbar(x, [100 * one.wer for one in y], yerr=spread, capsize=3, **style)
+
+
+def lines(panels: Mapping[str, Sequence[Value]], names: Sequence[str], colors: Sequence[str]) -> Figure:
+    """Draw values with their intervals, a line for each name from below, in panels side by side with logarithmic scales.
+
+    Args:
+        panels: by the label of an axis, the value of each name with its interval; one without an interval is drawn hollow.
+        names: of the lines.
+        colors: of the lines.
+    """
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(panels), figsize=(7, 0.8 + 0.25 * len(names)), sharey=True)
+    for panel, (shown, values) in zip(axes, panels.items(), strict=True):
+        for place, ((value, ends), color) in enumerate(zip(values, colors, strict=True)):
+            panel.plot(max(value, LEAST), place, "o", color=color, markerfacecolor=color if ends else "white")
+            panel.hlines(place, *(max(end, LEAST) for end in ends or (value, value)), color=color)
+        logarithmic(panel.xaxis)
+        panel.set_xlabel(shown)
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_ylabel("system")
+    return figure
 
 
 def logarithmic(axis: Axis) -> None:

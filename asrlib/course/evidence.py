@@ -82,6 +82,56 @@ def sure(wanted: Mapping[str, Any] | None, found: Mapping[str, Mapping[str, Any]
     return f"shown here{clips}: {less if value['value'] < same else more}"
 
 
+# ---------------------------------------------------------------------------------------------------------------- systems
+NAMES = ("system", "engine", "runtime", "method", "precision")  # labels that name a system, as the chapters have them
+
+
+@dataclass(frozen=True)
+class System:
+    """What a record says of one system: its WER (%), a cost such as a speed, both with intervals where there are any.
+
+    ``worse``: its WER is shown to be worse than that of the system which its chapter starts from.
+    """
+
+    wer: float
+    wer_interval: tuple[float, float] | None
+    cost: float
+    cost_interval: tuple[float, float] | None
+    worse: bool
+
+
+def systems(record: Mapping[str, Any], cost: str, **where: Any) -> dict[str, System]:
+    """Return the systems of a record that have both words and a cost, by name, in its order; none where it lacks either.
+
+    Args:
+        record: content of a ``record.json``.
+        cost: name of the metric, such as ``times_as_fast`` or ``weight_bytes``.
+        where: labels that the words must have, such as ``noise="5 dB"``.
+    """
+    words, costs = _plainest(record, "wer_percent", where), _plainest(record, cost, {})
+    gaps = {
+        name: item["interval"] or [0, 0] for name, item in _plainest(record, "wer_difference_points", where).items()
+    }
+    return {
+        name: System(
+            item["value"], item["interval"], costs[name]["value"], costs[name]["interval"], gaps.get(name, [0])[0] > 0
+        )
+        for name, item in words.items()
+        if name in costs
+    }
+
+
+def _plainest(record: Mapping[str, Any], metric: str, where: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return a metric by system: of several values that with the fewest labels."""
+    fitting = [item for item in record["metrics"] if item["name"] == metric and where.items() <= item["labels"].items()]
+    found: dict[str, Mapping[str, Any]] = {}
+    for item in fitting:
+        name = " ".join(str(item["labels"][key]) for key in NAMES if key in item["labels"])
+        if name and (name not in found or len(item["labels"]) < len(found[name]["labels"])):
+            found[name] = item
+    return found
+
+
 # ------------------------------------------------------------------------------------------------------------------ paths
 @dataclass(frozen=True)
 class Path:
