@@ -281,7 +281,7 @@ def paths() -> None:
     axes = canvas(7.4, 3.3)
     questions = [
         (3.0, "score whisper-base\non your own clips", "", ""),
-        (2.1, "are its words\ngood enough?", "no, and the language\nis known", "a larger checkpoint"),
+        (2.1, "are its words\ngood enough?", "no, but it knows\nthe language", "a larger checkpoint"),
         (1.2, "does it fit, and is\nit fast enough?", "no", "8 bits, another runtime,\na student"),
         (0.3, "keep it", "", ""),
     ]
@@ -295,7 +295,7 @@ def paths() -> None:
         box(axes, (6.5, height), path, size=(1.7, 0.5), color=figures.ORANGE)
         arrow(axes, (4.55, height), (5.65, height), label)
     box(axes, (0.95, 2.1), "is any of it\ntranscribed?", size=(1.6, 0.5), color=figures.BLUE)
-    arrow(axes, (2.85, 2.1), (1.75, 2.1), "no, and the\nlanguage is poor")
+    arrow(axes, (2.85, 2.1), (1.75, 2.1), "no, and weak\nin the language")
     for x, label, path in ((0.6, "yes", "LoRA, or full\nfine-tuning"), (1.8, "no", "collect speech")):
         box(axes, (x, 1.1), path, size=(1.1, 0.5), color=figures.ORANGE)
         arrow(axes, (0.95, 1.85), (x, 1.36))
@@ -303,6 +303,6 @@ def paths() -> None:
     figures.show(
         axes.figure,
         "Decision diagram. First score whisper-base on your own clips. If its words are not good enough: where the language is known, "
-        "take a larger checkpoint; where it is poor, fine-tune if speech is transcribed, else collect speech. If the words will do but "
+        "take a larger checkpoint; where Whisper is weak in it, fine-tune if speech is transcribed, else collect speech. If the words will do but "
         "the model does not fit or is too slow: 8 bits, another runtime, or a student. Else keep it.",
     )

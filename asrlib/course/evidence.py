@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,19 +78,27 @@ def sure(wanted: Mapping[str, Any] | None, found: Mapping[str, Mapping[str, Any]
     same = 1 if "against" in wanted or value.get("unit") == "x" else 0
     if value["interval"][0] <= same <= value["interval"][1]:
         return f"no difference shown{clips}"
-    less, more = ("better", "worse") if wanted["metric"].startswith("wer") else ("slower", "faster")
+    less, more = ("fewer errors", "more errors") if wanted["metric"].startswith("wer") else ("slower", "faster")
     return f"shown here{clips}: {less if value['value'] < same else more}"
 
 
 # ---------------------------------------------------------------------------------------------------------------- systems
-NAMES = ("system", "engine", "runtime", "method", "precision")  # labels that name a system, as the chapters have them
+NAMES = (
+    "system",
+    "engine",
+    "method",
+    "precision",
+    "window",
+    "cache",
+    "batch",
+)  # labels that name a system, as chapters have them
 
 
 @dataclass(frozen=True)
 class System:
     """What a record says of one system: its WER (%), a cost such as a speed, both with intervals where there are any.
 
-    ``worse``: its WER is shown to be worse than that of the system which its chapter starts from.
+    ``worse``: its WER is shown to be worse than that of the system which its chapter compares it with.
     """
 
     wer: float
@@ -105,31 +113,36 @@ def systems(record: Mapping[str, Any], cost: str, **where: Any) -> dict[str, Sys
 
     Args:
         record: content of a ``record.json``.
-        cost: name of the metric, such as ``times_as_fast`` or ``weight_bytes``.
+        cost: name of the metric, such as ``times_as_fast`` or ``weight_bytes``; of a system in parts, the parts are added up.
         where: labels that the words must have, such as ``noise="5 dB"``.
+
+    Raises:
+        AsrlibError: several values of a system's words fit equally well.
     """
-    words, costs = _plainest(record, "wer_percent", where), _plainest(record, cost, {})
-    gaps = {
-        name: item["interval"] or [0, 0] for name, item in _plainest(record, "wer_difference_points", where).items()
-    }
-    return {
-        name: System(
-            item["value"], item["interval"], costs[name]["value"], costs[name]["interval"], gaps.get(name, [0])[0] > 0
-        )
-        for name, item in words.items()
-        if name in costs
-    }
-
-
-def _plainest(record: Mapping[str, Any], metric: str, where: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return a metric by system: of several values that with the fewest labels."""
-    fitting = [item for item in record["metrics"] if item["name"] == metric and where.items() <= item["labels"].items()]
-    found: dict[str, Mapping[str, Any]] = {}
-    for item in fitting:
-        name = " ".join(str(item["labels"][key]) for key in NAMES if key in item["labels"])
-        if name and (name not in found or len(item["labels"]) < len(found[name]["labels"])):
-            found[name] = item
+    found: dict[str, System] = {}
+    for name, labels, items in _costs(record, cost):
+        wanted = labels | where
+        words, gap = (claims.find(name, record, kind, wanted) for kind in ("wer_percent", "wer_difference_points"))
+        if words:
+            value, interval = sum(item["value"] for item in items), items[0]["interval"] if len(items) == 1 else None
+            worse = bool(gap and gap["interval"] and gap["interval"][0] > 0)
+            found[name] = System(words["value"], words["interval"], value, interval, worse)
     return found
+
+
+def _costs(record: Mapping[str, Any], cost: str) -> Iterator[tuple[str, dict[str, Any], list[Mapping[str, Any]]]]:
+    """Yield each system's name, the labels that make it out, and its values of a metric: one, or one a part."""
+    values: dict[str, tuple[dict[str, Any], list[Mapping[str, Any]]]] = {}
+    for item in (item for item in record["metrics"] if item["name"] == cost):
+        labels = {key: value for key, value in item["labels"].items() if key in (*NAMES, "model")}
+        name = " ".join(str(labels[key]) for key in NAMES if key in labels)
+        if name and labels.get("model", "") not in ("", record["run"]["parameters"].get("MODEL_ID", "")):
+            name += f", {labels['model']}"
+        values.setdefault(name, (labels, []))[1].append(item)
+    for name, (labels, items) in values.items():
+        whole = [item for item in items if item["labels"].get("part", "both") == "both"]
+        if name:
+            yield name, labels, whole or items
 
 
 # ------------------------------------------------------------------------------------------------------------------ paths
@@ -199,5 +212,6 @@ class Table:
     @staticmethod
     def _row(path: Path) -> list[str]:
         lines = ["<br>".join(map(html.escape, part)) for part in (path.costs, path.here, path.published)]
-        named = f"<b>{html.escape(path.name)}</b><br><code>{html.escape(path.command)}</code>"
+        words = (f'<span style="white-space: nowrap">{html.escape(word)}</span>' for word in path.command.split())
+        named = f"<b>{html.escape(path.name)}</b><br><code>{' '.join(words)}</code>"
         return [named, html.escape(path.when), *lines, html.escape(path.sure)]
