@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from asrlib import AsrlibError, uncertainty
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
     from asrlib.scoring import Score
+
+Value = tuple[float, tuple[float, float] | None]  # with its interval
+LEAST = 0.1  # where a logarithmic scale shows 0
 
 BLUE, ORANGE, GREY = "#00639b", "#b3541e", "#8a8f98"  # told apart in print and by colour-blind readers
 
@@ -88,6 +92,56 @@ def shares(axes: Axes, x: Sequence[float], answers: Sequence[Sequence[bool]], **
     ends = [uncertainty.wilson(sum(right), len(right)) for right in answers]
     spread = [[abs(100 * pair[side] - share) for pair, share in zip(ends, y, strict=True)] for side in (0, 1)]
     axes.errorbar(x, y, yerr=spread, capsize=3, **style)
+
+
+def lines(panels: Mapping[str, Sequence[Value]], names: Sequence[str], colors: Sequence[str]) -> Figure:
+    """Draw values with their intervals, a line for each name from below, in panels side by side with logarithmic scales.
+
+    Args:
+        panels: by the label of an axis, the value of each name with its interval; one without an interval is drawn hollow.
+        names: of the lines.
+        colors: of the lines.
+    """
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(panels), figsize=(7, 0.8 + 0.25 * len(names)), sharey=True)
+    for panel, (shown, values) in zip(axes, panels.items(), strict=True):
+        for place, ((value, ends), color) in enumerate(zip(values, colors, strict=True)):
+            panel.plot(max(value, LEAST), place, "o", color=color, markerfacecolor=color if ends else "white")
+            panel.hlines(place, *(max(end, LEAST) for end in ends or (value, value)), color=color)
+        logarithmic(panel.xaxis)
+        panel.set_xlabel(shown)
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_ylabel("system")
+    return figure
+
+
+def logarithmic(axis: Axis) -> None:
+    """Give an axis a logarithmic scale with ticks at 1, 2, 5, 10 ..., written as plain numbers."""
+    from matplotlib import ticker
+
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def label(axes: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:
+    """Name points in a column on the right of the axes, in the order of their heights, each joined to its point by a thin line.
+
+    So no name covers another, however close the points are.
+
+    Args:
+        axes: to draw on.
+        x, y: places of the points, in the axes' own units.
+        names: of the points.
+    """
+    points = sorted(zip(x, y, names, strict=True), key=lambda point: -point[1])
+    for row, (*place, name) in enumerate(points):
+        height = 1 - (row + 0.5) / len(points)
+        line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "relpos": (0, 0.5)}
+        beside = {"xytext": (1.04, height), "textcoords": "axes fraction", "va": "center", "fontsize": 7}
+        axes.annotate(name, place, **beside, arrowprops=line)
 
 
 def show(figure: Figure, alt: str) -> None:

@@ -6,6 +6,7 @@ the markers, and the last column of its map, is never typed.
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 import tempfile
@@ -184,18 +185,28 @@ def _value(name: str, record: Mapping[str, Any], headline: Mapping[str, Any]) ->
 
 def _verdicts(root: Path, found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     verdicts = claims.judge(claims.load(root / "data" / "claims.yaml"), found.values())
-    counts = Counter((verdict.method, claims.kind(verdict)) for verdict in verdicts)
-    kinds = [kind for kind in rules.KINDS if kind in claims.count(verdicts)]
-    yield f"| claims about | {' | '.join(kinds)} |"
-    yield "|---" + "|---:" * len(kinds) + "|"
-    for method in dict.fromkeys(verdict.method for verdict in verdicts):
-        yield f"| {method} | {' | '.join(str(counts[method, kind] or '') for kind in kinds)} |"
-    yield f"| **all {len(verdicts)}** | {' | '.join(str(claims.count(verdicts)[kind]) for kind in kinds)} |"
+    kinds = (rules.HOLDS, rules.DIRECTION, rules.FAILS, "not run")
+    yield f"| claims about | {' | '.join(kinds)} | all |"
+    yield "|---" + "|---:" * (len(kinds) + 1) + "|"
+    counts = claims.by_topic(verdicts)
+    counts[f"**all {len(verdicts)}**"] = sum(counts.values(), Counter())
+    for topic, each in counts.items():
+        yield f"| {topic} | {' | '.join(str(each[kind] or '') for kind in kinds)} | {each.total()} |"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Publish the notebooks that are named, or all."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.publish", description="Write finished reference runs into the tracked files."
+    )
+    parser.add_argument("notebooks", nargs="*", metavar="NN", help="numbers or names of notebooks; default: all")
+    chosen = parser.parse_args(arguments).notebooks
+    root = Path.cwd()
+    try:
+        publish(root, [book.name for book in registry.select(root, chosen)])
+    except AsrlibError as error:
+        raise SystemExit(f"asrlib: {error}") from None
 
 
 if __name__ == "__main__":
-    checkout = Path.cwd()
-    try:
-        publish(checkout, [book.name for book in registry.select(checkout, sys.argv[1:])])
-    except AsrlibError as error:
-        raise SystemExit(f"asrlib: {error}") from None
+    main(sys.argv[1:])

@@ -236,8 +236,9 @@ def write(root: Path) -> Path:
         "chapters": found,
         "verdicts": verdicts,
         "kinds": {kind: n for kind in rules.KINDS if (n := claims.count(verdicts).get(kind))},
-        "counts": Counter((verdict.method, claims.kind(verdict)) for verdict in verdicts),
-        "methods": Counter(verdict.method for verdict in verdicts),
+        "counts": Counter((verdict.topic, claims.kind(verdict)) for verdict in verdicts),
+        "topics": {topic: n for topic in rules.TOPICS if (n := Counter(verdict.topic for verdict in verdicts)[topic])},
+        "methods": list(dict.fromkeys(verdict.method for verdict in verdicts)),
         "corpora": {
             name: table for name, table in files.read_toml(root / "data" / "corpora.toml").items() if "title" in table
         },

@@ -104,7 +104,8 @@ def _paragraph(verdict: Verdict) -> str:
     here = f"here: {verdict.ours}" if verdict.ours else ""
     if verdict.interval:
         here += f" (95 % interval {verdict.interval}{verdict.n and f'; {verdict.n} clips'})"
-    lines = [f"{verdict.id}  {verdict.verdict}", verdict.statement, published, here, verdict.why]
+    command = f"to decide it: {verdict.command}" if verdict.command and ledger.kind(verdict) == "not run" else ""
+    lines = [f"{verdict.id}  {verdict.verdict}", verdict.statement, published, here, verdict.why, command]
     return "\n".join(
         textwrap.fill(line, _width(), initial_indent=" " * 7 * (number > 0), subsequent_indent=" " * 7)
         for number, line in enumerate(filter(None, lines))

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from asrlib import AsrlibError
-from asrlib.course.rules import RULES, Part, Verdict
+from asrlib.course import rules
+from asrlib.course.rules import Part, Verdict
 from asrlib.io import files
 
 
@@ -62,9 +63,23 @@ def judge(claims: Iterable[Mapping[str, Any]], records: Iterable[Mapping[str, An
 
 def _judge(claim: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> Verdict:
     parts = tuple(_part(claim, item, records) for item in claim["published"])
-    verdict, why = RULES[claim["rule"]["kind"]](claim, parts)
+    verdict, why = rules.RULES[claim["rule"]["kind"]](claim, parts)
+    topic = rules.topic(claim)
+    if (topic, verdict) == (rules.SPEED, rules.HOLDS):
+        verdict, why = rules.DIRECTION, f"{why} Of another machine, so only the direction counts."
     texts = {key: claim[key] for key in ("id", "method", "statement", "source")}
-    return Verdict(**texts, verdict=verdict, why=" ".join(filter(None, (why, claim.get("note", "")))), parts=parts)
+    told = {"verdict": verdict, "why": " ".join(filter(None, (why, claim.get("note", ""))))}
+    return Verdict(**texts, **told, topic=topic, command=command(claim), parts=parts)
+
+
+def command(claim: Mapping[str, Any]) -> str:
+    """Return the command whose record can decide a claim, empty where no chapter measures it.
+
+    It is ``run`` of the claim, the arguments of ``asrlib run``, or else the reference profile of the chapter that measures it.
+    """
+    if rules.topic(claim) in (rules.ARITHMETIC, rules.UNMEASURED):
+        return ""
+    return f"asrlib run {claim.get('run', claim['evidence']['notebook'][:2])}"
 
 
 def _part(claim: Mapping[str, Any], item: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> Part:
@@ -133,8 +148,20 @@ def kind(verdict: Verdict) -> str:
     return "not run" if verdict.verdict.startswith("not run") else verdict.verdict
 
 
+def by_topic(verdicts: Iterable[Verdict]) -> dict[str, Counter[str]]:
+    """Return the counts of verdicts for each of `asrlib.course.rules.TOPICS`; arithmetic holds or does not hold like the others."""
+    plain = {"arithmetic holds": rules.HOLDS, "arithmetic fails": rules.FAILS}
+    counts: dict[str, Counter[str]] = {topic: Counter() for topic in rules.TOPICS}
+    for item in verdicts:
+        counts[item.topic][plain.get(kind(item), kind(item))] += 1
+    return counts
+
+
 class Table:
-    """Verdicts for a notebook's last section: one line a claim that was judged; reasons and the others are folded below."""
+    """Verdicts for a notebook's last section: a line a claim on words, speed or memory that was judged, and the rest folded.
+
+    What can be counted without a model at work (sizes, arithmetic) and what was not run are folded below, with the reasons.
+    """
 
     def __init__(self, verdicts: Iterable[Verdict]) -> None:
         self.verdicts = list(verdicts)
@@ -145,16 +172,25 @@ class Table:
     def _repr_html_(self) -> str:
         judged = [item for item in self.verdicts if kind(item) != "not run"]
         waiting = [item for item in self.verdicts if kind(item) == "not run"]
-        left = ' style="text-align: left"'
-        head = "".join(f"<th{left}>{word}</th>" for word in ("claim", "published", "here", "verdict"))
-        rows = ((item.id, item.published, _here(item), item.verdict) for item in judged)
-        body = "".join(f"<tr>{''.join(f'<td{left}>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+        measured = [item for item in judged if item.topic in (rules.WORDS, rules.SPEED)]
+        counted = [item for item in judged if item not in measured]
+        lacking = [(f"{i.id}. {i.statement}", i.verdict, f"{i.command}." if i.command else "") for i in waiting]
         return (
-            f"<p><b>Published claims</b>: {len(judged)} of {len(self.verdicts)} could be judged here.</p>"
-            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            f"<p><b>Published claims</b>: {len(judged)} of {len(self.verdicts)} could be judged here, {len(measured)} of them on "
+            f"words, speed or memory.</p>"
+            + (_lines(measured) if measured else "")
+            + (_details("Sizes and arithmetic", _lines(counted)) if counted else "")
             + _folded("What each claim says, and why the verdict", [(f"{i.id}. {i.statement}", i.why) for i in judged])
-            + _folded("Not run here, and what each needs", [(f"{i.id}. {i.statement}", i.verdict) for i in waiting])
+            + _folded("Not run here, what each needs, and the command that decides it", lacking)
         )
+
+
+def _lines(verdicts: Iterable[Verdict]) -> str:
+    left = ' style="text-align: left"'
+    head = "".join(f"<th{left}>{word}</th>" for word in ("claim", "published", "here", "verdict"))
+    rows = ((item.id, item.published, _here(item), item.verdict) for item in verdicts)
+    body = "".join(f"<tr>{''.join(f'<td{left}>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _here(verdict: Verdict) -> str:
@@ -163,9 +199,13 @@ def _here(verdict: Verdict) -> str:
     return verdict.ours + interval + (f", n = {verdict.n}" if verdict.n else "")
 
 
-def _folded(title: str, items: Iterable[tuple[str, str]]) -> str:
-    shown = "".join(f"<li>{html.escape(' '.join(item))}</li>" for item in items)
-    return f"<details><summary>{title}</summary><ul>{shown}</ul></details>" if shown else ""
+def _folded(title: str, items: Iterable[tuple[str, ...]]) -> str:
+    shown = "".join(f"<li>{html.escape(' '.join(filter(None, item)))}</li>" for item in items)
+    return _details(title, f"<ul>{shown}</ul>") if shown else ""
+
+
+def _details(title: str, content: str) -> str:
+    return f"<details><summary>{title}</summary>{content}</details>"
 
 
 def markdown(verdicts: Iterable[Verdict]) -> str:

@@ -412,3 +412,35 @@ def data_set() -> None:
         "doubtful labels are dropped. Whole recordings go to train, validation or test. A person listens and corrects, the test "
         "first, and metadata.csv keeps what was corrected when recordings are added.",
     )
+
+
+def paths() -> None:
+    """Show the questions that lead to a path, from a checkpoint as it is to collecting speech."""
+    axes = canvas(7.4, 3.3)
+    questions = [
+        (3.0, "score whisper-base\non your own clips", "", ""),
+        (2.1, "are its words\ngood enough?", "no, but it knows\nthe language", "a larger checkpoint"),
+        (1.2, "does it fit, and is\nit fast enough?", "no", "8 bits, another runtime,\na student"),
+        (0.3, "keep it", "", ""),
+    ]
+    for height, text, _, _ in questions:
+        box(axes, (3.7, height), text, size=(1.7, 0.5), color=figures.BLUE)
+    for above, below in itertools.pairwise(height for height, *_ in questions):
+        arrow(axes, (3.7, above - 0.25), (3.7, below + 0.25))
+    axes.text(3.8, 1.62, "yes", fontsize=7)
+    axes.text(3.8, 0.72, "yes", fontsize=7)
+    for height, _, label, path in questions[1:3]:
+        box(axes, (6.5, height), path, size=(1.7, 0.5), color=figures.ORANGE)
+        arrow(axes, (4.55, height), (5.65, height), label)
+    box(axes, (0.95, 2.1), "is any of it\ntranscribed?", size=(1.6, 0.5), color=figures.BLUE)
+    arrow(axes, (2.85, 2.1), (1.75, 2.1), "no, and weak\nin the language")
+    for x, label, path in ((0.6, "yes", "LoRA, or full\nfine-tuning"), (1.8, "no", "collect speech")):
+        box(axes, (x, 1.1), path, size=(1.1, 0.5), color=figures.ORANGE)
+        arrow(axes, (0.95, 1.85), (x, 1.36))
+        axes.text((0.95 + x) / 2 + (0.1 if x > 1 else -0.3), 1.6, label, fontsize=7)
+    figures.show(
+        axes.figure,
+        "Decision diagram. First score whisper-base on your own clips. If its words are not good enough: where the language is known, "
+        "take a larger checkpoint; where Whisper is weak in it, fine-tune if speech is transcribed, else collect speech. If the words will do but "
+        "the model does not fit or is too slow: 8 bits, another runtime, or a student. Else keep it.",
+    )

@@ -25,6 +25,7 @@ SPECIAL = re.compile(r"([\\`*_<>|~$])")  # what Markdown or MathJax would take f
 ESCAPED = r"\\\1"
 HIGHER = {"chrF", "BLEU"}  # more of it is better
 OF_WORDS = {"WER", *HIGHER}
+LISTED = 6  # of many differences, the surest are named
 MORE = {
     "time": ("faster", "slower", "takes", "as long as"),
     "memory": ("smaller", "larger", "needs", "as much memory as"),
@@ -210,7 +211,10 @@ def table(differences: Mapping[str, Difference], reference: str) -> Finding:
     else:
         text = f"Of {len(tested)} comparisons with {reference}, {len(kept) or 'none'} {'shows' if len(kept) == 1 else 'show'}"
         text += " a difference that holds beside the others (Holm's correction)"
-    described = [f"{name} is {_better(differences[name])} (WER {_gap(differences[name].delta)})" for name in kept]
+    described = [
+        f"{name} is {_better(differences[name])} (WER {_gap(differences[name].delta)})" for name in kept[:LISTED]
+    ]
+    described += [f"{len(kept) - LISTED} more"] if len(kept) > LISTED else []
     text += f": {'; '.join(described)}." if described else "."
     if alone:
         text += f" {', '.join(alone)} would differ if {'it' if len(alone) == 1 else 'each'} stood alone."
@@ -292,6 +296,25 @@ def gap(found: Estimate, first: str, second: str, *, of: str, unit: str, each: s
         near, far = sorted(found.interval, key=abs)
         text = f"{_capital(seen)} than that of {second} [{_number(abs(near))} to {apart(far)}] {behind}."
     return Finding(text, "gap", numbers)
+
+
+def choice(speeds: Mapping[str, tuple[float, float]], of: str, than: str) -> Finding:
+    """Name the fastest of several systems, those that are not told apart from it, and the simplest among these.
+
+    Args:
+        speeds: by system, simplest first, the interval of its speed, in times of one reference.
+        of: the systems, in words that follow "Of": "the runtimes whose words are not shown to be worse".
+        than: the reference, in words that follow "as fast as".
+    """
+    if not speeds:
+        return Finding(f"No conclusion about {of}: no speed has an interval.", "choice", {"ties": [], "n": 0})
+    best = max(speeds, key=lambda name: sum(speeds[name]))
+    ties = [name for name in speeds if speeds[name][1] >= speeds[best][0]]
+    text = f"Of {of}, {best} is the fastest, {_range_of(speeds[best])} as fast as {than}"
+    if others := [name for name in ties if name != best]:
+        text += f"; {', '.join(others)} {'is' if len(others) == 1 else 'are'} not told apart from it"
+        text += f"; the simplest of these {len(ties)} is {ties[0]}"
+    return Finding(f"{text}.", "choice", {"fastest": best, "ties": ties, "simplest": ties[0], "n": len(speeds)})
 
 
 def size(first_value: float, second_value: float, first: str, second: str, *, unit: str = "MB") -> Finding:

@@ -2,17 +2,19 @@
 
 =================  ====================================================================================================
 equal              our value, rounded to ``digits`` (which a value may name itself), is the published one
-within_interval    the published value lies in our 95 % interval
+within_interval    our 95 % interval lies within a margin of the published value, a point or a twentieth of it; refuted where the
+                   interval leaves the published value out, undecided where it is too wide
 at_least_ratio     our value is at least so many times the value of the system it is compared ``against``; from 1 on,
                    its interval lies above 1; sizes that are ``counted`` need no interval
 at_most            our value is at most the published one
 direction          our values come in the published order, and neighbours' intervals do not overlap; the other order refutes
                    no claim that cannot be repeated here (check E)
 arithmetic         an expression over the published values themselves is true
-none               nothing here can check it yet
+none               no chapter measures it
 =================  ====================================================================================================
 
-A measured value without an interval decides none of the rules that compare with an interval.
+A measured value without an interval decides none of the rules that compare with an interval. A speed or a memory that was
+measured on another machine confirms at most the direction of a published one.
 """
 
 from __future__ import annotations
@@ -26,9 +28,29 @@ from typing import Any
 
 from asrlib import AsrlibError
 from asrlib.course.records import number
+from asrlib.uncertainty import MIN_UNITS, shortage
 
 HOLDS, DIRECTION, FAILS = "holds", "holds in direction", "does not hold"
 KINDS = (HOLDS, DIRECTION, FAILS, "arithmetic holds", "arithmetic fails", "not run")
+MARGIN, SHARE = 1.0, 0.05  # within which two WERs agree: a point, or this share of the published one where that is more
+
+WORDS, SPEED, SHAPES, ARITHMETIC = "words", "speed and memory", "shapes", "arithmetic"
+UNMEASURED = "measured by no chapter"
+TOPICS = (WORDS, SPEED, SHAPES, ARITHMETIC, UNMEASURED)
+# Metrics of records that claims name: what a model writes, and what can be counted without running it. The others are measured.
+OF_WORDS = {"wer_percent", "orthographic_wer_percent", "cer_percent", "wer_difference_points", "equal_percent", "chrf",
+            "language_accuracy_percent", "word_edge_error_ms"}  # fmt: skip
+OF_SHAPES = {"parameters", "trainable_parameters", "trainable_percent", "kept_percent", "assistant_percent", "computed_bytes",
+             "adapter_bytes", "checkpoint_bytes", "training_bytes_per_parameter", "bits_saved_per_parameter", "file_mib",
+             "size_change_percent", "size_mib", "size_mb", "static_decoder_supported"}  # fmt: skip
+
+
+def topic(claim: Mapping[str, Any]) -> str:
+    """Return what a claim is about, one of `TOPICS`: from its rule, and from the metric that decides it."""
+    if claim["rule"]["kind"] in ("arithmetic", "none"):
+        return ARITHMETIC if claim["rule"]["kind"] == "arithmetic" else UNMEASURED
+    metric = claim["evidence"]["metric"]
+    return WORDS if metric in OF_WORDS else SHAPES if metric in OF_SHAPES else SPEED
 
 
 @dataclass(frozen=True)
@@ -45,12 +67,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim, what became of it, and why; ``published``, ``ours``, ``interval`` and ``n`` are texts for people."""
+    """A claim, what became of it, and why; ``published``, ``ours``, ``interval`` and ``n`` are texts for people.
+
+    ``topic`` is one of `TOPICS`; ``command`` decides the claim where it was not run, and is empty where no chapter does.
+    """
 
     id: str
     method: str
     statement: str
     source: str
+    topic: str
+    command: str
     verdict: str
     why: str
     parts: tuple[Part, ...]
@@ -105,6 +132,8 @@ def _equal(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, str]
     def fits(part: Part) -> bool:
         return round(part.ours, digits[part.name]) == round(part.published, digits[part.name])
 
+    if few := [shortage(part.n, "clip") for part in parts if part.n and part.n < MIN_UNITS]:
+        return _not_run(f"more clips: {few[0]}")
     shown = " or ".join(map(str, sorted(set(digits.values()))))
     return _each(claim, parts, fits, f"Our value, rounded to {shown} decimals, is the published one")
 
@@ -117,8 +146,23 @@ def _bare(parts: tuple[Part, ...]) -> bool:
 def _within_interval(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, str]:
     if _bare(parts):
         return _not_run("an interval of our value")
-    test = "The published value lies in our 95 % interval"
-    return _each(claim, parts, lambda part: part.interval[0] <= part.published <= part.interval[1], test)
+    measured = [part for part in parts if part.ours is not None]
+    if out := [
+        part.name
+        for part in measured
+        if not _agrees(part) and not part.interval[0] <= part.published <= part.interval[1]
+    ]:
+        return FAILS, f"Our 95 % interval leaves out the published value of {', '.join(out)}."
+    if wide := [part.name for part in measured if not _agrees(part)]:
+        return _not_run(f"more speech: our interval is wider than the margin for {', '.join(wide)}")
+    test = f"Our 95 % interval lies within {MARGIN:g} point, or {SHARE:.0%}, of the published value"
+    return _each(claim, parts, _agrees, test)
+
+
+def _agrees(part: Part) -> bool:
+    """Say whether our whole interval lies within the margin of the published value."""
+    margin = max(MARGIN, SHARE * part.published)
+    return part.published - margin <= part.interval[0] and part.interval[1] <= part.published + margin
 
 
 def _at_most(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, str]:

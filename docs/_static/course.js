@@ -5,12 +5,12 @@ function ledger(table, tools) {
   const claims = [...table.tBodies].map((body) => ({ body, text: body.textContent.toLowerCase() }));
 
   function filter() {
-    const { method, verdict, words } = tools.elements;
+    const { topic, method, verdict, words } = tools.elements;
     const wanted = words.value.toLowerCase().split(/\s+/);
     let shown = 0;
     for (const { body, text } of claims) {
       const { dataset } = body;
-      const fits = (!method.value || dataset.method === method.value) && (!verdict.value || dataset.verdict === verdict.value);
+      const fits = [topic, method, verdict].every(({ name, value }) => !value || dataset[name] === value);
       body.hidden = !fits || !wanted.every((word) => text.includes(word));
       shown += !body.hidden;
     }
@@ -31,10 +31,10 @@ function ledger(table, tools) {
     button.closest("th").setAttribute("aria-sort", up ? "ascending" : "descending");
   }
 
-  function follow() { // #method=...&verdict=... is how the scoreboard points here
+  function follow() { // #topic=...&verdict=... is how the scoreboard points here
     if (!location.hash.includes("=")) return;
     const chosen = new URLSearchParams(location.hash.slice(1));
-    for (const name of ["method", "verdict", "words"]) tools.elements[name].value = chosen.get(name) ?? "";
+    for (const name of ["topic", "method", "verdict", "words"]) tools.elements[name].value = chosen.get(name) ?? "";
     filter();
   }
 

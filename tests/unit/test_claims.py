@@ -1,11 +1,16 @@
 import json
+import shlex
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asrlib import AsrlibError
-from asrlib.course import claims, rules
+from asrlib.cli import _parser
+from asrlib.course import claims, parameters, registry, rules
+from asrlib.io import files
+
+ROOT = files.repository()
 
 NOTEBOOK = "01_zero_shot_whisper"
 
@@ -59,7 +64,14 @@ BARE = "not run (needs intervals of our values)"
         (claim(EQUAL, 4.2, 5.0), [metric(4.9, **A)], "does not hold"),
         (with_digits(0, claim(EQUAL, 4.2)), [metric(4.4, **A)], "holds"),
         (with_digits(0, claim(EQUAL, 4.2)), [metric(4.6, **A)], "does not hold"),
-        (claim("within_interval", 4.2), [metric(5, [4.1, 6], **A)], "holds"),
+        (claim("within_interval", 4.2), [metric(4.4, [4.1, 5.2], **A)], "holds"),
+        (claim("within_interval", 4.2), [metric(4.4, [4.3, 4.5], **A)], "holds"),  # agrees within a point
+        (claim("within_interval", 50), [metric(51, [48, 52], **A)], "holds"),  # or within a twentieth
+        (
+            claim("within_interval", 4.2),
+            [metric(5, [4.1, 6], **A)],
+            "not run (needs more speech: our interval is wider than the margin for a)",
+        ),
         (claim("within_interval", 4.2), [metric(5, [4.3, 6], **A)], "does not hold"),
         (claim("within_interval", 4.2), [metric(4.2, None, **A)], "not run (needs an interval of our value)"),
         (claim("within_interval", 4.2), [], "not run (needs a GPU)"),
@@ -86,6 +98,7 @@ BARE = "not run (needs intervals of our values)"
         (claim("at_least_ratio", 1, against=B), [metric(5, [4, 6], **A), metric(9, [8, 10], **B)], "does not hold"),
         (claim("at_least_ratio", 0.75, against=B), [metric(3, [2, 4], **A), metric(4, [3, 5], **B)], "holds"),
         (claim("at_least_ratio", 0.7, against=B), [metric(6, [5, 7], **A), metric(10, [9, 11], **B)], "does not hold"),
+        (claim(EQUAL, 100), [metric(100, **A) | {"utterances": 4}], "not run (needs more clips: only 4 clips)"),
         (claim("direction", 5, 9), [metric(20, [19, 21], **A), metric(30, [28, 33], **B)], "holds in direction"),
         (claim("at_most", 5), [metric(5, **A)], "holds"),
         (claim("at_most", 5), [metric(5.1, **A)], "does not hold"),
@@ -124,25 +137,77 @@ def test_of_several_values_the_plainest_counts_and_a_tie_is_an_error():
 def test_a_verdict_carries_what_a_reader_needs():
     asked = claim("within_interval", 4.2, 5.1, note="Other clips.")
     found = claims.judge([asked], [record(metric(5.0, [4.3, 6], **A))])[0]
+    assert (found.topic, found.command) == (rules.WORDS, "asrlib run 01")
     assert (found.published, found.ours, found.interval, found.n) == ("a 4.2; b 5.1", "a 5", "a 4.3 to 6", "a 64")
-    assert found.why.endswith("not for a. Other clips.")
+    assert found.why.endswith("leaves out the published value of a. Other clips.")
     assert "**does not hold**" in claims.markdown([found])
     assert claims.count([found, found]) == {"does not hold": 2}
 
 
 def test_the_table_has_a_line_for_each_judged_claim_and_folds_reasons_and_the_rest():
     asked = claim("within_interval", 4.2, note="Other <clips>.")
-    judged, waiting = claims.judge([asked], [record(metric(5.0, [4.1, 6], **A))]) + claims.judge([asked], [])
+    judged, waiting = claims.judge([asked], [record(metric(4.5, [4.1, 5.1], **A))]) + claims.judge([asked], [])
     shown = claims.Table([judged, waiting])
     page = shown._repr_html_()
-    assert "1 of 2 could be judged" in page
+    assert "1 of 2 could be judged here, 1 of them on words" in page
     body = page.partition("<tbody>")[2].partition("</tbody>")[0]
     assert body.count("<tr>") == 1
     assert ">4.2<" in body
-    assert "5 [4.1 to 6], n = 64<" in body
+    assert "4.5 [4.1 to 5.1], n = 64<" in body
     assert "Other &lt;clips&gt;." in page.partition("</table>")[2]
-    assert waiting.verdict.split("(")[0] in page.rpartition("<summary>")[2]
+    assert "not run (needs a GPU) asrlib run 01." in page.rpartition("<summary>")[2]
     assert repr(shown) == f"{judged.id}: holds\n{waiting.id}: {waiting.verdict}"
+
+
+def test_sizes_and_arithmetic_are_folded_and_counted_apart():
+    asked = claim(EQUAL, 4.2), claim({"kind": "arithmetic", "expression": "a > 1"}, 5), claim("none", 5)
+    asked[0]["evidence"]["metric"] = "size_mb"
+    verdicts = claims.judge(asked, [record(metric(4.2, name="size_mb", **A))])
+    page = claims.Table(verdicts)._repr_html_()
+    assert "2 of 3 could be judged here, 0 of them on words" in page
+    assert page.index("<summary>Sizes and arithmetic") < page.index("<tbody>")
+    counts = claims.by_topic(verdicts)
+    assert counts[rules.SHAPES] == counts[rules.ARITHMETIC] == {"holds": 1}
+    assert counts[rules.UNMEASURED] == {"not run": 1}
+    assert verdicts[2].command == ""
+
+
+def test_a_speed_of_another_machine_confirms_a_direction_at_most():
+    asked = claim("at_least_ratio", 2, against=B)
+    asked["evidence"]["metric"] = "rtfx"
+    found = claims.judge([asked], [record(*(metric(v, [v, v], "rtfx", **m) for v, m in ((9, A), (3, B))))])[0]
+    assert (found.topic, found.verdict) == (rules.SPEED, "holds in direction")
+    assert "another machine" in found.why
+
+
+def test_the_command_of_a_claim_runs_the_chapter_that_measures_it_with_values_that_it_has():
+    for asked in claims.load():
+        command = shlex.split(claims.command(asked))
+        if not command:
+            continue
+        options = _parser().parse_args(command[1:])
+        (book,) = registry.select(ROOT, options.notebooks)
+        given = dict(text.split("=", 1) for text in options.parameters)
+        values = registry.check_parameters(book, given)
+        table = files.read_toml(ROOT / "notebooks" / "profiles.toml")
+        values = parameters.profile_values(table, book.name, options.profile) | values
+        assert book.name == asked["evidence"]["notebook"], asked["id"]
+        model = asked["evidence"].get("where", {}).get("model")
+        if "run" in asked and book.name[:2] in (
+            "01",
+            "02",
+            "04",
+        ):  # which record a checkpoint by the parameter that names it
+            known = {name: one.default for name, one in registry.parameters(book.path).items()} | values
+            assert not model or model in known.values(), asked["id"]
+
+
+def test_every_metric_that_decides_a_claim_has_its_topic_on_purpose():
+    decided = [claim for claim in claims.load() if "evidence" in claim]
+    metrics = {item.get("metric", claim["evidence"]["metric"]) for claim in decided for item in claim["published"]}
+    of_speed = {"clip_seconds", "memory_rise_mib", "memory_mb", "shape_seconds", "ms_per_token", "times_as_fast", "long_s",
+                "long_times_real_time", "half_ms", "all_parameters"}  # fmt: skip
+    assert metrics - rules.OF_WORDS - rules.OF_SHAPES <= of_speed
 
 
 def mixed_claim():

@@ -1,6 +1,9 @@
+import itertools
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from asrlib import AsrlibError, figures, uncertainty
 
@@ -75,3 +78,38 @@ def test_shares_are_drawn_with_wilsons_intervals():
     ends = [100 * end for hits in (4, 1) for end in uncertainty.wilson(hits, 4)]
     assert np.array(bars.get_segments())[:, :, 1].ravel() == pytest.approx(ends)
     plt.close("all")
+
+
+def test_names_stand_in_one_column_in_the_order_of_heights_and_never_cover_each_other():
+    figures.use_style()
+    figure, axes = plt.subplots()
+    axes.plot([1, 1, 1.01, 3], [5, 5, 5.01, 2], "o")
+    figures.label(axes, [1, 1, 1.01, 3], [5, 5, 5.01, 2], ["a", "b", "c", "d"])
+    figure.draw_without_rendering()
+    texts = axes.texts
+    assert [text.get_text() for text in texts] == ["c", "a", "b", "d"]
+    boxes = [Text.get_window_extent(text) for text in texts]  # without its line
+    assert all(low.y1 < high.y0 for high, low in itertools.pairwise(boxes))
+    plt.close(figure)
+
+
+def test_lines_have_a_place_for_each_name_and_hollow_points_where_there_is_no_interval():
+    values = [(3.0, (2.0, 4.0)), (0.0, (0.0, 1.0)), (5.0, None)]
+    figure = figures.lines({"WER (%)": values, "speed": values}, ["a", "b", "c"], ["red", "red", "red"])
+    left, right = figure.axes
+    assert [text.get_text() for text in left.get_yticklabels()] == ["a", "b", "c"]
+    assert (left.get_xscale(), right.get_xlabel()) == ("log", "speed")
+    hollow = [line.get_markerfacecolor() == "white" for line in left.lines]
+    assert hollow == [False, False, True]
+    assert min(line.get_xdata()[0] for line in left.lines) == figures.LEAST
+    plt.close(figure)
+
+
+def test_a_logarithmic_scale_has_plain_numbers():
+    figure, axes = plt.subplots()
+    axes.plot([0.3, 30], [1, 2])
+    figures.logarithmic(axes.xaxis)
+    figure.draw_without_rendering()
+    shown = [text.get_text() for text in axes.get_xticklabels()]
+    assert {"0.5", "1", "2", "5", "10", "20"} <= set(shown)
+    plt.close(figure)

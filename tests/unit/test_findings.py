@@ -353,3 +353,35 @@ def test_no_answers_have_no_confidence():
     for stated, right in (([], []), ([0.5], [True, False])):
         with pytest.raises(AsrlibError, match="give both of each clip"):
             findings.calibration(stated, right, "Anna")
+
+
+def test_of_many_differences_the_surest_are_named_and_the_rest_are_counted():
+    found = {f"s{n}": scoring.Difference(0.1, (0.05, 0.15), 10.0 ** -(9 - n), "", 50, 400) for n in range(8)}
+    text = str(findings.table(found, "float32"))
+    assert "s5 is worse (WER 10.0 points higher); 2 more." in text and "s6" not in text
+
+
+speeds = st.dictionaries(
+    st.text("abc", min_size=1),
+    st.tuples(st.floats(0.5, 3), st.floats(0, 1)).map(lambda x: (x[0], x[0] + x[1])),
+    min_size=1,
+)
+
+
+@given(speeds)
+def test_a_choice_names_the_fastest_and_every_system_whose_interval_meets_its_own(found):
+    numbers = findings.choice(found, "the systems", "float32").numbers
+    low, high = found[numbers["fastest"]]
+    assert all((low + high) >= sum(ends) for ends in found.values())
+    assert set(numbers["ties"]) == {name for name, ends in found.items() if ends[1] >= low}
+    assert numbers["simplest"] == next(name for name in found if name in numbers["ties"])
+
+
+def test_the_sentences_of_a_choice():
+    found = {"plain": (1.0, 1.0), "easy": (1.8, 2.1), "hard": (2.0, 2.2)}
+    assert str(findings.choice(found, "these 3", "plain")) == (
+        "Of these 3, hard is the fastest, 2.00 to 2.20 times as fast as plain; easy is not told apart from it; the simplest of "
+        "these 2 is easy."
+    )
+    assert str(findings.choice({"plain": (1.0, 1.0)}, "this 1", "it")).endswith("1.00 to 1.00 times as fast as it.")
+    assert "No conclusion about these" in str(findings.choice({}, "these", "it"))

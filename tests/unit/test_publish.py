@@ -139,3 +139,13 @@ def test_the_readme_of_the_course_is_the_generated_one_and_has_a_row_for_every_n
     assert text == publish.readme(ROOT)
     assert [row[2] for row in publish.ROW.finditer(text)] == list(registry.read(ROOT))
     assert all(book.headlines for book in registry.read(ROOT).values())
+
+
+def test_the_command_explains_itself_and_names_a_notebook_that_is_not_there(capsys, root, monkeypatch):
+    with pytest.raises(SystemExit) as ended:
+        publish.main(["--help"])
+    assert ended.value.code == 0
+    assert "[NN ...]" in capsys.readouterr().out
+    monkeypatch.chdir(root)
+    with pytest.raises(SystemExit, match="asrlib: There is no notebook '77'"):
+        publish.main(["77"])
