@@ -306,7 +306,12 @@ def fixed_cache(tokens: Sequence[str], room: int) -> None:
 def half_quadratic() -> None:
     """Show the loop of HQQ for one group of weights (Badri and Shaji 2023)."""
     axes = canvas(7.4, 1.7)
-    texts = "weights W of\na group, scale s", "integers Q =\nround(W / s + z)", "error\nW - s (Q - z)", "large errors E:\nsoft threshold"
+    texts = (
+        "weights W of\na group, scale s",
+        "integers Q =\nround(W / s + z)",
+        "error\nW - s (Q - z)",
+        "large errors E:\nsoft threshold",
+    )
     for place, text in enumerate(texts):
         color = figures.ORANGE if place == 3 else figures.GREY if place == 0 else figures.BLUE
         box(axes, (0.75 + 1.95 * place, 1.2), text, size=(1.4, 0.55), color=color)

@@ -12,8 +12,8 @@ DOWNLOAD = 8e9  # bytes of weights and speech: more would take much of the hour 
 GPU_BASE, RAM_BASE, DISK_BASE = 1e9, 4e9, 30e9  # CUDA and its kernels; the imported libraries; what Colab itself has
 PACKAGED = 0.3e9  # all packaged corpora
 LIBRISPEECH = {"test-clean": 347e6, "test-other": 329e6}  # bytes of the archives of openslr.org/12
-FLEURS = 1.7e9  # bytes of one language as parquet files
-TEDLIUM = 0.3e9  # bytes of the test set at most: 2.6 hours in 16 bits at 16 kHz
+# Bytes of other sets: one language of FLEURS as parquet files; the test set of TED-LIUM at most, 2.6 hours in 16 bits at 16 kHz.
+OTHERS = {"fleurs": 1.7e9, "tedlium": 0.3e9}
 ON_THE_HUB = 4  # bytes of a parameter: OpenAI's models are in float32 there
 FLOAT32, FLOAT16 = 4, 2  # bytes of a parameter, held
 
@@ -91,7 +91,7 @@ def on_gpu(held: list[Held], given: dict) -> float:
 
 def speech(given: dict) -> float:
     splits = given.get("LIBRISPEECH_SPLITS", [given.get("SPLIT", "test-clean")]) if librispeech(given) else []
-    return sum(LIBRISPEECH[split] for split in splits) + {"fleurs": FLEURS, "tedlium": TEDLIUM}.get(given.get("CORPUS"), 0)
+    return sum(LIBRISPEECH[split] for split in splits) + OTHERS.get(given.get("CORPUS"), 0)
 
 
 @pytest.mark.parametrize("name", PROFILES["colab"])
