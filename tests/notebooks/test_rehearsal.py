@@ -6,6 +6,7 @@ from hub_server import Hub
 from rehearsal import CUTS, CUTS_FILE, ROOT, librispeech, models, values
 from rehearsal_hub import CLIPS, DECOYS, fleurs, link_speech, model
 
+from asrlib.corpora import catalogue
 from asrlib.course import records, registry, runner
 
 FLEURS = {"hi": "hi_in", "mr": "mr_in"}  # language -> its configuration
@@ -33,6 +34,8 @@ def rehearse(tmp_path, monkeypatch):
             served.append(rehearsal_hub.librispeech())
         if given.get("CORPUS") == "fleurs":
             served.append(fleurs(FLEURS[given["LANGUAGE"]]))
+        if given.get("CORPUS") in catalogue.PUBLISHED:
+            served.append(rehearsal_hub.published(given["CORPUS"]))
         link_speech(registry.inputs(ROOT, [name])[1], tmp_path / "cache")
         for key in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_TOKEN", "ASRLIB_DATA"):
             monkeypatch.delenv(key, raising=False)
