@@ -444,3 +444,54 @@ def paths() -> None:
         "take a larger checkpoint; where Whisper is weak in it, fine-tune if speech is transcribed, else collect speech. If the words will do but "
         "the model does not fit or is too slow: 8 bits, another runtime, or a student. Else keep it.",
     )
+
+
+def fixed_cache(tokens: Sequence[str], room: int) -> None:
+    """Show the keys of one decoder layer in a cache that grows and in one of fixed size, step by step.
+
+    Args:
+        tokens: that have been read, one a step.
+        room: positions of the cache of fixed size; more than there are tokens.
+    """
+    axes, side, steps = canvas(7.4, 2.5), 0.24, len(tokens)
+    names = (0.1, "grows: a new shape at each step"), (3.9, "fixed: one shape, the empty rest masked")
+    for left, name in names:
+        axes.text(left, 2.3, name, fontsize=8)
+        for step in range(steps):
+            height = 1.85 - 0.4 * step
+            axes.text(left, height, f"step {step + 1}", fontsize=7, va="center")
+            for place in range(step + 1 if left < 1 else room):
+                full = place <= step
+                text, color = (tokens[place] if full else "", figures.BLUE if full else figures.GREY)
+                box(axes, (left + 0.75 + 1.6 * side * place, height), text, size=(1.5 * side, side), color=color)
+    axes.text(0.1, 0.08, "each step: other shapes, other memory", fontsize=7)
+    axes.text(3.9, 0.08, "each step: the same graph, so it can be compiled once", fontsize=7)
+    figures.show(
+        axes.figure,
+        f"Diagram of two caches over {steps} steps. The first has as many places as tokens were read, so its shape changes at each "
+        f"step. The second has {room} places from the start; those not yet filled are masked, and the shape stays.",
+    )
+
+
+def half_quadratic() -> None:
+    """Show the loop of HQQ for one group of weights (Badri and Shaji 2023)."""
+    axes = canvas(7.4, 1.7)
+    texts = (
+        "weights W of\na group, scale s",
+        "integers Q =\nround(W / s + z)",
+        "error\nW - s (Q - z)",
+        "large errors E:\nsoft threshold",
+    )
+    for place, text in enumerate(texts):
+        color = figures.ORANGE if place == 3 else figures.GREY if place == 0 else figures.BLUE
+        box(axes, (0.75 + 1.95 * place, 1.2), text, size=(1.4, 0.55), color=color)
+        if place:
+            arrow(axes, (1.95 * place - 0.5, 1.2), (0.05 + 1.95 * place, 1.2))
+    box(axes, (4.65, 0.3), "zero point z = mean of Q - (W - E) / s", size=(2.9, 0.4), color=figures.ORANGE)
+    arrow(axes, (6.6, 0.9), (6.1, 0.35), curve=-0.2)
+    arrow(axes, (3.2, 0.35), (2.7, 0.9), "20 times", curve=-0.2)
+    figures.show(
+        axes.figure,
+        "Diagram of HQQ's loop for a group of weights: round with the zero point z, take the error, keep only its large part by a soft "
+        "threshold, and choose the zero point anew as the mean that fits what is left; up to 20 times.",
+    )

@@ -39,7 +39,7 @@ class Finding:
     Attributes:
         text: one or two sentences.
         kind: the function that made it: ``level``, ``paired``, ``contrast``, ``quality``, ``calibration``, ``ratio``, ``amount``,
-            ``gap``, ``size``, ``trend``, ``count`` or ``table``.
+            ``gap``, ``size``, ``pays_back``, ``choice``, ``trend``, ``count`` or ``table``.
         numbers: plain data, for a record: ``value``, ``interval`` (two numbers or None), ``unit``, ``n`` and what ``n`` counts
             (``of``); a table has one such entry for each comparison under ``comparisons``.
     """
@@ -332,6 +332,26 @@ def size(first_value: float, second_value: float, first: str, second: str, *, un
         word = "smaller" if value < 1 else "larger"
         text = f"{_start(first)} is {word} than {second}: {shown}, {_times(value)} the size."
     return Finding(text, "size", _numbers(value, None, "times", None, None))
+
+
+def pays_back(cost: float, found: Ratio, way: str, *, of: str = "clip") -> Finding:
+    """Say after how many clips a cost in seconds that is paid once is earned back, or that nothing is shown to earn it back.
+
+    Args:
+        cost: seconds, above 0.
+        found: from `asrlib.uncertainty.paired_ratio`: seconds for one clip with the cost paid, over those without it.
+        way: what is paid for: ``"compiling"``.
+        of: what the seconds are for, in the singular.
+    """
+    text, value, interval = f"{_capital(way)} takes {_figure(cost)} s", None, None
+    if not (found.significant and found.value < 1):
+        text += ", and no gain is shown that would pay it back."
+    else:
+        saved = [found.medians[1] * (1 - ratio) for ratio in (found.value, *found.interval)]
+        value, *interval = (cost / seconds for seconds in saved)
+        counts = " to ".join(f"{end:,.0f}" for end in interval)
+        text += f" and saves {_figure(saved[0])} s a {of}: it pays back after {_many(round(value), of)} [{counts}]."
+    return Finding(text, "pays_back", _numbers(value, interval, f"{of}s", found.rounds, "rounds"))
 
 
 def trend(

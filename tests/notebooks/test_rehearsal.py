@@ -36,6 +36,8 @@ def rehearse(tmp_path, monkeypatch):
             served.append(rehearsal_hub.fleurs(*(FLEURS[language] for language in languages)))
         if given.get("CTC_ID"):
             served.append(rehearsal_hub.letters(given["CTC_ID"]))
+        if given.get("CORPUS") in catalogue.PUBLISHED:
+            served.append(rehearsal_hub.published(given["CORPUS"]))
         link_speech(registry.inputs(ROOT, [name])[1], tmp_path / "cache")
         for key in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_TOKEN", "ASRLIB_DATA"):
             monkeypatch.delenv(key, raising=False)

@@ -14,6 +14,7 @@ PACKAGED = 0.3e9  # all packaged corpora
 LIBRISPEECH = {"test-clean": 347e6, "test-other": 329e6}  # bytes of the archives of openslr.org/12
 FLEURS = 1.7e9  # bytes of one language as parquet files
 FLEURS_TEST = 0.5e9  # ... of its test split alone
+TEDLIUM_TEST = 0.3e9  # 2.6 hours in 16 bits at 16 kHz, at most
 ON_THE_HUB = 4  # bytes of a parameter: OpenAI's models are in float32 there
 FLOAT32, FLOAT16 = 4, 2  # bytes of a parameter, held
 
@@ -67,6 +68,7 @@ HELD = {  # what a chapter has on the GPU, as if it let go of nothing
         Held("MODEL_ID", FLOAT16, copies=9),
         Held("STUDENT_ID", FLOAT16),
     ],
+    "09_static_cache_and_hqq": [Held("MODEL_ID", FLOAT16, copies=3)],  # as published, in 4 bits, and rounded
     # the model, a masked copy of it (weights, masks, products), its gradients and AdamW's moments; before that seven smaller ones
     "10_pruning": [Held("MODEL_ID", FLOAT32, copies=8)],
     # the model of transformers, and openai-whisper's, which decodes one clip with five beams or eight greedily
@@ -114,7 +116,8 @@ def on_gpu(held: list[Held], given: dict) -> float:
 def speech(given: dict) -> float:
     splits = given.get("LIBRISPEECH_SPLITS", [given.get("SPLIT", "test-clean")]) if librispeech(given) else []
     languages = FLEURS if given.get("CORPUS") == "fleurs" else FLEURS_TEST
-    return sum(LIBRISPEECH[split] for split in splits) + languages * len(fleurs(given))
+    others = languages * len(fleurs(given)) + TEDLIUM_TEST * (given.get("CORPUS") == "tedlium")
+    return sum(LIBRISPEECH[split] for split in splits) + others
 
 
 @pytest.mark.parametrize("name", PROFILES["colab"])

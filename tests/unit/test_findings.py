@@ -385,3 +385,27 @@ def test_the_sentences_of_a_choice():
     )
     assert str(findings.choice({"plain": (1.0, 1.0)}, "this 1", "it")).endswith("1.00 to 1.00 times as fast as it.")
     assert "No conclusion about these" in str(findings.choice({}, "these", "it"))
+
+
+@every
+@given(st.lists(st.tuples(st.floats(0.01, 10), st.floats(0.01, 10)), min_size=1, max_size=12), st.floats(0.01, 1e4))
+def test_a_cost_is_paid_back_only_by_a_gain_that_is_shown(rounds, cost):
+    found = uncertainty.paired_ratio(*zip(*rounds, strict=True))
+    told = findings.pays_back(cost, found, "compiling")
+    value, interval = told.numbers["value"], told.numbers["interval"]
+    assert ("pays back after" in told.text) == (value is not None) == (found.significant and found.value < 1)
+    if value is not None:
+        saved = found.medians[1] * (1 - found.value)  # the clips' savings add up to the cost
+        assert value * saved == pytest.approx(cost)
+        assert interval[0] <= value <= interval[1]
+
+
+def test_the_sentences_of_a_cost_paid_once():
+    gain = uncertainty.paired_ratio([0.5] * 5, [1.0] * 5)
+    assert str(findings.pays_back(50, gain, "compiling")) == (
+        "Compiling takes 50 s and saves 0.5 s a clip: it pays back after 100 clips [100 to 100]."
+    )
+    none = uncertainty.paired_ratio([0.9, 1.1, 1, 1, 1], [1.0] * 5)
+    assert str(findings.pays_back(50, none, "compiling")) == (
+        "Compiling takes 50 s, and no gain is shown that would pay it back."
+    )
