@@ -7,53 +7,25 @@ these clips and that this leaves both possible. No sign has to be read: each end
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from asrlib import AsrlibError, uncertainty
+from asrlib.course import sentences
+from asrlib.course.sentences import Finding
 from asrlib.scoring import Difference, Score
 from asrlib.uncertainty import Estimate, Ratio
 
 if TYPE_CHECKING:
     from asrlib.translation import Quality
 
-SPECIAL = re.compile(r"([\\`*_<>|~$])")  # what Markdown or MathJax would take for a sign of its own
-ESCAPED = r"\\\1"
-HIGHER = {"chrF", "BLEU"}  # more of it is better
-OF_WORDS = {"WER", *HIGHER}
 LISTED = 6  # of many differences, the surest are named
 MORE = {
     "time": ("faster", "slower", "takes", "as long as"),
     "memory": ("smaller", "larger", "needs", "as much memory as"),
 }
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a section found, in words, and the numbers behind it.
-
-    Attributes:
-        text: one or two sentences.
-        kind: the function that made it: ``level``, ``paired``, ``contrast``, ``quality``, ``calibration``, ``ratio``, ``amount``,
-            ``gap``, ``size``, ``pays_back``, ``choice``, ``trend``, ``count`` or ``table``.
-        numbers: plain data, for a record: ``value``, ``interval`` (two numbers or None), ``unit``, ``n`` and what ``n`` counts
-            (``of``); a table has one such entry for each comparison under ``comparisons``.
-    """
-
-    text: str
-    kind: str
-    numbers: dict[str, Any] = field(hash=False)
-
-    def __str__(self) -> str:
-        return self.text
-
-    def _repr_markdown_(self) -> str:
-        line = " ".join(self.text.split())  # a line break in a name would end the block
-        return f"> **Finding.** {SPECIAL.sub(ESCAPED, line)}"
 
 
 # ----------------------------------------------------------------------------------------------------------- word error rates
@@ -66,15 +38,15 @@ def level(score: Score, system: str, on: str) -> Finding:
         on: the speech, in words that follow "on".
     """
     ends = [100 * end for end in score.interval] if score.interval else None
-    shown = f" [{_number(ends[0])}, {_number(ends[1])}]" if ends else ""
-    counts = [_many(score.utterances, "clip"), _many(score.words, "word")]
-    counts += [f"mean of {_many(len(score.runs), 'training')}"] if score.runs else []
+    shown = f" [{sentences.number(ends[0])}, {sentences.number(ends[1])}]" if ends else ""
+    counts = [sentences.many(score.utterances, "clip"), sentences.many(score.words, "word")]
+    counts += [f"mean of {sentences.many(len(score.runs), 'training')}"] if score.runs else []
     counts += [] if ends else [f"no interval: {score.shortage}"]
-    text = f"{_start(system)} has a WER of {_number(100 * score.wer)} %{shown} on {on} ({', '.join(counts)})."
+    text = f"{sentences.start(system)} has a WER of {sentences.number(100 * score.wer)} %{shown} on {on} ({', '.join(counts)})."
     if score.capped.wer < score.wer:
-        capped = _number(100 * score.capped.wer)
+        capped = sentences.number(100 * score.capped.wer)
         text += f" If no clip may count more errors than it has words, it is {capped} %."
-    return Finding(text, "level", _numbers(100 * score.wer, ends, "%", score.utterances, "clips"))
+    return Finding(text, "level", sentences.plain(100 * score.wer, ends, "%", score.utterances, "clips"))
 
 
 def paired(difference: Difference, first: str, second: str, *, margin: float | None = None, of: str = "WER") -> Finding:
@@ -85,32 +57,32 @@ def paired(difference: Difference, first: str, second: str, *, margin: float | N
         first, second: names of the systems.
         margin: the largest difference that does not matter, as a fraction (0.01 is one point): then "equal within 1 point" can
             be shown too.
-        of: what differs; of those in `HIGHER` more is better.
+        of: what differs; of those in `sentences.HIGHER` more is better.
 
     Raises:
         AsrlibError: a margin that is not above 0.
     """
     equal = margin is not None and difference.equivalent(margin)
     limit = "" if margin is None else f"{100 * margin:g} point{'' if f'{100 * margin:g}' == '1' else 's'}"
-    seen = f"the {of} of {first} is {_gap(difference.delta)}"
+    seen = f"the {of} of {first} is {sentences.points(difference.delta)}"
     if difference.interval is None:
         text = f"No conclusion about {first} and {second}: {seen} in these clips, without an interval ({difference.shortage};"
-        return Finding(f"{text} {_behind(difference, of)}).", "paired", _of_difference(difference))
+        return Finding(f"{text} {sentences.behind(difference, of)}).", "paired", sentences.of_difference(difference))
     if difference.significant:
-        text = f"{_start(first)} is {_better(difference, of)} than {second}" + (
+        text = f"{sentences.start(first)} is {sentences.better(difference, of)} than {second}" + (
             f", by less than {limit}" if equal else ""
         )
-        text += f": its {of} is {_gap(difference.delta)} [{_range(difference)}]"
+        text += f": its {of} is {sentences.points(difference.delta)} [{sentences.range_of_points(difference)}]"
     else:
         text = f"No difference is shown between {first} and {second}"
         if equal:
-            text = f"{_start(first)} and {second} are equal within {limit}"
+            text = f"{sentences.start(first)} and {second} are equal within {limit}"
         elif limit:
             text += f", nor that they are equal within {limit}"
-        seen += f", {'and' if equal else 'but'} the interval reaches from {_range(difference)}"
+        seen += f", {'and' if equal else 'but'} the interval reaches from {sentences.range_of_points(difference)}"
         alike = "their errors are the same" if of == "WER" else f"the {of} is the same"
         text += f": {alike}" if difference.interval == (0, 0) else f": {seen}"
-    return Finding(f"{text} ({_behind(difference, of)}).", "paired", _of_difference(difference))
+    return Finding(f"{text} ({sentences.behind(difference, of)}).", "paired", sentences.of_difference(difference))
 
 
 def contrast(difference: Difference, first: str, second: str, *, of: str = "WER") -> Finding:
@@ -122,15 +94,15 @@ def contrast(difference: Difference, first: str, second: str, *, of: str = "WER"
         second: the same for the second.
         of: what differs.
     """
-    gap = _gap(difference.delta)
+    gap = sentences.points(difference.delta)
     text = f"The {of} {first} is {gap} {'as' if gap == 'the same' else 'than'} {second}"
     if difference.interval is None:
         text += f", without an interval: {difference.shortage}"
     elif difference.significant:
-        text += f" [{_range(difference)}]"
+        text += f" [{sentences.range_of_points(difference)}]"
     elif difference.interval != (0, 0):
-        text += f", but the interval reaches from {_range(difference)}, so no difference is shown"
-    return Finding(f"{text} ({_behind(difference, of)}).", "contrast", _of_difference(difference))
+        text += f", but the interval reaches from {sentences.range_of_points(difference)}, so no difference is shown"
+    return Finding(f"{text} ({sentences.behind(difference, of)}).", "contrast", sentences.of_difference(difference))
 
 
 def quality(found: Quality, system: str, on: str) -> Finding:
@@ -141,11 +113,11 @@ def quality(found: Quality, system: str, on: str) -> Finding:
         system: its name.
         on: the speech, in words that follow "on".
     """
-    shown = " [{}, {}]".format(*map(_number, found.interval)) if found.interval else ""
-    counts = [_many(found.utterances, "clip"), _many(found.words, "word")]
+    shown = " [{}, {}]".format(*map(sentences.number, found.interval)) if found.interval else ""
+    counts = [sentences.many(found.utterances, "clip"), sentences.many(found.words, "word")]
     counts += [] if found.interval else [f"no interval: {found.shortage}"]
-    text = f"{_start(system)} has a {found.metric} of {_number(found.value)}{shown} on {on} ({', '.join(counts)})."
-    return Finding(text, "quality", _numbers(found.value, found.interval, "points", found.utterances, "clips"))
+    text = f"{sentences.start(system)} has a {found.metric} of {sentences.number(found.value)}{shown} on {on} ({', '.join(counts)})."
+    return Finding(text, "quality", sentences.plain(found.value, found.interval, "points", found.utterances, "clips"))
 
 
 def calibration(stated: Sequence[float], right: Sequence[bool], system: str) -> Finding:
@@ -167,18 +139,16 @@ def calibration(stated: Sequence[float], right: Sequence[bool], system: str) -> 
         drawn = uncertainty.bootstrap(gaps, np.ones(n), blocks=range(n))
         ends = uncertainty.interval(drawn, n)
     found = Difference(gap, ends, None, few, n, 0)
-    seen = f"it states {_number(100 * np.mean(stated))} % on average, and {_number(100 * np.mean(right))} % of its answers are right"
+    seen = f"it states {sentences.number(100 * np.mean(stated))} % on average, and {sentences.number(100 * np.mean(right))} % of its answers are right"
     if few:
         text = f"No conclusion about the confidence of {system}: {seen} ({few})."
     elif found.significant:
         word = "overconfident" if gap > 0 else "underconfident"
-        text = (
-            f"{_start(system)} is {word}: {seen}, a mean probability {_gap(gap)} [{_range(found)}] ({_behind(found)})."
-        )
+        text = f"{sentences.start(system)} is {word}: {seen}, a mean probability {sentences.points(gap)} [{sentences.range_of_points(found)}] ({sentences.behind(found)})."
     else:
         text = f"No over- or underconfidence of {system} is shown: {seen}, but the interval of the difference reaches from "
-        text += f"{_range(found)} ({_behind(found)})."
-    return Finding(text, "calibration", _of_difference(found))
+        text += f"{sentences.range_of_points(found)} ({sentences.behind(found)})."
+    return Finding(text, "calibration", sentences.of_difference(found))
 
 
 def table(differences: Mapping[str, Difference], reference: str) -> Finding:
@@ -197,13 +167,15 @@ def table(differences: Mapping[str, Difference], reference: str) -> Finding:
     kept = [name for name, p in adjusted.items() if p <= 1 - uncertainty.CONFIDENCE]
     alone = [name for name, found in differences.items() if found.significant and name not in kept]
     numbers = [
-        {"system": name, "p_value": found.p_value, "p_holm": adjusted.get(name), **_of_difference(found)}
+        {"system": name, "p_value": found.p_value, "p_holm": adjusted.get(name), **sentences.of_difference(found)}
         for name, found in differences.items()
     ]
     chance = len(tested) * (1 - uncertainty.CONFIDENCE)
     summary = {"reference": reference, "remain": kept, "by_chance": chance, "comparisons": numbers}
     without = len(differences) - len(tested)
-    lacking = f" {_many(without, 'comparison')} {'has' if without == 1 else 'have'} no interval." if without else ""
+    lacking = (
+        f" {sentences.many(without, 'comparison')} {'has' if without == 1 else 'have'} no interval." if without else ""
+    )
     if not tested:
         return Finding(f"No conclusion about systems compared with {reference}:{lacking}", "table", summary)
     if len(tested) == 1:
@@ -212,14 +184,17 @@ def table(differences: Mapping[str, Difference], reference: str) -> Finding:
         text = f"Of {len(tested)} comparisons with {reference}, {len(kept) or 'none'} {'shows' if len(kept) == 1 else 'show'}"
         text += " a difference that holds beside the others (Holm's correction)"
     described = [
-        f"{name} is {_better(differences[name])} (WER {_gap(differences[name].delta)})" for name in kept[:LISTED]
+        f"{name} is {sentences.better(differences[name])} (WER {sentences.points(differences[name].delta)})"
+        for name in kept[:LISTED]
     ]
     described += [f"{len(kept) - LISTED} more"] if len(kept) > LISTED else []
     text += f": {'; '.join(described)}." if described else "."
     if alone:
         text += f" {', '.join(alone)} would differ if {'it' if len(alone) == 1 else 'each'} stood alone."
     if len(tested) > 1:
-        text += f" If no system differed, {_number(chance, 2)} of {len(tested)} would still seem to, by chance."
+        text += (
+            f" If no system differed, {sentences.number(chance, 2)} of {len(tested)} would still seem to, by chance."
+        )
     return Finding(text + lacking, "table", summary)
 
 
@@ -234,20 +209,20 @@ def ratio(found: Ratio, first: str, second: str, *, of: str = "time", unit: str 
         unit: of the measured values.
     """
     less, more, takes, than = MORE[of]
-    medians = "median {} against {}".format(*(f"{_figure(value)} {unit}" for value in found.medians))
-    behind = f"{_many(found.rounds, 'round')} in turn, {medians}"
-    seen = f"{first} {takes} {_times(found.value)} {than} {second}"
+    medians = "median {} against {}".format(*(f"{sentences.figure(value)} {unit}" for value in found.medians))
+    behind = f"{sentences.many(found.rounds, 'round')} in turn, {medians}"
+    seen = f"{first} {takes} {sentences.times(found.value)} {than} {second}"
     if found.interval is None:
         text = f"No conclusion about {first} and {second}: {seen}, without an interval ({found.shortage}; {medians})."
     elif not found.significant:
         text = f"No difference is shown between {first} and {second}: {seen}, but the interval reaches from"
-        text += f" {_range_of(found.interval)} ({behind})."
+        text += f" {sentences.range_of_times(found.interval)} ({behind})."
     else:
-        ends, said = found.interval, f"it {takes} {_times(found.value)} {than.removesuffix(' as')}"
+        ends, said = found.interval, f"it {takes} {sentences.times(found.value)} {than.removesuffix(' as')}"
         if of == "time" and found.value < 1:
-            ends, said = (1 / ends[1], 1 / ends[0]), f"it is {_times(1 / found.value)} as fast"
-        text = f"{_start(first)} is {less if found.value < 1 else more} than {second}: {said} [{_range_of(ends)}] ({behind})."
-    return Finding(text, "ratio", _numbers(found.value, found.interval, "times", found.rounds, "rounds"))
+            ends, said = (1 / ends[1], 1 / ends[0]), f"it is {sentences.times(1 / found.value)} as fast"
+        text = f"{sentences.start(first)} is {less if found.value < 1 else more} than {second}: {said} [{sentences.range_of_times(ends)}] ({behind})."
+    return Finding(text, "ratio", sentences.plain(found.value, found.interval, "times", found.rounds, "rounds"))
 
 
 def amount(found: Estimate, of: str, *, unit: str, each: str) -> Finding:
@@ -259,14 +234,16 @@ def amount(found: Estimate, of: str, *, unit: str, each: str) -> Finding:
         unit: of it, such as ``"ms"``.
         each: a block, in the singular, such as ``"recording"``.
     """
-    numbers = _numbers(found.value, found.interval, unit, found.units, f"{each}s")
+    numbers = sentences.plain(found.value, found.interval, unit, found.units, f"{each}s")
     if not found.units:
         return Finding(f"No conclusion about {of}: there is no {each}.", "amount", numbers | {"value": None})
-    ends = "[{}, {}] ".format(*map(_number, found.interval)) if found.interval else ""
-    behind = _many(found.units, each) + (
+    ends = "[{}, {}] ".format(*map(sentences.number, found.interval)) if found.interval else ""
+    behind = sentences.many(found.units, each) + (
         "" if found.interval else f", no interval: {uncertainty.shortage(found.units, each)}"
     )
-    return Finding(f"{_capital(of)} is {_number(found.value)} {unit} {ends}({behind}).", "amount", numbers)
+    return Finding(
+        f"{sentences.capital(of)} is {sentences.number(found.value)} {unit} {ends}({behind}).", "amount", numbers
+    )
 
 
 def gap(found: Estimate, first: str, second: str, *, of: str, unit: str, each: str) -> Finding:
@@ -278,12 +255,12 @@ def gap(found: Estimate, first: str, second: str, *, of: str, unit: str, each: s
         of: the quantity, such as ``"the median error"``.
         unit, each: as for `amount`.
     """
-    numbers = _numbers(found.value, found.interval, unit, found.units, f"{each}s")
+    numbers = sentences.plain(found.value, found.interval, unit, found.units, f"{each}s")
 
     def apart(by: float) -> str:
-        return f"{_number(abs(by))} {unit} {'lower' if by < 0 else 'higher'}" if by else "the same"
+        return f"{sentences.number(abs(by))} {unit} {'lower' if by < 0 else 'higher'}" if by else "the same"
 
-    behind, pair = f"({_many(found.units, each)})", f"{first} and {second}"
+    behind, pair = f"({sentences.many(found.units, each)})", f"{first} and {second}"
     if not found.units:
         return Finding(f"No conclusion about {pair}: there is no {each}.", "gap", numbers | {"value": None})
     seen = f"{of} of {first} is {apart(found.value)}"
@@ -294,7 +271,9 @@ def gap(found: Estimate, first: str, second: str, *, of: str, unit: str, each: s
         text = f"No difference is shown between {pair}: {seen}, but the interval reaches from {ends} {behind}."
     else:
         near, far = sorted(found.interval, key=abs)
-        text = f"{_capital(seen)} than that of {second} [{_number(abs(near))} to {apart(far)}] {behind}."
+        text = (
+            f"{sentences.capital(seen)} than that of {second} [{sentences.number(abs(near))} to {apart(far)}] {behind}."
+        )
     return Finding(text, "gap", numbers)
 
 
@@ -310,7 +289,7 @@ def choice(speeds: Mapping[str, tuple[float, float]], of: str, than: str) -> Fin
         return Finding(f"No conclusion about {of}: no speed has an interval.", "choice", {"ties": [], "n": 0})
     best = max(speeds, key=lambda name: sum(speeds[name]))
     ties = [name for name in speeds if speeds[name][1] >= speeds[best][0]]
-    text = f"Of {of}, {best} is the fastest, {_range_of(speeds[best])} as fast as {than}"
+    text = f"Of {of}, {best} is the fastest, {sentences.range_of_times(speeds[best])} as fast as {than}"
     if others := [name for name in ties if name != best]:
         text += f"; {', '.join(others)} {'is' if len(others) == 1 else 'are'} not told apart from it"
         text += f"; the simplest of these {len(ties)} is {ties[0]}"
@@ -326,12 +305,12 @@ def size(first_value: float, second_value: float, first: str, second: str, *, un
     if not (0 < first_value < math.inf and 0 < second_value < math.inf):
         raise AsrlibError(f"{first_value} and {second_value} {unit} cannot be compared: give two sizes above 0.")
     value = first_value / second_value
-    shown = f"{_figure(first_value)} {unit} against {_figure(second_value)} {unit}"
-    text = f"{_start(first)} and {second} are of the same size: {shown}."
+    shown = f"{sentences.figure(first_value)} {unit} against {sentences.figure(second_value)} {unit}"
+    text = f"{sentences.start(first)} and {second} are of the same size: {shown}."
     if first_value != second_value:
         word = "smaller" if value < 1 else "larger"
-        text = f"{_start(first)} is {word} than {second}: {shown}, {_times(value)} the size."
-    return Finding(text, "size", _numbers(value, None, "times", None, None))
+        text = f"{sentences.start(first)} is {word} than {second}: {shown}, {sentences.times(value)} the size."
+    return Finding(text, "size", sentences.plain(value, None, "times", None, None))
 
 
 def pays_back(cost: float, found: Ratio, way: str, *, of: str = "clip") -> Finding:
@@ -343,15 +322,15 @@ def pays_back(cost: float, found: Ratio, way: str, *, of: str = "clip") -> Findi
         way: what is paid for: ``"compiling"``.
         of: what the seconds are for, in the singular.
     """
-    text, value, interval = f"{_capital(way)} takes {_figure(cost)} s", None, None
+    text, value, interval = f"{sentences.capital(way)} takes {sentences.figure(cost)} s", None, None
     if not (found.significant and found.value < 1):
         text += ", and no gain is shown that would pay it back."
     else:
         saved = [found.medians[1] * (1 - ratio) for ratio in (found.value, *found.interval)]
         value, *interval = (cost / seconds for seconds in saved)
         counts = " to ".join(f"{end:,.0f}" for end in interval)
-        text += f" and saves {_figure(saved[0])} s a {of}: it pays back after {_many(round(value), of)} [{counts}]."
-    return Finding(text, "pays_back", _numbers(value, interval, f"{of}s", found.rounds, "rounds"))
+        text += f" and saves {sentences.figure(saved[0])} s a {of}: it pays back after {sentences.many(round(value), of)} [{counts}]."
+    return Finding(text, "pays_back", sentences.plain(value, interval, f"{of}s", found.rounds, "rounds"))
 
 
 def trend(
@@ -374,7 +353,7 @@ def trend(
             f"{len(x)} places and {len(y)} values are no curve: give two points or more, with finite values."
         )
     order = np.argsort(x, kind="stable")
-    ends = [f"{_figure(y[order[place]])} {y_unit}".strip() for place in (0, -1)]
+    ends = [f"{sentences.figure(y[order[place]])} {y_unit}".strip() for place in (0, -1)]
     places = [f"{x[order[place]]:,.6g} {x_unit}".strip() for place in (0, -1)]
     seen = f"from {ends[0]} (at {places[0]}) to {ends[1]} (at {places[1]})"
     few, value, interval = uncertainty.shortage(len(x), "point"), None, None
@@ -388,8 +367,8 @@ def trend(
         measured = f"Spearman's rank correlation {value:.2f} [{low:.2f}, {high:.2f}], {len(x)} points"
         text = f"No trend of {of} with {over} is shown: {seen} ({measured}, which leaves both directions possible)."
         if low > 0 or high < 0:
-            text = f"{_capital(of)} {'rises' if low > 0 else 'falls'} with {over}: {seen} ({measured})."
-    return Finding(text, "trend", _numbers(value, interval, "rank correlation", len(x), "points"))
+            text = f"{sentences.capital(of)} {'rises' if low > 0 else 'falls'} with {over}: {seen} ({measured})."
+    return Finding(text, "trend", sentences.plain(value, interval, "rank correlation", len(x), "points"))
 
 
 def count(hits: int, n: int, what: str, *, of: str = "clip") -> Finding:
@@ -404,84 +383,9 @@ def count(hits: int, n: int, what: str, *, of: str = "clip") -> Finding:
         AsrlibError: more hits than trials.
     """
     if not n:
-        nothing = _numbers(None, None, "%", 0, f"{of}s")
+        nothing = sentences.plain(None, None, "%", 0, f"{of}s")
         return Finding(f"No conclusion about {what}: there is no {of}.", "count", nothing)
     ends = [100 * end for end in uncertainty.wilson(hits, n)]
     share = 100 * hits / n
-    text = f"{_capital(what)}: {hits:,} of {_many(n, of)}, {_number(share)} % [{_number(ends[0])}, {_number(ends[1])}]."
-    return Finding(text, "count", _numbers(share, ends, "%", n, f"{of}s"))
-
-
-# ----------------------------------------------------------------------------------------------------------------- wording
-def _numbers(
-    value: float | None, interval: Sequence[float] | None, unit: str, n: int | None, of: str | None
-) -> dict[str, Any]:
-    return {"value": value, "interval": interval and list(interval), "unit": unit, "n": n, "of": of}
-
-
-def _of_difference(found: Difference) -> dict[str, Any]:
-    interval = [100 * end for end in found.interval] if found.interval else None
-    return _numbers(100 * found.delta, interval, "points", found.utterances, "clips") | {"words": found.words}
-
-
-def _many(n: int, what: str) -> str:
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _number(value: float, digits: int = 1) -> str:
-    """Return a number with so many decimals, and a smaller one with one significant digit, so that it does not read as 0."""
-    shown = f"{value:,.{digits}f}"
-    return shown if float(shown.replace(",", "")) or not value else f"{value:.1g}"
-
-
-def _figure(value: float) -> str:
-    """Return a number with three significant digits, in full from 100 on."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _times(value: float) -> str:
-    """Return a ratio with two decimals, a small one with two significant digits, a large one in full."""
-    return f"{value:.2g} times" if value < 0.1 else f"{value:.2f} times" if value < 10 else f"{_figure(value)} times"
-
-
-def _range_of(ends: tuple[float, float]) -> str:
-    return f"{_times(ends[0]).removesuffix(' times')} to {_times(ends[1])}"
-
-
-def _start(name: str) -> str:
-    """Return a name as it stands at the beginning of a sentence: "The pipeline", "Training longer", but "whisper-base"."""
-    first, _, rest = name.partition(" ")
-    return _capital(name) if rest and (first in ("the", "a", "an") or first.endswith("ing")) else name
-
-
-def _better(found: Difference, of: str = "WER") -> str:
-    return "better" if (found.interval[1] < 0) != (of in HIGHER) else "worse"
-
-
-def _gap(delta: float) -> str:
-    """Return a difference of two WERs, given as a fraction, in words."""
-    points = abs(100 * delta)
-    if points < 1e-9:  # the rounding of equal sums
-        return "the same"
-    return f"{_number(points)} points {'lower' if delta < 0 else 'higher'}"
-
-
-def _range(found: Difference) -> str:
-    """Return the interval of a difference in words, such as "7.5 points lower to 0.8 points higher"."""
-    low, high = found.interval
-    if found.significant:
-        near, far = sorted((abs(100 * low), abs(100 * high)))
-        return f"{_number(near)} to {_gap(math.copysign(far / 100, low))}"
-    return f"{_gap(low)} to {_gap(high)}".replace("the same", "no difference")
-
-
-def _behind(found: Difference, of: str = "") -> str:
-    """Return what a comparison rests on: clips, words, and trainings where there were several."""
-    counts = [_many(found.utterances, "clip")] + ([_many(found.words, "word")] if of in OF_WORDS else [])
-    if max(found.seeds) > 1:
-        counts.append("{} and {} trainings".format(*found.seeds))
-    return ", ".join(counts)
+    text = f"{sentences.capital(what)}: {hits:,} of {sentences.many(n, of)}, {sentences.number(share)} % [{sentences.number(ends[0])}, {sentences.number(ends[1])}]."
+    return Finding(text, "count", sentences.plain(share, ends, "%", n, f"{of}s"))
