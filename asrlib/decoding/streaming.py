@@ -79,23 +79,16 @@ class Live:
     """The policy. `add` takes sound as it comes; what it returns is final."""
 
     def __init__(self, recogniser: Any, longest: float = LONGEST) -> None:
-        """Take a `Recogniser`, and the seconds of sound that are kept at most, but for the last piece; below 30."""
-        self.recogniser, self.longest = recogniser, longest
+        """Take a `Recogniser`, and the seconds of sound that are kept at most between two transcripts; below 30."""
+        self.recogniser, self.most = recogniser, round(longest * audio.SAMPLING_RATE)
         self.sound = np.zeros(0, np.float32)
         self.confirmed: list[Word] = []  # words of this sound that have gone out
         self.guess: list[Word] = []  # what the last transcript said after them
 
     def add(self, samples: np.ndarray) -> str:
-        """Take the next samples at 16 kHz, shape (samples,), transcribe, and return the words that are confirmed by now."""
-        self.sound = np.concatenate([self.sound, samples])[-whisper.WINDOW_SECONDS * audio.SAMPLING_RATE :]
-        found = self.recogniser(self.sound, self.confirmed)
-        sure = agreed(self.guess, found)
-        self.confirmed += sure
-        self.guess = found[len(sure) :]
-        said = self.recogniser.text(sure)
-        if len(self.sound) > self.longest * audio.SAMPLING_RATE:
-            self._drop()
-        return said
+        """Take the next samples at 16 kHz, shape (samples,), of any length, and return the words that are confirmed by now."""
+        room = whisper.WINDOW_SECONDS * audio.SAMPLING_RATE - self.most
+        return "".join(self._hear(samples[at : at + room]) for at in range(0, len(samples), room))
 
     def end(self) -> str:
         """Return the rest: nothing comes that could change it."""
@@ -103,15 +96,26 @@ class Live:
         self.sound, self.confirmed, self.guess = self.sound[:0], [], []
         return said
 
-    def _drop(self) -> None:
-        """Forget the sound of confirmed words, up to the end of a sentence if there is one; of silence all but a second."""
-        if not self.confirmed:
-            self.sound = self.sound[-audio.SAMPLING_RATE :] if not self.guess else self.sound
-            return
+    def _hear(self, samples: np.ndarray) -> str:
+        self.sound = np.concatenate([self.sound, samples])
+        found = self.recogniser(self.sound, self.confirmed)
+        sure = agreed(self.guess, found)
+        self.confirmed, self.guess = self.confirmed + sure, found[len(sure) :]
+        return self.recogniser.text(sure) + (self._drop() if len(self.sound) > self.most else "")
+
+    def _drop(self) -> str:
+        """Forget the sound of confirmed words, up to the end of a sentence if that is enough; else the guess goes out too."""
         closed = [place for place, word in enumerate(self.confirmed, 1) if self.recogniser.text([word]).endswith(ENDS)]
-        gone = closed[-1] if closed else len(self.confirmed)
-        second = self.recogniser.end(self.sound, self.confirmed[:gone], self.confirmed[gone:])
-        self.sound, self.confirmed = self.sound[round(second * audio.SAMPLING_RATE) :], self.confirmed[gone:]
+        for gone in (closed[-1] if closed else 0, None):  # None: all that are left
+            if len(self.sound) > self.most and (first := self.confirmed[:gone]):
+                self.confirmed = self.confirmed[gone:] if gone else []
+                second = self.recogniser.end(self.sound, first, self.confirmed)
+                self.sound = self.sound[round(second * audio.SAMPLING_RATE) :]
+        if len(self.sound) <= self.most:
+            return ""
+        last = self.sound[:0] if self.guess else self.sound[-audio.SAMPLING_RATE :]  # of silence: a word may begin
+        said, self.sound = self.end(), last
+        return said
 
 
 @dataclass(frozen=True)

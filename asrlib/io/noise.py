@@ -26,9 +26,8 @@ NOISE = {  # logger: how its lines begin
     "transformers.integrations.bitsandbytes": "The modules are dequantized in .* and casted to",
 }
 
-os.environ.setdefault(
-    "ORT_DISABLE_TELEMETRY", "1"
-)  # ONNX Runtime, also in Silero's detector, reports its use to Microsoft
+# ONNX Runtime, also in Silero's detector, would report its use to Microsoft.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 class _Quiet(logging.Filter):

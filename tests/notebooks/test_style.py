@@ -134,6 +134,8 @@ def test_a_checkpoint_question_is_followed_by_its_cell_and_its_reason(book, note
 def test_the_first_cell_tells_what_the_published_run_found_and_took(book, notebook):
     first = notebook.cells[0].source
     assert "| took |" in first or "<!-- result -->" in first
+    if not (ROOT / "results" / book.name).exists() and book.name in publish.stale(ROOT):
+        pytest.skip("never published yet")
     assert publish.opening(first, ROOT / "results" / book.name) == first
 
 

@@ -99,6 +99,31 @@ def test_agreement_is_the_longest_common_beginning(first, second):
     assert first[:longer] != second[:longer] or len(same) == len(first) == len(second)
 
 
+def test_who_falls_behind_loses_no_word():
+    live = streaming.Live(recogniser := Counter(fooled=False))
+    out = live.add(speech(4)) + live.add(speech(190)[4 * WORD :]) + live.end()  # 93 seconds at once
+    assert out == said(190)
+    assert recogniser.longest <= 30 * RATE
+
+
+def test_speech_without_agreement_goes_out_before_it_is_forgotten():
+    live = streaming.Live(Fickle())
+    out = "".join(live.add(np.ones(RATE, np.float32)) for _ in range(45)) + live.end()
+    assert out.count("guess") == 3  # one for each time that the sound was full, and the last
+
+
+class Fickle:
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, samples, confirmed):
+        self.calls += 1
+        return [(self.calls,)]
+
+    def text(self, words):
+        return "".join(" guess" for _ in words)
+
+
 def test_silence_is_forgotten_and_does_not_grow():
     class Deaf(Counter):
         def __call__(self, samples, confirmed):
