@@ -187,7 +187,7 @@ def fixed_cache(tokens: Sequence[str], room: int) -> None:
         room: positions of the cache of fixed size; more than there are tokens.
     """
     axes, side, steps = canvas(7.4, 2.5), 0.24, len(tokens)
-    names = (0.1, "grows: a new shape at each step"), (3.9, "fixed: one shape, the empty rest masked")
+    names = (0.1, "grows: a new shape at each step"), (3.6, "fixed: one shape, the empty rest masked")
     for left, name in names:
         axes.text(left, 2.3, name, fontsize=8)
         for step in range(steps):
@@ -198,7 +198,7 @@ def fixed_cache(tokens: Sequence[str], room: int) -> None:
                 text, color = (tokens[place] if full else "", figures.BLUE if full else figures.GREY)
                 box(axes, (left + 0.75 + 1.6 * side * place, height), text, size=(1.5 * side, side), color=color)
     axes.text(0.1, 0.08, "each step: other shapes, other memory", fontsize=7)
-    axes.text(3.9, 0.08, "each step: the same graph, so it can be compiled once", fontsize=7)
+    axes.text(3.6, 0.08, "each step: the same graph, so it can be compiled once", fontsize=7)
     figures.show(
         axes.figure,
         f"Diagram of two caches over {steps} steps. The first has as many places as tokens were read, so its shape changes at each "
@@ -222,7 +222,8 @@ def half_quadratic() -> None:
             arrow(axes, (1.95 * place - 0.5, 1.2), (0.05 + 1.95 * place, 1.2))
     box(axes, (4.65, 0.3), "zero point z = mean of Q - (W - E) / s", size=(2.9, 0.4), color=figures.ORANGE)
     arrow(axes, (6.6, 0.9), (6.1, 0.35), curve=-0.2)
-    arrow(axes, (3.2, 0.35), (2.7, 0.9), "20 times", curve=-0.2)
+    arrow(axes, (3.2, 0.35), (2.7, 0.9), curve=-0.2)
+    axes.text(2.2, 0.45, "20 times", fontsize=7)
     figures.show(
         axes.figure,
         "Diagram of HQQ's loop for a group of weights: round with the zero point z, take the error, keep only its large part by a soft "
