@@ -28,7 +28,6 @@ from typing import Any
 
 from asrlib import AsrlibError
 from asrlib.course.records import number
-from asrlib.uncertainty import MIN_UNITS, shortage
 
 HOLDS, DIRECTION, FAILS = "holds", "holds in direction", "does not hold"
 KINDS = (HOLDS, DIRECTION, FAILS, "arithmetic holds", "arithmetic fails", "not run")
@@ -132,7 +131,9 @@ def _equal(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, str]
     def fits(part: Part) -> bool:
         return round(part.ours, digits[part.name]) == round(part.published, digits[part.name])
 
-    if few := [shortage(part.n, "clip") for part in parts if part.n and part.n < MIN_UNITS]:
+    from asrlib import uncertainty  # NumPy, which a command that judges nothing does not need
+
+    if few := [uncertainty.shortage(part.n, "clip") for part in parts if part.n and part.n < uncertainty.MIN_UNITS]:
         return _not_run(f"more clips: {few[0]}")
     shown = " or ".join(map(str, sorted(set(digits.values()))))
     return _each(claim, parts, fits, f"Our value, rounded to {shown} decimals, is the published one")

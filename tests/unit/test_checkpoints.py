@@ -383,6 +383,8 @@ def test_loading_and_generating_say_nothing():
     code = """
 import logging, sys, warnings
 warnings.simplefilter("error")
+# transformers imports hqq where it is installed, and that compiles a function, for which PyTorch imports its own deprecated part
+warnings.filterwarnings("ignore", "`torch.jit.script_method` is deprecated", DeprecationWarning)
 import torch
 from asrlib.models import checkpoints
 from transformers import WhisperForConditionalGeneration, WhisperProcessor

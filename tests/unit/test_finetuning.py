@@ -740,7 +740,7 @@ def test_a_training_killed_after_its_last_step_takes_no_more(here, tmp_path, mon
 
 
 def test_clips_that_cannot_be_used_are_named_and_left_out(here, tmp_path, capsys):
-    write(tmp_path / "mixed", ["a,en", "b,en", "c,en", " ,en", f"{'d' * 445},en", "e,en", "f,en"])
+    write(tmp_path / "mixed", ["a,en", "b,en", "c,en", " ,en", f"{'d' * 444},en", "e,en", "f,en"])
     soundfile.write(tmp_path / "mixed" / "5.wav", np.zeros(16_000 * 2), 16_000)
     damaged = tmp_path / "mixed" / "6.wav"
     damaged.write_bytes(b"no sound")
