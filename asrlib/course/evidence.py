@@ -98,7 +98,7 @@ NAMES = (
 class System:
     """What a record says of one system: its WER (%), a cost such as a speed, both with intervals where there are any.
 
-    ``worse``: its WER is shown to be worse than that of the system which its chapter compares it with.
+    ``worse``: its WER is shown to be worse than that of a system which its chapter compares it with.
     """
 
     wer: float
@@ -122,10 +122,14 @@ def systems(record: Mapping[str, Any], cost: str, **where: Any) -> dict[str, Sys
     found: dict[str, System] = {}
     for name, labels, items in _costs(record, cost):
         wanted = labels | where
-        words, gap = (claims.find(name, record, kind, wanted) for kind in ("wer_percent", "wer_difference_points"))
-        if words:
+        if words := claims.find(name, record, "wer_percent", wanted):
             value, interval = sum(item["value"] for item in items), items[0]["interval"] if len(items) == 1 else None
-            worse = bool(gap and gap["interval"] and gap["interval"][0] > 0)
+            gaps = [
+                item["interval"]
+                for item in record["metrics"]
+                if item["name"] == "wer_difference_points" and wanted.items() <= item["labels"].items()
+            ]
+            worse = any(ends and ends[0] > 0 for ends in gaps)
             found[name] = System(words["value"], words["interval"], value, interval, worse)
     return found
 

@@ -70,7 +70,7 @@ def test_its_record_names_profile_protocol_and_inputs(record):
 def test_its_numbers_are_sane(record):
     assert record["metrics"]
     for metric in record["metrics"]:
-        signed = {"change", "difference"} & set(metric["name"].split("_")) or metric["name"] in TIME_LESS_TIME
+        signed = {"change", "difference", "gap"} & set(metric["name"].split("_")) or metric["name"] in TIME_LESS_TIME
         assert metric["value"] >= 0 or signed, metric
         if metric["interval"]:
             low, high = metric["interval"]
