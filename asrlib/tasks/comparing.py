@@ -53,6 +53,8 @@ def read(path: Path) -> str:
             return " ".join(segment["text"] for segment in segments)
         except (KeyError, TypeError):
             raise AsrlibError(f"{path} holds no transcript: a JSON file needs text, or segments with text.") from None
+    if not path.exists():
+        raise AsrlibError(f"There is no {path}: give a file of text or of subtitles, or a folder of them.")
     try:
         said = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

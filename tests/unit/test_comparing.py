@@ -93,7 +93,10 @@ def test_what_is_missing_or_wrong_is_named(tmp_path):
     with pytest.raises(AsrlibError, match="holds a in several forms"):
         (reference / "a.srt").touch()
         comparing.compare(reference, [system], "en")
-    with pytest.raises(AsrlibError, match="cannot be read"):
+    (tmp_path / "latin.txt").write_bytes("où".encode("latin-1"))
+    with pytest.raises(AsrlibError, match=r"latin\.txt cannot be read as text in UTF-8"):
+        comparing.compare(system / "a.txt", [tmp_path / "latin.txt"], "en")
+    with pytest.raises(AsrlibError, match=r"There is no .*gone\.txt: give"):
         comparing.compare(system / "a.txt", [tmp_path / "gone.txt"], "en")
     with pytest.raises(AsrlibError, match="named twice"):
         comparing.compare(system / "a.txt", [system / "a.txt"] * 2, "en")
