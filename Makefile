@@ -1,10 +1,12 @@
-# course: fetch, run every notebook, show the results    test: everything that CI runs     lab: open the notebooks
+# course: fetch, run every notebook, show the results (PROFILE=smoke: in small, to see it work)
+# test:   everything that CI runs                          lab: open the notebooks
 # fetch:  speech and weights only                        bench: measure against the peers  lint: format and check
 # check:  what of the tests needs no weights and little time
 # site:   build the pages in build/site             clean: remove .venv and all that was built here, but not the cache
 # colab:  build/asrlib-course.zip for Google Colab
 
 CHECK  := -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
+PROFILE := reference
 PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3; do $$p $(CHECK) 2>/dev/null && echo $$p && break; done)
 READY  := .venv/.complete
 NBVAL  := --nbval-lax --nbval-current-env --nbval-cell-timeout 600 --nbval-sanitize-with tests/notebooks/nbval.cfg
@@ -16,7 +18,7 @@ export PYTHONWARNINGS := ignore:IProgress not found
 
 course: $(READY)
 	@.venv/bin/asrlib fetch
-	@.venv/bin/asrlib run; code=$$?; $(MAKE) --no-print-directory site && exit $$code
+	@.venv/bin/asrlib run --profile $(PROFILE); code=$$?; $(MAKE) --no-print-directory site && exit $$code
 
 # Two processes share the tests: one at a time while they are short, and what belongs to one notebook together.
 test: $(READY)

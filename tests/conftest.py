@@ -105,8 +105,8 @@ class Course:
     def _register(self, save: bool) -> None:
         writes = ["record.json", "predictions.jsonl"] if save else []
         entries = [
-            f'[{name}]\ntitle = "t"\nneeds = {json.dumps(needs)}\ncheckpoints = []\ncorpora = []\n'
-            f'writes = {json.dumps(writes)}\nrequired_api = ["Record"]\nextras = []\nheadlines = []\n'
+            f'[{name}]\ntitle = "t"\nreproduces = "an article on `one`"\nneeds = {json.dumps(needs)}\ncheckpoints = []\ncorpora = []\n'
+            f'writes = {json.dumps(writes)}\nrequired_api = ["Record"]\nextras = []\nfinding = 1\npicture = "p"\n'
             for name, needs in self.entries.items()
         ]
         (self.root / "notebooks" / "notebooks.toml").write_text("".join(entries))

@@ -1,12 +1,14 @@
 """Write a finished reference run into the tracked files: ``python -m tools.publish 01 02``, or ``asrlib run 01 02 --publish``.
 
-Outputs go into ``notebooks/``, records into ``results/``, and times, headlines and verdicts into README.md. What stands there between
-the markers, and the last column of its map, is never typed.
+Outputs go into ``notebooks/``, records into ``results/``, and the table of chapters and the verdicts into README.md. What
+stands there between the markers is never typed.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
+import json
 import re
 import sys
 import tempfile
@@ -24,8 +26,8 @@ from asrlib.io import files
 TOOK = re.compile(r"^\| took \|.*\|$", re.MULTILINE)  # in a notebook's first cell: the line that publishing fills in
 RESULT = re.compile(r"<!-- result -->\n.*?<!-- end of result -->", re.DOTALL)  # ... and the box with the answer
 ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:home|root|Users|tmp|var/folders|mnt|private)/[^\s\"'<>)\]]*|[A-Z]:\\Users\\\S*")
-ROW = re.compile(r"^(\| \[[^\]]*\]\(notebooks/(\w+)\.ipynb\) \| .*? \| .*? \|)[^|\n]*\|$", re.MULTILINE)
-COUNTS = {"utterances": "clips", "words": "words"}
+NAMES = re.compile(r"(?<= \(Holm's correction\)):.*")  # the comparisons that hold, one by one: too long for a table
+PICTURE = "docs/_static/picture.png"  # of the last chapter, which joins the others' results
 PART = "<!-- {0} -->\n{1}<!-- end of {0} -->"
 
 
@@ -58,6 +60,9 @@ def publish(root: Path, names: Sequence[str]) -> None:
         path = root / "notebooks" / "stale.txt"
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         files.write_atomic(path, "".join(line for line in lines if line.strip() not in ready))
+    *_, last = books.values()
+    if last.name in ready and (shown := picture(last)):
+        files.write_atomic(root / PICTURE, shown[0])
     files.write_atomic(root / "README.md", readme(root))
 
 
@@ -141,46 +146,51 @@ def readme(root: Path) -> str:
     """Return README.md of a checkout with its generated parts as the published records have them.
 
     Raises:
-        AsrlibError: a record or claim that cannot be read, or a headline that fits no value of its record, or several.
+        AsrlibError: a record or claim that cannot be read, or a finding that its record does not have.
     """
     found = {path.parent.name: records.load(path) for path in sorted(root.glob("results/*/record.json"))}
     text = (root / "README.md").read_text(encoding="utf-8")
-    text = ROW.sub(lambda row: f"{row[1]} {minutes(found[row[2]]) if row[2] in found else ''} |", text)
-    parts = {"headlines": _headlines(root, found), "verdicts": _verdicts(root, found)}
+    parts = {"picture": _picture(root), "chapters": _chapters(root, found), "verdicts": _verdicts(root, found)}
     for name, lines in parts.items():
         part = PART.format(name, "".join(f"{line}\n" for line in lines))
         text = re.sub(PART.format(name, ".*?"), lambda _, part=part: part, text, flags=re.DOTALL)
     return text
 
 
-def _headlines(root: Path, found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    yield from ("| notebook | measured | here |", "|---|---|---|")
+def _picture(root: Path) -> Iterator[str]:
+    if (root / PICTURE).is_file():
+        *_, last = registry.read(root).values()
+        yield f"![{picture(last)[1]}]({PICTURE})"
+
+
+def picture(book: registry.Notebook) -> tuple[bytes, str] | None:
+    """Return the figure of a published notebook that ``notebooks.toml`` chooses, as PNG, with its text alternative."""
+    cells = json.loads(book.path.read_text(encoding="utf-8"))["cells"]
+    outputs = [output for cell in cells if cell.get("id") == book.picture for output in cell.get("outputs", ())]
+    drawn = [output for output in outputs if "image/png" in output.get("data", {})]
+    if not drawn:
+        return None
+    return base64.b64decode(drawn[-1]["data"]["image/png"]), drawn[-1]["metadata"]["image/png"]["alt"]
+
+
+def _chapters(root: Path, found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    yield from ("| notebook | reproduces | found | took |", "|---|---|---|---|")
     for name, book in registry.read(root).items():
-        title = f"[{name[:2]}](notebooks/{name}.ipynb)"
-        for headline in book.headlines if name in found else ():
-            try:
-                value = _value(name, found[name], headline)
-            except AsrlibError:
-                if name not in stale(root):  # whose record is an older notebook's
-                    raise
-                continue
-            yield f"| {title} | {headline['says']} | {value} |"
-            title = ""
+        record = found.get(name)
+        told = f"{finding(book, record)} | {minutes(record)}" if record else " | "
+        yield f"| [{name[:2]} {book.title}](notebooks/{name}.ipynb) | {book.reproduces} | {told} |"
 
 
-def _value(name: str, record: Mapping[str, Any], headline: Mapping[str, Any]) -> str:
-    """Return a headline's value with its interval, and with the clips and words it rests on."""
-    against = headline.get("against")
-    metric = claims.find(name, record, headline["metric"], headline["where"], against)
-    if metric is None:
-        raise AsrlibError(f"notebooks.toml, {name}: no value of the record fits the headline {headline['says']!r}.")
-    if against:
-        shown = f"{metric['value']:.2f}"
-    else:
-        shown = f"{metric['value']:.1f} {metric['unit']}" if metric["unit"] else f"{metric['value']:,.0f}"
-    interval = " [{:.1f}, {:.1f}]".format(*metric["interval"]) if metric["interval"] else ""
-    counts = [f"{metric[count]:,} {word}" for count, word in COUNTS.items() if metric.get(count)]
-    return shown + interval + "".join(f", {count}" for count in counts)
+def finding(book: registry.Notebook, record: Mapping[str, Any]) -> str:
+    """Return what a chapter found in one sentence: the first of the main finding that ``notebooks.toml`` chooses.
+
+    Raises:
+        AsrlibError: the record has findings, but not so many.
+    """
+    texts = [item["text"] for item in record.get("findings", ()) if item["main"]]
+    if texts and not 1 <= book.finding <= len(texts):
+        raise AsrlibError(f"notebooks.toml, {book.name}: finding is {book.finding}, but its record has {len(texts)}.")
+    return NAMES.sub(".", re.split(r"(?<=\.) (?=[A-Z])", texts[book.finding - 1])[0]) if texts else ""
 
 
 def _verdicts(root: Path, found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

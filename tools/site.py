@@ -16,14 +16,25 @@ from pathlib import Path
 from typing import Any
 
 from asrlib import __version__
-from asrlib.course import claims, comparison, records, registry, rules
+from asrlib.course import claims, comparison, evidence, records, registry, rules
 from asrlib.course.records import number
 from asrlib.io import files
 from tools import publish
 
 __all__ = ["Chapter", "chapters", "write"]
 
-FRAGMENTS = ("scoreboard", "map", "ledger", "corpora", "checkpoints", "timings", "records", "review")
+FRAGMENTS = (
+    "answer",
+    "scoreboard",
+    "findings",
+    "map",
+    "ledger",
+    "corpora",
+    "checkpoints",
+    "timings",
+    "records",
+    "review",
+)
 ERRORS = ("substitutions", "deletions", "insertions")
 OWN = {"id", "hypothesis", "words", "seconds", *ERRORS}  # keys of a prediction that are no labels
 WORST = 8  # clips with the most errors that the page of records shows of each notebook
@@ -38,8 +49,6 @@ class Chapter:
 
     Attributes:
         book: its entry in ``notebooks.toml``.
-        reproduces: what it reproduces, from the map in README.md; and
-        shows: what the reader sees, from there too.
         folder: where its newest record lies: the reader's own reference run, else the published one; None without any.
         record: that record.
         published: the published record, where ``record`` is the reader's own.
@@ -49,8 +58,6 @@ class Chapter:
     """
 
     book: registry.Notebook
-    reproduces: str
-    shows: str
     folder: Path | None
     record: dict[str, Any] | None
     published: dict[str, Any] | None
@@ -67,6 +74,21 @@ class Chapter:
     def title(self) -> str:
         """Return number and title."""
         return f"{self.number} {self.book.title}"
+
+    @property
+    def found(self) -> list[str]:
+        """Return the main findings of the run."""
+        return [item["text"] for item in self.record.get("findings", ()) if item["main"]] if self.record else []
+
+    @property
+    def finding(self) -> str:
+        """Return the one sentence that stands for the chapter."""
+        return publish.finding(self.book, self.record) if self.record else ""
+
+    @property
+    def picture(self) -> tuple[bytes, str] | None:
+        """Return the figure of the published notebook that ``notebooks.toml`` chooses, as PNG, with its text alternative."""
+        return publish.picture(self.book)
 
     @property
     def judged(self) -> list[rules.Verdict]:
@@ -124,7 +146,6 @@ def chapters(root: Path) -> list[Chapter]:
         claim["method"]: judges[claim["id"]] for claim in known if claim["id"] in judges
     }  # for those without evidence
     verdicts = claims.judge(known, newest.values())
-    about = _about((root / "README.md").read_text(encoding="utf-8"))
     found = []
     for name, book in books.items():
         own = folders[name] == registry.run_folder(root, "reference", name)
@@ -133,19 +154,9 @@ def chapters(root: Path) -> list[Chapter]:
         outcome = folders[name] and registry.result(folders[name])
         mine = tuple(item for item in verdicts if judges.get(item.id, home.get(item.method)) == name)
         peak = outcome.peak_rss_mib if outcome else None
-        told = about.get(name, ("", ""))
-        found.append(
-            Chapter(
-                book, *told, folders[name], newest.get(name), earlier, peak, mine, stale=name in publish.stale(root)
-            )
-        )
+        stale = name in publish.stale(root)
+        found.append(Chapter(book, folders[name], newest.get(name), earlier, peak, mine, stale))
     return found
-
-
-def _about(readme: str) -> dict[str, tuple[str, str]]:
-    """Return the second and third column of the README's map of the course, by notebook."""
-    rows = re.findall(r"^\| \[[^\]]*\]\(notebooks/(\w+)\.ipynb\) \| (.*?) \| (.*?) \|", readme, re.MULTILINE)
-    return {name: (reproduces, shows) for name, reproduces, shows in rows}
 
 
 # --------------------------------------------------------------------------------------------------------------- fragments
@@ -235,6 +246,9 @@ def write(root: Path) -> Path:
     values = {
         "chapters": found,
         "verdicts": verdicts,
+        "paths": evidence.Table(
+            evidence.paths({chapter.book.name: chapter.record for chapter in found if chapter.found}, verdicts)
+        ),
         "kinds": {kind: n for kind in rules.KINDS if (n := claims.count(verdicts).get(kind))},
         "counts": Counter((verdict.topic, claims.kind(verdict)) for verdict in verdicts),
         "topics": {topic: n for topic in rules.TOPICS if (n := Counter(verdict.topic for verdict in verdicts)[topic])},
@@ -256,6 +270,8 @@ def write(root: Path) -> Path:
             name = chapter.book.path.name
             files.write_atomic(folder / "notebooks" / name, _rendered(chapter, repository, bar))
             files.write_atomic(folder / "extra" / "notebooks" / name, chapter.book.path.read_bytes())
+            if chapter.picture:
+                files.write_atomic(folder / "extra" / "pictures" / f"{chapter.number}.png", chapter.picture[0])
             for left in ("record.json", "predictions.jsonl") if chapter.folder else ():
                 target = folder / "extra" / "results" / chapter.book.name / left
                 files.write_atomic(target, (chapter.folder / left).read_bytes())

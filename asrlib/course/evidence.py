@@ -168,14 +168,16 @@ def paths(found: Mapping[str, Mapping[str, Any]], verdicts: Iterable[claims.Verd
 
     Args:
         found: records by notebook.
-        verdicts: on all claims, in the light of these records.
+        verdicts: on claims, in the light of these records; a published number whose claim is not among them is left out.
     """
     of = {item.id: item for item in verdicts}
     answers = []
     for path in files.read_toml(files.data_file("paths.toml"))["path"]:
         texts = {key: path[key] for key in ("name", "when", "command")}
         lines = {key: tuple(_line(item, found) for item in path[key]) for key in ("costs", "here")}
-        published = tuple(_published(item["says"], of[item["claim"]]) for item in path["published"])
+        published = tuple(
+            _published(item["says"], of[item["claim"]]) for item in path["published"] if item["claim"] in of
+        )
         answers.append(Path(**texts, **lines, published=published, sure=sure(path.get("decides"), found)))
     return answers
 

@@ -33,26 +33,29 @@ class Notebook:
     """An entry of ``notebooks/notebooks.toml``.
 
     Attributes:
+        reproduces: what it reproduces, in a few words.
         needs: names of the notebooks that must have finished in the same profile.
         checkpoints: model ids that the ``reference`` profile loads.
         corpora: (name, language) pairs that it loads.
         writes: files that a run must leave beside the executed notebook.
         extras: of pyproject.toml, whose packages it imports.
-        headlines: values of its record that README.md shows: ``says`` in words, ``metric``, ``where`` the labels, and, for a
-            ratio, ``against`` the labels that differ in the other system.
+        finding: which of its main findings, counted from 1, README.md shows.
+        picture: id of the cell whose figure the site shows beside the findings.
         required_api: names that must occur in the notebook's own code: the method stays in plain sight.
     """
 
     name: str
     path: Path
     title: str
+    reproduces: str
     needs: tuple[str, ...]
     checkpoints: tuple[str, ...]
     corpora: tuple[tuple[str, str], ...]
     writes: tuple[str, ...]
     required_api: tuple[str, ...]
     extras: tuple[str, ...]
-    headlines: tuple[Mapping[str, Any], ...]
+    finding: int
+    picture: str
 
 
 def read(root: Path) -> dict[str, Notebook]:

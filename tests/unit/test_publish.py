@@ -7,24 +7,24 @@ import nbformat
 import pytest
 
 from asrlib import AsrlibError
-from asrlib.course import claims, records, registry
+from asrlib.course import claims, records, registry, sentences
 from asrlib.io import files
 from tools import publish
 
 ROOT = files.repository()
 NAME = "01_one"
 README = """\
-| notebook | reproduces | what you see | time |
-| [01 One](notebooks/01_one.ipynb) | an article | what one sees | typed by hand |
-
-<!-- headlines -->
+<!-- chapters -->
 | typed by hand |
-<!-- end of headlines -->
+<!-- end of chapters -->
 <!-- verdicts -->
 <!-- end of verdicts -->
 Below.
 """
-HEADLINE = 'headlines = [{says = "WER of one", metric = "wer_percent", where = {corpus = "telephone"}}]'
+FOUND = [
+    sentences.Finding("Said at the end only.", "paired", {}),
+    sentences.Finding("Of 3 comparisons with one, 2 show a difference (Holm's correction): a, b. More.", "table", {}),
+]
 
 
 @pytest.fixture
@@ -32,14 +32,14 @@ def root(course_folder):
     """A course of one notebook, which has finished in the reference profile, and the claims of the real one."""
     root = course_folder.root
     path = course_folder.add(NAME, '"a value"')
-    table = root / "notebooks" / "notebooks.toml"
-    table.write_text(table.read_text().replace("headlines = []", HEADLINE))
     (root / "README.md").write_text(README)
     (root / "notebooks" / "stale.txt").write_text(f"# comment\n{NAME}\n")
     (root / "data" / "claims.yaml").write_bytes((ROOT / "data" / "claims.yaml").read_bytes())
     folder = course_folder.folder(NAME, "reference")
     record = records.Record(NAME, "reference", {"SEED": 1}, folder, root)
     record.add("wer_percent", 8.4, unit="%", interval=(7.1, 9.9), utterances=4, words=512, corpus="telephone")
+    for finding, main in zip(FOUND, (False, True), strict=True):
+        record.finding(finding, main=main)
     content = json.loads(record.save().read_text())
     content["run"]["seconds"] = 150.0
     (folder / "record.json").write_text(json.dumps(content))
@@ -70,8 +70,8 @@ def test_publishing_writes_outputs_results_stamp_and_readme_and_the_stamp_notice
     }  # fmt: skip
     assert publish.stale(root) == set()
     text = (root / "README.md").read_text()
-    assert "| what one sees | 2 minutes |" in text
-    assert "| WER of one | 8.4 % [7.1, 9.9], 4 clips, 512 words |" in text
+    row = "| [01 t](notebooks/01_one.ipynb) | an article on `one` | Of 3 comparisons with one, 2 show a difference (Holm's correction). | 2 minutes |"
+    assert row in text
     assert f"| **all {len(claims.load())}** |" in text and "typed by hand" not in text and text.endswith("Below.\n")
     publish.publish(root, [NAME])
     assert (root / "README.md").read_text() == text
@@ -127,18 +127,15 @@ def test_absolute_paths_are_found(text, found):
     assert publish.absolute_paths(text) == found
 
 
-def test_a_headline_without_a_value_is_named(root):
+def test_a_finding_that_the_record_does_not_have_is_named(root):
     table = root / "notebooks" / "notebooks.toml"
-    table.write_text(table.read_text().replace('"wer_percent"', '"werr_percent"'))
-    with pytest.raises(AsrlibError, match="01_one: no value of the record fits the headline 'WER of one'"):
+    table.write_text(table.read_text().replace("finding = 1", "finding = 2"))
+    with pytest.raises(AsrlibError, match=r"notebooks\.toml, 01_one: finding is 2, but its record has 1"):
         publish.publish(root, [NAME])
 
 
-def test_the_readme_of_the_course_is_the_generated_one_and_has_a_row_for_every_notebook():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert text == publish.readme(ROOT)
-    assert [row[2] for row in publish.ROW.finditer(text)] == list(registry.read(ROOT))
-    assert all(book.headlines for book in registry.read(ROOT).values())
+def test_the_readme_of_the_course_is_the_generated_one():
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == publish.readme(ROOT)
 
 
 def test_the_command_explains_itself_and_names_a_notebook_that_is_not_there(capsys, root, monkeypatch):
