@@ -11,7 +11,7 @@ from scipy import special
 
 from asrlib import AsrlibError
 
-REPLICATES = 10_000  # so many that forty comparisons can hold beside each other
+REPLICATES = 10_000  # with forty units, so many that forty comparisons can hold beside each other
 CONFIDENCE = 0.95
 MIN_UNITS = 10  # below, a bootstrap over clips or speakers covers far less than it says, however it is widened
 MIN_SEEDS = 3

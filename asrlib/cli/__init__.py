@@ -137,7 +137,7 @@ def _speech_commands(command: Callable[..., Any], model: dict[str, str]) -> None
     option("speech", type=Path, metavar="FOLDER|CORPUS/LANGUAGE/SPLIT",
            help="a folder's metadata.csv has the columns file_name, transcription, perhaps language, speaker")  # fmt: skip
     option("--hypotheses", nargs="+", type=Path, metavar="FILE|FOLDER",
-           help="compare what systems have written (txt, srt, vtt, json), by the reference in the place of the speech")  # fmt: skip
+           help="compare what systems have written (txt, srt, vtt, json) with the first of them, by the reference in the place of the speech")  # fmt: skip
     option("--output", type=Path, metavar="FOLDER", help="keep the transcripts there: a killed run goes on")
     option("--model", **model)
     option("--language", help="code or name; default: the column language of metadata.csv")

@@ -233,7 +233,7 @@ def _side_by_side(options: argparse.Namespace) -> int:
         f"{score.words} {'words' if text.spaced(options.language) else 'characters'}, {units} {kind}, normaliser {found.normalizer}"
     )
     if found.differences:
-        print(findings.table(found.differences, next(iter(found.scores))))
+        print(findings.table(found.differences, f"{found.first}, loops capped"))
     return 0
 
 

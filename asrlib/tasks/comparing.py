@@ -27,12 +27,15 @@ class Comparison:
 
     Attributes:
         scores: by system, the lowest WER first.
-        differences: of each other system, its WER minus that of the first.
+        first: the system that was named first, with which the others are compared: the best of the same words would look
+            better than it is.
+        differences: of each other system, its WER minus that of the first, both with loops capped.
         unit: what is resampled: ``stretch`` or ``recording``.
         normalizer: its name.
     """
 
     scores: dict[str, Score]
+    first: str
     differences: dict[str, Difference]
     unit: str
     normalizer: str
@@ -106,10 +109,10 @@ def compare(reference: Path, hypotheses: Sequence[Path], language: str, *, seed:
         stems, references, heard = zip(*cut, strict=True)
         blocks = stems if unit == "recording" else None
         scores[name] = scoring.score(references, heard, blocks=blocks, seed=seed)
+    (first, base), *others = scores.items()
+    differences = {name: scoring.compare(score.capped, base.capped, seed=seed) for name, score in others}
     scores = dict(sorted(scores.items(), key=lambda pair: pair[1].wer))
-    (_, best), *others = scores.items()
-    differences = {name: scoring.compare(score, best, seed=seed) for name, score in others}
-    return Comparison(scores, differences, unit, normalize.name)
+    return Comparison(scores, first, differences, unit, normalize.name)
 
 
 def _texts(place: Path) -> dict[str, Path]:
