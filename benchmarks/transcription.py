@@ -2,8 +2,8 @@
 
 Every system hears the same real telephone prompts with whisper-base, greedily, in English: first clip by clip, then joined to
 recordings of several windows. Times include features, encoder, decoder and reading nothing from disk: audio is decoded once,
-before. Systems take turns, three rounds, so that a change of the machine's speed meets all of them; medians and their ratios
-are reported, never single seconds.
+before. Systems take turns, five rounds, so that a change of the machine's speed meets all of them; ratios are reported, with
+their intervals, never single seconds.
 
 The WER of each system carries an interval, its difference to the transformers pipeline a paired one. Writes
 ``build/bench/transcription.json`` and ``transcription.png``.
@@ -13,8 +13,12 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib.metadata
 import json
+import shutil
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,10 +26,11 @@ from pathlib import Path
 import torch
 from transformers import WhisperConfig
 
-from asrlib import audio, corpora, engines, figures, hardware, scoring, text
+from asrlib import audio, corpora, engines, figures, hardware, scoring, text, uncertainty
 from asrlib.decoding import kernels, network, transcription
 from asrlib.engines.runtime import Runtime
 from asrlib.io import files
+from asrlib.models import checkpoints
 
 MODEL = "openai/whisper-base"
 BASELINE = "transformers pipeline, float32, batch 1"
@@ -33,7 +38,9 @@ PEER = "faster-whisper int8, greedy"
 PRECISION = str(hardware.best_dtype("cpu")).removeprefix("torch.")
 DIRECT, MERGED = "CTranslate2 int8, batch 8", f"asrlib {PRECISION}, merged window"  # they know a single window
 PIECES = "faster-whisper int8, batched pieces"  # a clip is one piece
+GENAI = "OpenVINO GenAI, weights in int8"
 RECORDING = 45.0  # seconds: two windows
+FOLDER = (files.repository() or Path.cwd()) / "build" / "bench"
 System = Callable[[list], list[str]]
 
 
@@ -43,13 +50,16 @@ def systems() -> dict[str, System]:
         BASELINE: engines.load("transformers", MODEL),
         PEER: engines.load("faster-whisper", MODEL),
         PIECES: engines.load("faster-whisper-batched", MODEL),
+        f"transformers pipeline, {PRECISION}, batch 8": engines.load("transformers", MODEL, precision=PRECISION),
         "openai-whisper float32": engines.load("openai-whisper", MODEL),
-        "whisper.cpp float16": engines.load("whisper.cpp", MODEL),
+        f"whisper.cpp float16, {built_here()}": engines.load("whisper.cpp", MODEL),
         DIRECT: engines.load("ctranslate2", MODEL),
         "ONNX Runtime int8, batch 8": engines.load("onnxruntime", MODEL),
         "asrlib float32, full window": engines.load("asrlib", MODEL, precision="float32"),
         f"asrlib {PRECISION}, full window": engines.load("asrlib", MODEL),
     }
+
+    loaded[f"transformers pipeline, {PRECISION}, batch 8"].batch_size = 8
 
     def run(engine: Runtime) -> System:
         return lambda sounds: [heard.text for heard in engine.transcribe(sounds, language="en")]
@@ -62,7 +72,51 @@ def systems() -> dict[str, System]:
             for heard in transcription.transcribe(model, processor, clips, language="en", window="merged", strict=True)
         ]
 
-    return {name: run(engine) for name, engine in loaded.items()} | {MERGED: merged}
+    return {name: run(engine) for name, engine in loaded.items()} | {GENAI: genai(), MERGED: merged}
+
+
+def built_here() -> str:
+    """Build whisper.cpp for this processor once, where CMake and a compiler are; return which build is imported.
+
+    The wheel on PyPI is compiled for any processor and knows nothing of AVX2.
+    """
+    folder, version = FOLDER / "whisper.cpp", importlib.metadata.version("pywhispercpp")
+    if not (folder / "pywhispercpp").is_dir() and shutil.which("cmake"):
+        print("building whisper.cpp for this processor: some minutes, once", flush=True)
+        install = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--no-binary", ":all:"]
+        subprocess.run([*install, "--target", str(folder), f"pywhispercpp=={version}"], check=False)
+    if not (folder / "pywhispercpp").is_dir():
+        return "generic wheel"
+    sys.path.insert(0, str(folder))
+    return "built here"
+
+
+def genai() -> System:
+    """Return OpenVINO GenAI's own pipeline, with weights in 8 bits."""
+    import nncf
+    import openvino_genai
+
+    from asrlib.models import openvino_graphs
+
+    openvino_graphs.quiet_nncf()
+    model, processor = transcription.load(MODEL, device="cpu", dtype=torch.float32)
+    made = {"encoder": openvino_graphs.encoder(model), "decoder": openvino_graphs.decoder(model)}
+    graphs = {
+        part: nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_ASYM) for part, graph in made.items()
+    }
+    shutil.rmtree(FOLDER / "openvino", ignore_errors=True)
+    openvino_graphs.save(FOLDER / "openvino", graphs, checkpoints.fetch(MODEL), processor)
+    pipe = openvino_genai.WhisperPipeline(FOLDER / "openvino", "CPU", INFERENCE_NUM_THREADS=torch.get_num_threads())
+
+    def transcribe(sounds: list) -> list[str]:
+        told = {"language": "<|en|>", "task": "transcribe"}
+        answers = (
+            pipe.generate(sound.tolist(), return_timestamps=len(sound) > 30 * audio.SAMPLING_RATE, **told)
+            for sound in sounds
+        )
+        return [answer.texts[0].strip() for answer in answers]
+
+    return transcribe
 
 
 def recordings(rows: object, number: int) -> list[audio.Recording]:
@@ -145,8 +199,9 @@ def table(references: list[str], length: float, heard: dict, seconds: dict) -> l
     normalizer = text.normalizer("en")
     scores = {name: scoring.score(references, texts, normalizer=normalizer) for name, texts in heard.items()}
 
-    def ratio(name: str, to: str) -> float:
-        return statistics.median(b / a for a, b in zip(seconds[name], seconds[to], strict=True))
+    def ratio(name: str, to: str) -> dict[str, object]:
+        found = uncertainty.paired_ratio(seconds[to], seconds[name])
+        return {"value": found.value, "interval": found.interval}
 
     return [
         {
@@ -162,6 +217,12 @@ def table(references: list[str], length: float, heard: dict, seconds: dict) -> l
     ]
 
 
+def times(ratio: dict) -> str:
+    """Return a ratio with its interval, where there is one."""
+    ends = " [{:.2f}, {:.2f}]".format(*ratio["interval"]) if ratio["interval"] else ""
+    return f"{ratio['value']:.2f}{ends}"
+
+
 def told(record: dict) -> str:
     """Return a record as the lines that a person reads."""
     machine, rates = record["machine"], record["rates"]
@@ -169,13 +230,13 @@ def told(record: dict) -> str:
     for kind in ("clips", "recordings"):
         number, length = record["heard"][kind]
         title = f"{number} {kind}, {length:.0f} s"
-        lines.append(f"\n{title:40}{'WER % [95 %]':>18}{'RTFx':>6}{'x pipeline':>11}{'x faster-whisper':>17}")
+        lines.append(f"\n{title:41}{'WER % [95 %]':>18}{'RTFx':>6}{'x pipeline':>20}{'x faster-whisper':>20}")
         for row in record[kind]:
             rate = f"{row['wer_percent']:.1f} " + (
                 "[{:.1f}, {:.1f}]".format(*row["interval"]) if row["interval"] else "[-]"
             )
-            ratios = f"{row['times_pipeline']:11.2f}{row['times_faster_whisper']:17.2f}"
-            lines.append(f"{row['system']:40}{rate:>18}{row['rtfx']:6.1f}{ratios}")
+            ratios = "".join(f"{times(row[to]):>20}" for to in ("times_pipeline", "times_faster_whisper"))
+            lines.append(f"{row['system']:41}{rate:>18}{row['rtfx']:6.1f}{ratios}")
     share = f"{rates['encoder']:.2f} of {rates['matrix product']:.2f} TFLOP/s: {100 * rates['share']:.0f} %"
     return "\n".join(
         [*lines, f"\nencoder {share}", f"attention {record['attention_gain']:.1f} times as fast as PyTorch's"]
@@ -198,9 +259,9 @@ def plot(tables: dict[str, list[dict]], path: Path) -> None:
 def main() -> None:
     """Measure, print tables, write record and plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=int, default=48)
-    parser.add_argument("--recordings", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clips", type=int, default=24)
+    parser.add_argument("--recordings", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     corpus = corpora.load("telephone", "en", "test")
     step = max(1, len(corpus) // arguments.clips)
@@ -225,11 +286,10 @@ def main() -> None:
         "rates": encoder_share(), "attention_gain": attention_gain(),
     }  # fmt: skip
     print(f"\n{told(record)}")
-    folder = (files.repository() or Path.cwd()) / "build" / "bench"
-    files.write_atomic(folder / "transcription.json", json.dumps(record, indent=1) + "\n")
-    files.write_atomic(folder / "transcription.txt", told(record) + "\n")  # docs/speed.md shows a committed one
-    plot(tables, folder / "transcription.png")
-    print(f"\nrecord and plot: {folder}")
+    files.write_atomic(FOLDER / "transcription.json", json.dumps(record, indent=1) + "\n")
+    files.write_atomic(FOLDER / "transcription.txt", told(record) + "\n")  # docs/speed.md shows a committed one
+    plot(tables, FOLDER / "transcription.png")
+    print(f"\nrecord and plot: {FOLDER}")
 
 
 if __name__ == "__main__":
