@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from asrlib.translation import Quality
 
 LISTED = 6  # of many differences, the surest are named
+SCATTER = 20  # from so many points on, single ones do not stand for a trend's ends
 MORE = {
     "time": ("faster", "slower", "takes", "as long as"),
     "memory": ("smaller", "larger", "needs", "as much memory as"),
@@ -352,10 +353,12 @@ def trend(
         raise AsrlibError(
             f"{len(x)} places and {len(y)} values are no curve: give two points or more, with finite values."
         )
-    order = np.argsort(x, kind="stable")
-    ends = [f"{sentences.figure(y[order[place]])} {y_unit}".strip() for place in (0, -1)]
-    places = [f"{x[order[place]]:,.6g} {x_unit}".strip() for place in (0, -1)]
+    order, some = np.argsort(x, kind="stable"), len(x) // 4 if len(x) >= SCATTER else 1
+    sides = order[:some], order[-some:]
+    ends = [f"{sentences.figure(np.median(y[side]))} {y_unit}".strip() for side in sides]
+    places = [f"{np.median(x[side]):,.6g} {x_unit}".strip() for side in sides]
     seen = f"from {ends[0]} (at {places[0]}) to {ends[1]} (at {places[1]})"
+    seen += ", medians of the lowest and the highest quarter" if some > 1 else ""
     few, value, interval = uncertainty.shortage(len(x), "point"), None, None
     if few:
         text = f"No conclusion about a trend of {of}: {seen} ({few})."

@@ -13,7 +13,7 @@ from asrlib.scoring import Difference
 SPECIAL = re.compile(r"([\\`*_<>|~$])")  # what Markdown or MathJax would take for a sign of its own
 ESCAPED = r"\\\1"
 HIGHER = {"chrF", "BLEU"}  # more of it is better
-OF_WORDS = {"WER", *HIGHER}
+OF_WORDS = {"WER", "capped WER", *HIGHER}
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ def range_of_times(ends: tuple[float, float]) -> str:
 
 
 def start(name: str) -> str:
-    """Return a name as it stands at the beginning of a sentence: "The pipeline", "Training longer", but "whisper-base"."""
+    """Return a name as it stands at the beginning of a sentence: "The pipeline", "Training longer", "Rounded weights", but "whisper-base"."""
     first, _, rest = name.partition(" ")
-    return capital(name) if rest and (first in ("the", "a", "an") or first.endswith("ing")) else name
+    return capital(name) if rest and (first in ("the", "a", "an") or first.endswith(("ing", "ed"))) else name
 
 
 def better(found: Difference, of: str = "WER") -> str:
