@@ -77,7 +77,8 @@ def samples(model: Any, features: torch.Tensor, **options: Any) -> dict[str, lis
     for window in features.split(1):
         with torch.inference_mode():
             states = model.model.encoder(window).last_hidden_state
-            tokens = model.generate(window, attention_mask=mask, **options)
+            # whole: by itself generate leaves out the prompt, whose activations the ranges must cover too
+            tokens = model.generate(window, attention_mask=mask, force_unique_generate_call=True, **options)
         read = {"input_ids": tokens, "encoder_hidden_states": states, "beam_idx": torch.zeros(1, dtype=torch.int32)}
         found["encoder"].append({"input_features": window.numpy()})
         found["decoder"].append({name: tensor.numpy() for name, tensor in read.items()})

@@ -78,3 +78,5 @@ def test_samples_are_what_the_graphs_read(both, graphs):
     found = openvino_graphs.samples(both[0], torch.randn(2, 80, 3000))
     for part, graph in graphs.items():
         assert [set(sample) for sample in found[part]] == [{put.get_any_name() for put in graph.inputs}] * 2
+    start = both[0].generation_config.decoder_start_token_id
+    assert all(sample["input_ids"][0, 0] == start for sample in found["decoder"])  # each text begins with the prompt
