@@ -129,9 +129,24 @@ def systems(record: Mapping[str, Any], cost: str, **where: Any) -> dict[str, Sys
                 for item in record["metrics"]
                 if item["name"] == "wer_difference_points" and wanted.items() <= item["labels"].items()
             ]
+            gaps += [row["interval"] for other, _, row in tabled(record) if other == name]
             worse = any(ends and ends[0] > 0 for ends in gaps)
             found[name] = System(words["value"], words["interval"], value, interval, worse)
     return found
+
+
+def tabled(record: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Yield the comparisons that only a finding's table has: the system's full name, the other's, and the row.
+
+    Such a table leaves out the word that all its names begin with: "int8" beside "OpenVINO float" is "OpenVINO int8".
+    """
+    known = {item["labels"].get("system") for item in record["metrics"]}
+    for numbers in (item["numbers"] for item in record["findings"] if item.get("kind") == "table"):
+        other = numbers["reference"].partition(",")[0]
+        for row in numbers["comparisons"]:
+            name = f"{other.partition(' ')[0]} {row['system']}"
+            if name in known and row["interval"]:
+                yield name, other, row
 
 
 def _costs(record: Mapping[str, Any], cost: str) -> Iterator[tuple[str, dict[str, Any], list[Mapping[str, Any]]]]:

@@ -290,7 +290,8 @@ def choice(speeds: Mapping[str, tuple[float, float]], of: str, than: str) -> Fin
         return Finding(f"No conclusion about {of}: no speed has an interval.", "choice", {"ties": [], "n": 0})
     best = max(speeds, key=lambda name: sum(speeds[name]))
     ties = [name for name in speeds if speeds[name][1] >= speeds[best][0]]
-    text = f"Of {of}, {best} is the fastest, {sentences.range_of_times(speeds[best])} as fast as {than}"
+    text = f"Of {of}, {best} is the fastest"
+    text += f", {sentences.range_of_times(speeds[best])} as fast as {than}" if best != than else ""
     if others := [name for name in ties if name != best]:
         text += f"; {', '.join(others)} {'is' if len(others) == 1 else 'are'} not told apart from it"
         text += f"; the simplest of these {len(ties)} is {ties[0]}"
