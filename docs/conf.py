@@ -18,6 +18,7 @@ autodoc_mock_imports = ["torch", "transformers"]  # docstrings can be read witho
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # signatures show them
 default_role = "py:obj"
+suppress_warnings = ["ref.python"]  # a word in backticks, such as `states`, that is an attribute of several classes
 
 # One file of MathJax, with its fonts inside: the package has 24 MB, this page needs 2.
 mathjax = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static" / "mathjax" / "tex-svg.js"
