@@ -232,7 +232,9 @@ class Table:
 
     @staticmethod
     def _row(path: Path) -> list[str]:
-        lines = ["<br>".join(map(html.escape, part)) for part in (path.costs, path.here, path.published)]
+        gap = '<div style="margin-bottom: 0.5em">{}</div>'  # between lines of evidence
+        told = (path.costs, path.here, path.published)
+        lines = ["".join(gap.format(html.escape(line)) for line in part) for part in told]
         words = (f'<span style="white-space: nowrap">{html.escape(word)}</span>' for word in path.command.split())
         named = f"<b>{html.escape(path.name)}</b><br><code>{' '.join(words)}</code>"
         return [named, html.escape(path.when), *lines, html.escape(path.sure)]
