@@ -10,6 +10,7 @@ from asrlib.corpora import catalogue
 from asrlib.course import records, registry, runner
 
 FLEURS = {name.split("_")[0]: name for name in catalogue.facts("fleurs")["configurations"].split()}
+LIMITS = {"COMPRESSION"}  # loosened upwards: random weights write loops
 REHEARSED = [(profile, name) for profile, tables in CUTS.items() for name in tables]
 
 
@@ -20,7 +21,8 @@ def test_a_rehearsal_cuts_amounts_only(profile, name):
         if isinstance(cut, list):
             assert cut and len(cut) < len(whole[key]) and set(cut) < set(whole[key]), key
         else:
-            assert isinstance(cut, int | float) and not isinstance(cut, bool) and 0 < cut < whole[key], key
+            assert isinstance(cut, int | float) and not isinstance(cut, bool) and cut > 0, key
+            assert cut > whole[key] if key in LIMITS else cut < whole[key], key
 
 
 @pytest.fixture
