@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Value = tuple[float, tuple[float, float] | None]  # with its interval
 LEAST = 0.1  # where a logarithmic scale shows 0
+SHORT = 6  # times; on a shorter range 1, 2, 5 would leave one tick or two
 
 BLUE, ORANGE, GREY = "#00639b", "#b3541e", "#8a8f98"  # told apart in print and by colour-blind readers
 
@@ -117,11 +118,12 @@ def lines(panels: Mapping[str, Sequence[Value]], names: Sequence[str], colors: S
 
 
 def logarithmic(axis: Axis) -> None:
-    """Give an axis a logarithmic scale with ticks at 1, 2, 5, 10 ..., written as plain numbers."""
+    """Give an axis a logarithmic scale with ticks at 1, 2, 5, 10 ..., or even ones on a `SHORT` range, written as plain numbers."""
     from matplotlib import ticker
 
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(ticker.MaxNLocator(5) if high < SHORT * low else ticker.LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(ticker.NullFormatter())
 

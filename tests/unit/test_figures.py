@@ -113,3 +113,18 @@ def test_a_logarithmic_scale_has_plain_numbers():
     shown = [text.get_text() for text in axes.get_xticklabels()]
     assert {"0.5", "1", "2", "5", "10", "20"} <= set(shown)
     plt.close(figure)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.72, 1.05), (61, 305), (1.1, 1.9)])
+def test_a_short_logarithmic_scale_has_several_ticks_that_do_not_meet(low, high):
+    figure, axes = plt.subplots(figsize=(3, 2))
+    axes.plot([low, high], [1, 2])
+    figures.logarithmic(axes.xaxis)
+    figure.draw_without_rendering()
+    ends = axes.get_xlim()
+    boxes = [
+        text.get_window_extent() for text in axes.get_xticklabels() if ends[0] <= text.get_position()[0] <= ends[1]
+    ]
+    assert len(boxes) >= 3
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+    plt.close(figure)
