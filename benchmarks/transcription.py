@@ -83,7 +83,7 @@ def built_here() -> str:
     folder, version = FOLDER / "whisper.cpp", importlib.metadata.version("pywhispercpp")
     if not (folder / "pywhispercpp").is_dir() and shutil.which("cmake"):
         print("building whisper.cpp for this processor: some minutes, once", flush=True)
-        install = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--no-binary", ":all:"]
+        install = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--no-binary", "pywhispercpp"]
         subprocess.run([*install, "--target", str(folder), f"pywhispercpp=={version}"], check=False)
     if not (folder / "pywhispercpp").is_dir():
         return "generic wheel"
