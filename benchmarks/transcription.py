@@ -12,6 +12,7 @@ The WER of each system carries an interval, its difference to the transformers p
 from __future__ import annotations
 
 import argparse
+import ctypes
 import functools
 import importlib.metadata
 import json
@@ -85,8 +86,11 @@ def built_here() -> str:
         print("building whisper.cpp for this processor: some minutes, once", flush=True)
         install = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--no-binary", "pywhispercpp"]
         subprocess.run([*install, "--target", str(folder), f"pywhispercpp=={version}"], check=False)
-    if not (folder / "pywhispercpp").is_dir():
+    libraries = [folder / f"lib{name}.so" for name in ("ggml-base", "ggml-cpu", "ggml", "whisper")]
+    if not all(path.is_file() for path in libraries):
         return "generic wheel"
+    for path in libraries:  # each needs those before it, and the module knows no folder of theirs
+        ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
     sys.path.insert(0, str(folder))
     return "built here"
 
