@@ -154,3 +154,22 @@ def test_verdicts_of_the_paths_come_from_the_ledger():
     verdicts = claims.judge(claims.load(), [])
     shown = " ".join(line for path in evidence.paths({}, verdicts) for line in path.published)
     assert "(PF-02: not run)" in shown and rules.HOLDS not in shown
+
+
+def test_what_only_a_table_compares_is_worse_too_by_its_full_name():
+    rows = [
+        {"system": "int8", "value": 90, "interval": [80, 95]},
+        {"system": "int4", "value": 0.5, "interval": [-1, 2]},
+        {"system": "other", "value": 9, "interval": [8, 10]},
+    ]
+    table = {"kind": "table", "numbers": {"reference": "Engine float, loops capped", "comparisons": rows}}
+    names = ("Engine float", "Engine int8", "Engine int4")
+    items = [metric("wer_percent", 5, [4, 6], system=name) for name in names]
+    items += [metric("times_as_fast", 2, [1, 3], unit="x", system=name) for name in names]
+    found = record(*items) | {"findings": [table]}
+    assert [(one, other) for one, other, _ in evidence.tabled(found)] == [
+        ("Engine int8", "Engine float"), ("Engine int4", "Engine float")
+    ]  # fmt: skip
+    assert {name: one.worse for name, one in evidence.systems(found, "times_as_fast").items()} == {
+        "Engine float": False, "Engine int8": True, "Engine int4": False
+    }  # fmt: skip

@@ -377,6 +377,14 @@ def test_a_choice_names_the_fastest_and_every_system_whose_interval_meets_its_ow
     assert numbers["simplest"] == next(name for name in found if name in numbers["ties"])
 
 
+def test_of_many_points_a_trend_tells_the_medians_of_the_outer_quarters():
+    x = np.arange(20.0)
+    y = 100 - x
+    y[0], y[-1] = 3, 99  # single points, which do not stand for the ends
+    text = str(findings.trend(x, y, "chrF", "the WER"))
+    assert "from 97 % (at 2) to 84 % (at 17), medians of the lowest and the highest quarter" in text
+
+
 def test_the_sentences_of_a_choice():
     found = {"plain": (1.0, 1.0), "easy": (1.8, 2.1), "hard": (2.0, 2.2)}
     assert str(findings.choice(found, "these 3", "plain")) == (
@@ -384,6 +392,7 @@ def test_the_sentences_of_a_choice():
         "these 2 is easy."
     )
     assert str(findings.choice({"plain": (1.0, 1.0)}, "this 1", "it")).endswith("1.00 to 1.00 times as fast as it.")
+    assert str(findings.choice({"plain": (1.0, 1.0)}, "this 1", "plain")) == "Of this 1, plain is the fastest."
     assert "No conclusion about these" in str(findings.choice({}, "these", "it"))
 
 
