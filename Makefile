@@ -9,6 +9,7 @@ CHECK  := -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13
 PROFILE := reference
 PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3; do $$p $(CHECK) 2>/dev/null && echo $$p && break; done)
 READY  := .venv/.complete
+SITE   := .venv/bin/python -m tools.site && rm -rf build/site && .venv/bin/sphinx-build -E -W --keep-going -q -d build/doctrees docs build/site && echo "Open build/site/index.html"
 NBVAL  := --nbval-lax --nbval-current-env --nbval-cell-timeout 600 --nbval-sanitize-with tests/notebooks/nbval.cfg
 
 # tqdm would put a warning into every notebook: it misses ipywidgets, whose state would bloat the outputs.
@@ -18,7 +19,7 @@ export PYTHONWARNINGS := ignore:IProgress not found
 
 course: $(READY)
 	@.venv/bin/asrlib fetch
-	@.venv/bin/asrlib run --profile $(PROFILE); code=$$?; $(MAKE) --no-print-directory site && exit $$code
+	@.venv/bin/asrlib run --profile $(PROFILE); code=$$?; $(SITE) && exit $$code
 
 # Two processes share the tests: one at a time while they are short, and what belongs to one notebook together.
 test: $(READY)
@@ -49,8 +50,7 @@ bench: $(READY)
 	@.venv/bin/python benchmarks/finetune_step.py
 
 site: $(READY)
-	@.venv/bin/python -m tools.site
-	@rm -rf build/site; .venv/bin/sphinx-build -E -W --keep-going -q -d build/doctrees docs build/site && echo "Open build/site/index.html"
+	@$(SITE)
 
 colab: $(READY)
 	@.venv/bin/python -m tools.colab archive

@@ -69,9 +69,14 @@ def publish(root: Path, names: Sequence[str]) -> None:
 def opening(source: str, folder: Path) -> str:
     """Return a notebook's first cell with what the run in a folder found and took, in the places meant for it."""
     source = TOOK.sub(lambda _: f"| took | {took(folder)} |", source)
-    found = [item["text"] for item in records.load(folder / "record.json").get("findings", ()) if item["main"]]
+    found = main_findings(records.load(folder / "record.json"))
     lines = ["> **Result.** " + " ".join(found), ">", f"> Measured in the run below: {took(folder)}."]
     return RESULT.sub(lambda _: "\n".join(["<!-- result -->", *lines, "<!-- end of result -->"]), source)
+
+
+def main_findings(record: Mapping[str, Any]) -> list[str]:
+    """Return the sentences that answer a chapter's question."""
+    return [item["text"] for item in record.get("findings", ()) if item["main"]]
 
 
 def stale(root: Path) -> set[str]:
@@ -158,9 +163,9 @@ def readme(root: Path) -> str:
 
 
 def _picture(root: Path) -> Iterator[str]:
-    if (root / PICTURE).is_file():
-        *_, last = registry.read(root).values()
-        yield f"![{picture(last)[1]}]({PICTURE})"
+    *_, last = registry.read(root).values()
+    if (shown := picture(last)) and (root / PICTURE).is_file():
+        yield f"![{shown[1]}]({PICTURE})"
 
 
 def picture(book: registry.Notebook) -> tuple[bytes, str] | None:
@@ -187,7 +192,7 @@ def finding(book: registry.Notebook, record: Mapping[str, Any]) -> str:
     Raises:
         AsrlibError: the record has findings, but not so many.
     """
-    texts = [item["text"] for item in record.get("findings", ()) if item["main"]]
+    texts = main_findings(record)
     if texts and not 1 <= book.finding <= len(texts):
         raise AsrlibError(f"notebooks.toml, {book.name}: finding is {book.finding}, but its record has {len(texts)}.")
     return NAMES.sub(".", re.split(r"(?<=\.) (?=[A-Z])", texts[book.finding - 1])[0]) if texts else ""

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,8 @@ from tools import publish
 __all__ = ["Chapter", "chapters", "write"]
 
 FRAGMENTS = (
-    "answer",
-    "scoreboard",
-    "findings",
-    "map",
-    "ledger",
-    "corpora",
-    "checkpoints",
-    "timings",
-    "records",
-    "review",
-)
+    "answer", "scoreboard", "findings", "map", "ledger", "corpora", "checkpoints", "timings", "records", "review",
+)  # fmt: skip
 ERRORS = ("substitutions", "deletions", "insertions")
 OWN = {"id", "hypothesis", "words", "seconds", *ERRORS}  # keys of a prediction that are no labels
 WORST = 8  # clips with the most errors that the page of records shows of each notebook
@@ -78,14 +70,14 @@ class Chapter:
     @property
     def found(self) -> list[str]:
         """Return the main findings of the run."""
-        return [item["text"] for item in self.record.get("findings", ()) if item["main"]] if self.record else []
+        return publish.main_findings(self.record) if self.record else []
 
     @property
     def finding(self) -> str:
         """Return the one sentence that stands for the chapter."""
         return publish.finding(self.book, self.record) if self.record else ""
 
-    @property
+    @cached_property
     def picture(self) -> tuple[bytes, str] | None:
         """Return the figure of the published notebook that ``notebooks.toml`` chooses, as PNG, with its text alternative."""
         return publish.picture(self.book)
@@ -243,12 +235,11 @@ def write(root: Path) -> Path:
     project = files.read_toml(root / "pyproject.toml")["project"]
     repository = project.get("urls", {}).get("Repository", "").rstrip("/")
     templates = _templates(root)
+    told = {chapter.book.name: chapter.record for chapter in found if chapter.found}
     values = {
         "chapters": found,
         "verdicts": verdicts,
-        "paths": evidence.Table(
-            evidence.paths({chapter.book.name: chapter.record for chapter in found if chapter.found}, verdicts)
-        ),
+        "paths": evidence.Table(evidence.paths(told, verdicts, root / "data" / "paths.toml")),
         "kinds": {kind: n for kind in rules.KINDS if (n := claims.count(verdicts).get(kind))},
         "counts": Counter((verdict.topic, claims.kind(verdict)) for verdict in verdicts),
         "topics": {topic: n for topic in rules.TOPICS if (n := Counter(verdict.topic for verdict in verdicts)[topic])},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -178,21 +179,22 @@ class Path:
     sure: str
 
 
-def paths(found: Mapping[str, Mapping[str, Any]], verdicts: Iterable[claims.Verdict]) -> list[Path]:
+def paths(
+    found: Mapping[str, Mapping[str, Any]], verdicts: Iterable[claims.Verdict], table: pathlib.Path | None = None
+) -> list[Path]:
     """Return the paths to a first prototype, simplest first.
 
     Args:
         found: records by notebook.
-        verdicts: on claims, in the light of these records; a published number whose claim is not among them is left out.
+        verdicts: on all claims, in the light of these records.
+        table: another file than the course's own ``data/paths.toml``.
     """
     of = {item.id: item for item in verdicts}
     answers = []
-    for path in files.read_toml(files.data_file("paths.toml"))["path"]:
+    for path in files.read_toml(table or files.data_file("paths.toml"))["path"]:
         texts = {key: path[key] for key in ("name", "when", "command")}
         lines = {key: tuple(_line(item, found) for item in path[key]) for key in ("costs", "here")}
-        published = tuple(
-            _published(item["says"], of[item["claim"]]) for item in path["published"] if item["claim"] in of
-        )
+        published = tuple(_published(item["says"], of[item["claim"]]) for item in path["published"])
         answers.append(Path(**texts, **lines, published=published, sure=sure(path.get("decides"), found)))
     return answers
 

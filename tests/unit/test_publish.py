@@ -14,6 +14,8 @@ from tools import publish
 ROOT = files.repository()
 NAME = "01_one"
 README = """\
+<!-- picture -->
+<!-- end of picture -->
 <!-- chapters -->
 | typed by hand |
 <!-- end of chapters -->
@@ -46,6 +48,10 @@ def root(course_folder):
     executed = nbformat.read(path, 4)
     shown = next(cell for cell in executed.cells if cell.source == '"a value"')
     shown.outputs = [nbformat.v4.new_output("execute_result", {"text/plain": "'a value'"}, execution_count=7)]
+    alt = {"image/png": {"alt": "a curve that falls"}}
+    shown.outputs.append(nbformat.v4.new_output("display_data", {"image/png": "aGk="}, metadata=alt))
+    table = root / "notebooks" / "notebooks.toml"
+    table.write_text(table.read_text().replace('picture = "p"', f'picture = "{shown.id}"'))
     executed.metadata["papermill"] = {"duration": 1}
     nbformat.write(executed, folder / "notebook.ipynb")
     outcome = registry.Outcome(NAME, "finished", peak_rss_mib=2560.0)
@@ -72,6 +78,8 @@ def test_publishing_writes_outputs_results_stamp_and_readme_and_the_stamp_notice
     text = (root / "README.md").read_text()
     row = "| [01 t](notebooks/01_one.ipynb) | an article on `one` | Of 3 comparisons with one, 2 show a difference (Holm's correction). | 2 minutes |"
     assert row in text
+    assert "![a curve that falls](docs/_static/picture.png)" in text
+    assert (root / publish.PICTURE).read_bytes() == b"hi"
     assert f"| **all {len(claims.load())}** |" in text and "typed by hand" not in text and text.endswith("Below.\n")
     publish.publish(root, [NAME])
     assert (root / "README.md").read_text() == text

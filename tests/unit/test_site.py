@@ -36,6 +36,7 @@ ARITHMETIC = {
 TABLES = {
     "corpora.toml": '[folder]\ntitle = "Yours"\nhome = "a folder"\nlicence = "yours"\nattribution = "you"\nspeakers = "1"\n',
     "checkpoints.toml": '["openai/one"]\nrevision = "0123456789abcdef"\n',
+    "paths.toml": "path = []",
     "README.md": "<!-- tables -->\n| a | b |\n|---|---|\n| 1 | 2 |\n<!-- end of tables -->\n",
 }
 
