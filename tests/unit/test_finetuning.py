@@ -620,26 +620,27 @@ def test_rates_are_of_normalised_and_of_written_words():
     )
     said, heard = (
         [[ord(letter) for letter in line.ljust(9, "\0")] for line in lines]
-        for lines in (["Ja, Gut", "ab cd", "好的"], ["ja gut", "ab cx", "好了"])
+        for lines in (["Ja, Gut", "ab cd", "eins", "好的"], ["ja gut", "ab cx", "a b c d e", "好了"])
     )
     said = np.where(np.array(said) == 0, -100, said)
     prediction = SimpleNamespace(label_ids=said, predictions=np.array(heard))
-    rates = training.Metrics(tokenizer, [("x", "de"), ("x", "de"), ("y", "zh")], 0)(prediction)
-    assert rates["wer x de"] == 25 and rates["wer y zh"] == 50 and rates["wer"] == 37.5
-    assert rates["orthographic"] == pytest.approx((75 + 50) / 2)
+    rates = training.Metrics(tokenizer, [*3 * [("x", "de")], ("y", "zh")], 0)(prediction)
+    assert rates["wer x de"] == 120 and rates["wer y zh"] == 50 and rates["wer"] == 85
+    assert rates["capped"] == pytest.approx((40 + 50) / 2)  # five words in place of one count as one error
+    assert rates["orthographic"] == pytest.approx((160 + 50) / 2)
 
 
 def scripted(monkeypatch, rates):
-    """Have evaluations find these rates; the first is that of the model before."""
-    left = iter(rates)
-    monkeypatch.setattr(training.Metrics, "__call__", lambda self, prediction: {"wer": next(left), "orthographic": 0.0})
+    """Have evaluations find these rates with loops capped; the first is that of the model before. With loops their order is another."""
+    left = ({"wer": 300.0 - rate, "capped": rate, "orthographic": 0.0} for rate in rates)
+    monkeypatch.setattr(training.Metrics, "__call__", lambda self, prediction: next(left))
 
 
 def test_the_best_weights_are_kept_and_patience_ends_a_training(here, tmp_path, monkeypatch):
     scripted(monkeypatch, [90, 50, 40, 45, 40, 10])
     assert cli.main(command(str(tmp_path / "patient"), steps=10, patience=2)) == 0
     facts = files.read_json(tmp_path / "patient" / "finetuning.json")
-    assert [score["wer"] for score in facts["scores"]] == [50, 40, 45, 40] and facts["steps"] == 8
+    assert [score["capped"] for score in facts["scores"]] == [50, 40, 45, 40] and facts["steps"] == 8
     assert facts["best"]["step"] == 4
     scripted(monkeypatch, [90, 50, 40, 45, 40, 41])
     kept = []

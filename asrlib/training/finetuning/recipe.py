@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["finetune"]
 
 SHORT = 0.5  # of the context that the longest clip fills, below which a shorter one is proposed
-RATES = ("wer", "low", "high", "orthographic", "loss")
+RATES = ("wer", "capped", "low", "high", "orthographic", "loss")
 
 
 def finetune(settings: Settings, output: Path | str) -> dict[str, Any] | None:
@@ -82,7 +82,7 @@ def finetune(settings: Settings, output: Path | str) -> dict[str, Any] | None:
     learnt, scored = (seconds(parts) for parts in (speech.train, speech.validation))
     done = {"clips": len(learnt), "minutes": sum(learnt) / 60, "scored": len(scored), "left_out": len(speech.left_out)}
     done |= {"failed": failed, "steps": tuner.state.global_step, "seconds": time.monotonic() - started}
-    done |= {"before": before, "scores": scores, "best": min(scores, key=lambda score: score["wer"])}
+    done |= {"before": before, "scores": scores, "best": min(scores, key=lambda score: score["capped"])}
     with together(processes), callbacks.saving(output):
         if first:
             _save(settings, output, tuner, processor)
