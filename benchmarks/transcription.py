@@ -37,7 +37,8 @@ MODEL = "openai/whisper-base"
 BASELINE = "transformers pipeline, float32, batch 1"
 PEER = "faster-whisper int8, greedy"
 PRECISION = str(hardware.best_dtype("cpu")).removeprefix("torch.")
-DIRECT, MERGED = "CTranslate2 int8, batch 8", f"asrlib {PRECISION}, merged window"  # they know a single window
+MERGED = {f"asrlib {PRECISION}, merged window": None, "asrlib int8, merged window": torch.int8}
+DIRECT = "CTranslate2 int8, batch 8"  # it and merged windows know a single window
 PIECES = "faster-whisper int8, batched pieces"  # a clip is one piece
 GENAI = "OpenVINO GenAI, weights in int8"
 RECORDING = 45.0  # seconds: two windows
@@ -58,6 +59,7 @@ def systems() -> dict[str, System]:
         "ONNX Runtime int8, batch 8": engines.load("onnxruntime", MODEL),
         "asrlib float32, full window": engines.load("asrlib", MODEL, precision="float32"),
         f"asrlib {PRECISION}, full window": engines.load("asrlib", MODEL),
+        "asrlib int8, full window": engines.load("asrlib", MODEL, precision="int8"),
     }
 
     loaded[f"transformers pipeline, {PRECISION}, batch 8"].batch_size = 8
@@ -65,15 +67,13 @@ def systems() -> dict[str, System]:
     def run(engine: Runtime) -> System:
         return lambda sounds: [heard.text for heard in engine.transcribe(sounds, language="en")]
 
-    model, processor = transcription.load(MODEL, device="cpu")
+    def merged(dtype: torch.dtype | None) -> System:
+        model, processor = transcription.load(MODEL, device="cpu", dtype=dtype)
+        options = {"language": "en", "window": "merged", "strict": True}
+        return lambda clips: [heard.text for heard in transcription.transcribe(model, processor, clips, **options)]
 
-    def merged(clips: list) -> list[str]:
-        return [
-            heard.text
-            for heard in transcription.transcribe(model, processor, clips, language="en", window="merged", strict=True)
-        ]
-
-    return {name: run(engine) for name, engine in loaded.items()} | {GENAI: genai(), MERGED: merged}
+    ours = {name: merged(dtype) for name, dtype in MERGED.items()}
+    return {name: run(engine) for name, engine in loaded.items()} | {GENAI: genai()} | ours
 
 
 def built_here() -> str:
@@ -277,7 +277,7 @@ def main() -> None:
     }
     running = systems()
     few = {name: system for name, system in running.items() if name != PIECES}
-    long = {name: system for name, system in running.items() if name not in (DIRECT, MERGED)}
+    long = {name: system for name, system in running.items() if name not in (DIRECT, *MERGED)}
     on_clips = measure(few, [audio.load(row["audio"]) for row in rows], arguments.rounds)
     on_recordings = measure(long, [one.audio for one in joined], arguments.rounds)
     tables = {

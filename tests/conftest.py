@@ -341,7 +341,7 @@ def echo(monkeypatch):
             yield Hypothesis(clip["id"], "hello", options["language"] or "en", seconds, 0.5, ((0.0, seconds, "hello"),))
 
     processor = SimpleNamespace(tokenizer=lambda text, **_: SimpleNamespace(input_ids=text.split()))
-    monkeypatch.setattr(transcription, "load", lambda path: (model, processor))
+    monkeypatch.setattr(transcription, "load", lambda path, **options: seen.update(options) or (model, processor))
     monkeypatch.setattr(transcription, "transcribe", transcribe)
     monkeypatch.setattr(checkpoints, "fetch", lambda path: path)
     monkeypatch.setattr(checkpoints, "provenance", lambda path: {"model": path})

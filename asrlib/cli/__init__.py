@@ -117,6 +117,7 @@ def _speech_commands(command: Callable[..., Any], model: dict[str, str]) -> None
     vad = {"action": "store_true", "help": "only where a voice activity detector finds speech; needs faster-whisper"}
     merged = "merged: faster with short clips, by an approximation, and without segment times; default: full"
     window = {"choices": ("full", "merged"), "default": "full", "help": merged}
+    int8 = {"action": "store_true", "help": "linear layers in 8 bits: faster on a processor, a few words may differ"}
 
     option = command("transcribe", "speech", "transcribe audio files, or folders of them")
     option("audio", nargs="+", type=Path, metavar="FILE|FOLDER")
@@ -132,6 +133,7 @@ def _speech_commands(command: Callable[..., Any], model: dict[str, str]) -> None
            help="another runtime, such as whisper.cpp (notebook 08), or fastest: tried out first. asrlib, onnxruntime, openvino, "
                 "ctranslate2, faster-whisper and openai-whisper test what they wrote for silence and loops")  # fmt: skip
     option("--window", **window)
+    option("--int8", **int8)
 
     option = command("evaluate", "speech", "score a model; in N processes: torchrun ... asrlib evaluate")
     option("speech", type=Path, metavar="FOLDER|CORPUS/LANGUAGE/SPLIT",
@@ -148,6 +150,7 @@ def _speech_commands(command: Callable[..., Any], model: dict[str, str]) -> None
     option("--previous-text", action="store_true", help="tell each window of a long recording what was said before it")
     option("--vad", **vad)
     option("--window", **window)
+    option("--int8", **int8)
     count = _number(int, 1)
     option("--batch-size", type=count, metavar="N", help="clips that are decoded together; default: the engine's")
     option("--assistant", metavar="MODEL",

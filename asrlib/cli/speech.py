@@ -15,6 +15,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import WhisperProcessor
 
 from asrlib import AsrlibError, __version__, audio, corpora, engines, text, whisper
@@ -43,8 +44,10 @@ def transcribe(options: argparse.Namespace) -> int:
         options.usage("--window merged finds no segment times: it goes with --format txt")
     if options.words and not timed:
         options.usage("--words goes with --format srt, vtt or json")
-    if options.engine and (options.words or options.vad or options.window == "merged"):
-        options.usage("--engine goes without --words, --vad and --window merged, which only the course's own loop has")
+    if options.engine and (options.words or options.vad or options.int8 or options.window == "merged"):
+        options.usage(
+            "--engine goes without --words, --vad, --int8 and --window merged, which only the course's own loop has"
+        )
     if options.live:
         return _live(options)
     beside = options.output and options.output.resolve() in [place.resolve() for place in options.audio]
@@ -68,7 +71,7 @@ def _live(options: argparse.Namespace) -> int:
     if options.audio != [Path("-")] or options.format != "txt" or options.output or options.engine or options.vad:
         options.usage("--live goes with the standard input alone, asrlib transcribe - --live, and prints text: it goes without "
                       "--format, --output, --engine and --vad")  # fmt: skip
-    model, processor = transcription.load(options.model)
+    model, processor = transcription.load(options.model, **_precision(options.int8))
     live = streaming.Live(streaming.Recogniser(model, processor, options.language, options.window))
     sound = pipes.ahead(pipes.samples(sys.stdin.buffer), audio.SAMPLING_RATE)
     print("asrlib: ready.", file=sys.stderr)
@@ -83,7 +86,9 @@ def _live(options: argparse.Namespace) -> int:
 
 def _into_folder(options: argparse.Namespace, paths: Sequence[Path]) -> int:
     """Write a file for each transcript that an earlier call with the same options has not written; print where each lies."""
-    chosen = {name: getattr(options, name) for name in ("language", "format", "words", "engine", "vad", "window")}
+    chosen = {
+        name: getattr(options, name) for name in ("language", "format", "words", "engine", "vad", "window", "int8")
+    }
     weights = checkpoints.provenance(checkpoints.fetch(options.model))
     run = outcomes.fingerprint(chosen | weights | {"asrlib": __version__})
     book, failed = Outcomes(options.output), 0
@@ -114,7 +119,7 @@ def _transcripts(options: argparse.Namespace, paths: Sequence[Path]) -> Iterable
     if options.engine:
         start = functools.partial(_runtime(options, paths).transcribe, strict=False, **wanted)
     else:
-        model, processor = transcription.load(options.model)
+        model, processor = transcription.load(options.model, **_precision(options.int8))
         wanted |= {"window": options.window, **({"vad": True} if options.vad else {})}
         start = functools.partial(transcription.transcribe, model, processor, **wanted)
         longest = _longest(model)
@@ -125,6 +130,11 @@ def _transcripts(options: argparse.Namespace, paths: Sequence[Path]) -> Iterable
         found = track(found, "clips transcribed", len(paths))
     for path, outcome in zip(paths, found, strict=True):
         yield path, outcome if isinstance(outcome, Failed) else finish(outcome)
+
+
+def _precision(in_int8: bool) -> dict[str, Any]:
+    """Return how `transcription.load` is asked for 8 bits, or for what this machine is fast in."""
+    return {"dtype": torch.int8} if in_int8 else {}
 
 
 def _longest(model: Any) -> float:
@@ -248,13 +258,13 @@ def _search_options(options: argparse.Namespace) -> dict[str, Any]:
     engine = options.engine or ("transformers" if options.chunk else "asrlib")
     if options.chunk and (engine != "transformers" or options.beams > 1):
         options.usage("--chunk goes with --engine transformers and one beam")
-    ours = options.assistant or options.previous_text or options.vad or options.window != "full"
+    ours = options.assistant or options.previous_text or options.vad or options.int8 or options.window != "full"
     if ours and (engine != "asrlib" or options.beams > 1):
-        options.usage("--engine, --beams and --chunk go without --assistant, --previous-text, --vad and --window merged, which "
-                      "only the course's own loop has")  # fmt: skip
+        options.usage("--engine, --beams and --chunk go without --assistant, --previous-text, --vad, --int8 and --window merged, "
+                      "which only the course's own loop has")  # fmt: skip
     if options.drafts and not options.assistant:
         options.usage("--drafts goes with --assistant")
-    names = ("beams", "chunk", "batch_size", "previous_text", "vad", "window", "assistant")
+    names = ("beams", "chunk", "batch_size", "previous_text", "vad", "window", "int8", "assistant")
     chosen = {"engine": engine, "strict": options.strict or bool(options.assistant)}
     chosen |= {name: getattr(options, name) for name in names}
     return chosen | {"drafts": (options.drafts or 4) if options.assistant else None}
@@ -270,7 +280,7 @@ def _search(checkpoint: str, chosen: dict[str, Any]) -> tuple[Callable[..., Any]
         processor = WhisperProcessor.from_pretrained(runtime.folder)
         start = functools.partial(runtime.transcribe, strict=chosen["strict"])
         return start, processor, runtime.generation, audio.MAX_SECONDS
-    model, processor = transcription.load(checkpoint)
+    model, processor = transcription.load(checkpoint, **_precision(chosen["int8"]))
     kept = {name: chosen[name] for name in ("strict", "previous_text", "vad", "window")}
     if chosen["batch_size"]:
         kept["batch_size"] = chosen["batch_size"]

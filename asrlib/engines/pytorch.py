@@ -13,7 +13,7 @@ __all__ = ["PyTorch"]
 class PyTorch(Runtime):
     """The library's own decoding, with its tests (`asrlib.decoding.guards`) where a call is not strict."""
 
-    precisions = ("auto", "float32", "bfloat16", "float16")
+    precisions = ("auto", "float32", "bfloat16", "float16", "int8")
     on_gpu = True
     batch_size = 16
 

@@ -10,7 +10,7 @@ from transformers import GenerationConfig, WhisperForConditionalGeneration, Whis
 
 from asrlib import AsrlibError, hardware, whisper
 from asrlib.io import noise
-from asrlib.models import checkpoints, folders, graphs
+from asrlib.models import checkpoints, folders, graphs, int8
 
 __all__ = ["load"]
 
@@ -24,24 +24,31 @@ def load(
         model: Hub id such as ``"openai/whisper-base"``, or a local folder: of transformers, of a PEFT adapter, which is merged
             into its base, or exported to ONNX by Optimum.
         device: default `hardware.best_device()`; an exported model runs on the CPU.
-        dtype: default `hardware.best_dtype()` of the device; an exported model keeps the precision of its files.
+        dtype: default `hardware.best_dtype()` of the device; ``torch.int8`` rounds the linear layers (`asrlib.models.int8`), on the
+            CPU. An exported model keeps the precision of its files.
 
     Returns:
         (model in eval mode, processor).
 
     Raises:
-        AsrlibError: the checkpoint cannot be had, is not a Whisper model, is not complete, or its parts do not fit together.
+        AsrlibError: the checkpoint cannot be had, is not a Whisper model, is not complete, or its parts do not fit together; 8 bits on
+            another device than the CPU.
     """
-    path = checkpoints.fetch(str(model))
-    device = device or hardware.best_device()
+    path, in_int8 = checkpoints.fetch(str(model)), dtype == torch.int8
+    device = device or ("cpu" if in_int8 else hardware.best_device())
+    if in_int8 and torch.device(device).type != "cpu":
+        raise AsrlibError(f"8 bits are for processors here: leave the device at 'cpu', or take float16 on {device}.")
     with folders.one_sentence(f"{model} is not a complete Whisper checkpoint", "fetch or save it again"):
         processor = WhisperProcessor.from_pretrained(path)
         if folders.exported(path):
             loaded: Any = graphs.load(path)
         else:
-            loaded = _weights(path, dtype or hardware.best_dtype(device))
+            loaded = _weights(path, torch.float32 if in_int8 else dtype or hardware.best_dtype(device))
         _check(path, loaded, processor)
-    return (loaded if folders.exported(path) else loaded.to(device).eval()), processor
+    if folders.exported(path):
+        return loaded, processor
+    loaded = loaded.to(device).eval()
+    return (int8.rounded(loaded) if in_int8 else loaded), processor
 
 
 def _weights(path: Path, dtype: torch.dtype) -> WhisperForConditionalGeneration:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -129,6 +130,9 @@ def test_the_window_and_the_language_reach_the_model(tone, echo):
     echo.clear()
     assert cli.main(["transcribe", good, "--format", "vtt", "--vad"]) == 0
     assert echo == {"language": None, "window": "full", "timestamps": True, "vad": True, "ids": [good]}
+    echo.clear()
+    assert cli.main(["transcribe", good, "--int8"]) == 0
+    assert echo == {"language": None, "window": "full", "timestamps": False, "dtype": torch.int8, "ids": [good]}
 
 
 def test_words_become_subtitles_or_stand_alone(tone, echo, capsys, monkeypatch):
@@ -267,13 +271,13 @@ def test_evaluate_asks_for_the_language_that_decides_the_normaliser(tone, echo, 
 
 def test_evaluate_searches_as_it_is_told_and_writes_it_down(tone, echo, capsys):
     own_folder(tone)
-    options = ["--strict", "--previous-text", "--vad", "--window", "merged", "--batch-size", "3"]
+    options = ["--strict", "--previous-text", "--vad", "--window", "merged", "--int8", "--batch-size", "3"]
     command = ["evaluate", str(tone), "--language", "en", "--output", str(tone / "out")]
     assert cli.main([*command, *options, "--json"]) == 0
     told = {"strict": True, "previous_text": True, "vad": True, "window": "merged", "batch_size": 3}
-    assert {name: echo[name] for name in told} == told
+    assert {name: echo[name] for name in told} == told and echo["dtype"] == torch.int8
     found = json.loads(capsys.readouterr().out)
-    others = {"engine": "asrlib", "beams": 1, "chunk": None, "assistant": None, "drafts": None}
+    others = {"int8": True, "engine": "asrlib", "beams": 1, "chunk": None, "assistant": None, "drafts": None}
     assert found["options"] == told | others
     assert (found["rtfx"], found["tokens_per_second"]) == (2, 2)  # clips of a second, a word and half a second each
     assert cli.main([*command, *options]) == 0
@@ -288,6 +292,7 @@ def test_evaluate_searches_as_it_is_told_and_writes_it_down(tone, echo, capsys):
         (["--chunk", "15", "--engine", "whisper.cpp"], "--chunk goes with --engine transformers and one beam"),
         (["--chunk", "15", "--beams", "2"], "--chunk goes with --engine transformers and one beam"),
         (["--engine", "ctranslate2", "--vad"], "which only the course's own loop has"),
+        (["--engine", "ctranslate2", "--int8"], "which only the course's own loop has"),
         (["--beams", "2", "--assistant", "openai/whisper-tiny.en"], "which only the course's own loop has"),
         (["--drafts", "2"], "--drafts goes with --assistant"),
         (["--beams", "0"], "must be 1 or more"),

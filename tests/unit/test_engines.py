@@ -136,19 +136,20 @@ def test_the_fastest_of_those_that_can_is_chosen(monkeypatch):
     clock = types.SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
     known = {
         "asrlib": Timed(clock, 3.0), "ctranslate2": Timed(clock, 1.0, refuses=True), "faster-whisper": Timed(clock, 4.0),
-        "openvino": Timed(clock, 2.0),
+        "openvino": Timed(clock, 2.0), "asrlib int8": Timed(clock, 2.5),
     }  # fmt: skip
 
-    def load(name, checkpoint):
-        if name not in known:
+    def load(name, checkpoint, precision):
+        entry = f"{name} {precision}".strip()
+        if entry not in known:
             raise AsrlibError(f"{name} is not installed")
-        return known[name]
+        return known[entry]
 
     monkeypatch.setattr(engines, "load", load)
     monkeypatch.setattr(engines, "time", clock)
     best, seconds = engines.fastest(TINY, [np.zeros(16_000)], language="en")
     assert best is known["openvino"]
-    assert seconds == {"asrlib": 3.0, "faster-whisper": 4.0, "openvino": 2.0}
+    assert seconds == {"asrlib": 3.0, "asrlib int8": 2.5, "faster-whisper": 4.0, "openvino": 2.0}
     known["asrlib"].refuses = True
     with pytest.raises(AsrlibError, match="not such sounds"):
         engines.fastest(TINY, [np.zeros(16_000)])
