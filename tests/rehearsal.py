@@ -33,6 +33,7 @@ def fleurs(given: dict[str, Any]) -> list[str]:
 
 
 def models(given: dict[str, Any]) -> list[str]:
-    """Return the published Whisper models among a notebook's parameters."""
-    flat = [item for value in given.values() for item in (value if isinstance(value, list) else [value])]
+    """Return the published Whisper models among a notebook's parameters; ``SHAPES`` are timed without weights."""
+    loaded = [value for key, value in given.items() if key != "SHAPES"]
+    flat = [item for value in loaded for item in (value if isinstance(value, list) else [value])]
     return [item for item in dict.fromkeys(flat) if item in SHAPES]

@@ -117,7 +117,10 @@ def _speech_commands(command: Callable[..., Any], model: dict[str, str]) -> None
     vad = {"action": "store_true", "help": "only where a voice activity detector finds speech; needs faster-whisper"}
     merged = "merged: faster with short clips, by an approximation, and without segment times; default: full"
     window = {"choices": ("full", "merged"), "default": "full", "help": merged}
-    int8 = {"action": "store_true", "help": "linear layers in 8 bits: faster on a processor, a few words may differ"}
+    int8 = {
+        "action": "store_true",
+        "help": "linear layers in 8 bits: often faster on a processor, a few words may differ",
+    }
 
     option = command("transcribe", "speech", "transcribe audio files, or folders of them")
     option("audio", nargs="+", type=Path, metavar="FILE|FOLDER")

@@ -46,7 +46,7 @@ def transcribe(options: argparse.Namespace) -> int:
         options.usage("--words goes with --format srt, vtt or json")
     if options.engine and (options.words or options.vad or options.int8 or options.window == "merged"):
         options.usage(
-            "--engine goes without --words, --vad, --int8 and --window merged, which only the course's own loop has"
+            "--engine goes without --words, --vad, --int8 and --window merged, which are options of the course's own loop"
         )
     if options.live:
         return _live(options)
@@ -261,7 +261,7 @@ def _search_options(options: argparse.Namespace) -> dict[str, Any]:
     ours = options.assistant or options.previous_text or options.vad or options.int8 or options.window != "full"
     if ours and (engine != "asrlib" or options.beams > 1):
         options.usage("--engine, --beams and --chunk go without --assistant, --previous-text, --vad, --int8 and --window merged, "
-                      "which only the course's own loop has")  # fmt: skip
+                      "which are options of the course's own loop")  # fmt: skip
     if options.drafts and not options.assistant:
         options.usage("--drafts goes with --assistant")
     names = ("beams", "chunk", "batch_size", "previous_text", "vad", "window", "int8", "assistant")
@@ -285,7 +285,8 @@ def _search(checkpoint: str, chosen: dict[str, Any]) -> tuple[Callable[..., Any]
     if chosen["batch_size"]:
         kept["batch_size"] = chosen["batch_size"]
     if chosen["assistant"]:
-        kept |= {"assistant": Assistant(transcription.load(chosen["assistant"])[0]), "drafts": chosen["drafts"]}
+        helper, _ = transcription.load(chosen["assistant"], **_precision(chosen["int8"]))  # reads the same states
+        kept |= {"assistant": Assistant(helper), "drafts": chosen["drafts"]}
     start = functools.partial(transcription.transcribe, model, processor, **kept)
     return start, processor, model.generation_config, _longest(model)
 

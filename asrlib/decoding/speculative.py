@@ -70,14 +70,15 @@ class Assistant:
         self.model, self.output, self.kept = model, model.proj_out, None
         if frequent is not None:
             kept = sorted({*frequent, *end_tokens(model.generation_config)})
-            rows = len(model.proj_out.weight)
+            table = model.model.decoder.embed_tokens.weight  # of the output layer too
+            rows = len(table)
             if not 0 <= kept[0] <= kept[-1] < rows:
                 raise AsrlibError(
                     f"Tokens {kept[0]} to {kept[-1]} cannot be drafted: this model has tokens 0 to {rows - 1}."
                 )
             self.kept = torch.tensor(kept, device=model.device)
             self.output = torch.nn.Linear(model.config.d_model, len(kept), bias=False, device="meta")
-            self.output.weight = torch.nn.Parameter(model.proj_out.weight.detach()[self.kept], requires_grad=False)
+            self.output.weight = torch.nn.Parameter(table.detach()[self.kept], requires_grad=False)
 
     def decoder(self, states: torch.Tensor, bias: torch.Tensor | None, room: int) -> network.Decoder:
         """Return a decoder that has read nothing yet, with this assistant's output layer."""

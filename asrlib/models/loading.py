@@ -32,10 +32,14 @@ def load(
 
     Raises:
         AsrlibError: the checkpoint cannot be had, is not a Whisper model, is not complete, or its parts do not fit together; 8 bits on
-            another device than the CPU.
+            another device than the CPU, of an exported model, or of one that is quantized already.
     """
     path, in_int8 = checkpoints.fetch(str(model)), dtype == torch.int8
     device = device or ("cpu" if in_int8 else hardware.best_device())
+    if in_int8 and folders.exported(path):
+        raise AsrlibError(
+            f"{model} keeps the precision of its files: leave out int8, or take what it was exported from."
+        )
     if in_int8 and torch.device(device).type != "cpu":
         raise AsrlibError(f"8 bits are for processors here: leave the device at 'cpu', or take float16 on {device}.")
     with folders.one_sentence(f"{model} is not a complete Whisper checkpoint", "fetch or save it again"):
@@ -47,6 +51,8 @@ def load(
         _check(path, loaded, processor)
     if folders.exported(path):
         return loaded, processor
+    if in_int8 and hasattr(loaded.config, "quantization_config"):
+        raise AsrlibError(f"{model} is quantized already: leave out int8.")
     loaded = loaded.to(device).eval()
     return (int8.rounded(loaded) if in_int8 else loaded), processor
 

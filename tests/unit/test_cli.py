@@ -291,9 +291,9 @@ def test_evaluate_searches_as_it_is_told_and_writes_it_down(tone, echo, capsys):
     [
         (["--chunk", "15", "--engine", "whisper.cpp"], "--chunk goes with --engine transformers and one beam"),
         (["--chunk", "15", "--beams", "2"], "--chunk goes with --engine transformers and one beam"),
-        (["--engine", "ctranslate2", "--vad"], "which only the course's own loop has"),
-        (["--engine", "ctranslate2", "--int8"], "which only the course's own loop has"),
-        (["--beams", "2", "--assistant", "openai/whisper-tiny.en"], "which only the course's own loop has"),
+        (["--engine", "ctranslate2", "--vad"], "which are options of the course's own loop"),
+        (["--engine", "ctranslate2", "--int8"], "which are options of the course's own loop"),
+        (["--beams", "2", "--assistant", "openai/whisper-tiny.en"], "which are options of the course's own loop"),
         (["--drafts", "2"], "--drafts goes with --assistant"),
         (["--beams", "0"], "must be 1 or more"),
     ],
