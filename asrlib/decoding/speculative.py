@@ -231,7 +231,8 @@ def costs(
     Returns:
         ``check``: the teacher's pass over ``drafts + 1`` tokens; and by name a draft of each assistant.
     """
-    itself, read = Assistant(teacher), 40  # tokens before them, as in the middle of a window
+    itself = Assistant(teacher)
+    read = min(40, teacher.config.max_target_positions - drafts - 1)  # tokens before them, as in the middle of a window
     passes = {"step": (itself, 1), "check": (itself, drafts + 1)} | {name: (one, 1) for name, one in assistants.items()}
     seconds: dict[str, list[float]] = {name: [] for name in passes}
     with torch.inference_mode():
