@@ -15,7 +15,6 @@ ROOT = files.repository()
 BOOKS = registry.read(ROOT)
 MAX_BYTES = 300_000
 ENDING = ["Published, here, why they differ", "Exercises", "References"]
-STALE = publish.stale(ROOT)  # still in the form of the first edition
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
@@ -121,21 +120,16 @@ def test_a_checkpoint_question_is_followed_by_its_cell_and_its_reason(book, note
     for number in asked:
         cell, following, *_ = rest = notebook.cells[number + 1 :]
         assert re.match(r"answer = None  # your answer: \w+", cell.source)
-        if book.name in STALE and "exercises.check(answer, " in cell.source:
-            reason = rest[1]
-        else:  # what the notebook expects is folded away, so that nobody reads it before the question
-            reason = rest[2]
-            assert following.source.startswith("exercises.check(answer, ")
-            assert following.metadata.jupyter.source_hidden
-            assert "hide-input" in following.metadata.tags
-        assert reason.source.startswith("<details><summary>Why</summary>")
+        # What the notebook expects is folded away, so that nobody reads it before the question.
+        assert following.source.startswith("exercises.check(answer, ")
+        assert following.metadata.jupyter.source_hidden
+        assert "hide-input" in following.metadata.tags
+        assert rest[2].source.startswith("<details><summary>Why</summary>")
 
 
 def test_the_first_cell_tells_what_the_published_run_found_and_took(book, notebook):
     first = notebook.cells[0].source
-    assert "| took |" in first or "<!-- result -->" in first
-    if not (ROOT / "results" / book.name).exists() and book.name in publish.stale(ROOT):
-        pytest.skip("never published yet")
+    assert "<!-- result -->" in first
     assert publish.opening(first, ROOT / "results" / book.name) == first
 
 
@@ -151,8 +145,6 @@ def test_parameters_are_literals_with_type_and_help(book):
 
 
 def test_a_finished_chapter_is_short_and_says_what_it_found(book, notebook, prose):
-    if book.name in STALE:
-        pytest.skip("this notebook still has the form of the first edition")
     assert len(notebook.cells) <= 70
     assert sum(len(text.split()) for text in prose) <= 2200
     assert len(numbered(prose[0].partition("You will learn to")[2])) <= 5
@@ -162,8 +154,6 @@ def test_a_finished_chapter_is_short_and_says_what_it_found(book, notebook, pros
 
 
 def test_a_finished_chapter_starts_with_its_result_and_tells_how_to_use_ones_own_recordings(book, prose):
-    if book.name in STALE:
-        pytest.skip("this notebook still has the form of the first edition")
     assert prose[0].index("<!-- result -->") < prose[0].index("You will learn to")
     assert {"`colab`", "`reference`"} <= set(re.findall(r"`\w+`", prose[0]))
     assert "## With your own recordings" in "\n".join(prose)
@@ -172,16 +162,13 @@ def test_a_finished_chapter_starts_with_its_result_and_tells_how_to_use_ones_own
 def test_a_chapter_starts_and_ends_with_one_line(book, code):
     sources = [cell.source for cell in code if "colab" not in cell.metadata.get("tags", ())]
     assert f'run = chapter.start("{book.name}")' in sources
-    if book.name not in STALE:
-        assert re.search(r"^run\.close\(", sources[-1], re.MULTILINE)
+    assert re.search(r"^run\.close\(", sources[-1], re.MULTILINE)
 
 
-def test_code_cells_are_short(notebook, code):
-    first_edition = "<!-- result -->" not in notebook.cells[0].source
+def test_code_cells_are_short(code):
     lengths = {number: len(cell.source.splitlines()) for number, cell in enumerate(code, 1)}
     long = [number for number, cell in enumerate(code, 1) if "long-ok" in cell.metadata.get("tags", ())]
-    # A cell of the second edition also records what it measures, and says what it found.
-    assert statistics.median(lengths.values()) <= (6 if first_edition else 9)
+    assert statistics.median(lengths.values()) <= 9  # a cell also records what it measures, and says what it found
     assert [number for number, lines in lengths.items() if lines > 30 and number not in long] == []
     assert len(long) <= 1
 
