@@ -16,6 +16,7 @@ from asrlib import AsrlibError
 __all__ = ["Int8Linear", "rounded"]
 
 LARGEST = 127  # integer of a weight
+TOGETHER = 1500  # positions: larger tensors are not reused by the allocator, and new memory costs more than the product
 LEAST = 1e-30  # a row of zeros has no scale of its own
 
 
@@ -31,23 +32,30 @@ class Int8Linear(torch.nn.Module):
         super().__init__()
         weight = layer.weight.detach().float()
         self.scales = weight.abs().amax(dim=1).clamp(min=LEAST) / LARGEST
+        self.zeros = torch.zeros(len(weight), dtype=torch.int)
         integers = (weight / self.scales[:, None]).round().to(torch.int8)
         self.packed = torch.ops.onednn.qlinear_prepack(integers, None)
         self.bias = torch.zeros(len(integers)) if layer.bias is None else layer.bias.detach().float()
         self.top = top()
+        self.middle = torch.tensor(self.top + 1.5)  # what is cut off then is rounded to the nearest
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the layer's result for x (..., in)."""
-        rows = x.detach().reshape(-1, x.shape[-1])
-        reach = torch.linalg.vector_norm(rows, torch.inf, dim=1, keepdim=True).clamp(min=LEAST)
-        integers = (rows * (self.top / reach)).add_(self.top + 1.5).to(torch.uint8)  # cut off: rounds to the nearest
-        y = _product(integers, self.packed, self.scales, self.top)
-        return torch.addcmul(self.bias, y, reach).view(*x.shape[:-1], len(self.bias))
+        parts = [self._rows(part) for part in x.detach().reshape(-1, x.shape[-1]).split(TOGETHER)]
+        y = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return y.view(*x.shape[:-1], len(self.bias))
+
+    def _rows(self, x: torch.Tensor) -> torch.Tensor:
+        reach = x.abs().amax(dim=1, keepdim=True).clamp(min=LEAST)
+        integers = torch.addcmul(self.middle, x, self.top / reach).to(torch.uint8)
+        y = _product(integers, self.packed, self.scales, self.zeros, self.top)
+        return torch.addcmul(self.bias, y, reach, out=y)
 
 
-def _product(integers: torch.Tensor, packed: torch.Tensor, scales: torch.Tensor, top: int) -> torch.Tensor:
+def _product(
+    integers: torch.Tensor, packed: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, top: int
+) -> torch.Tensor:
     """Multiply inputs from -1 to 1, given as ``top`` times so much plus ``top + 1`` (positions, in), by weights."""
-    zeros = torch.zeros(len(scales), dtype=torch.int)
     return torch.ops.onednn.qlinear_pointwise(
         integers, 1 / top, top + 1, packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )
@@ -57,9 +65,9 @@ def _product(integers: torch.Tensor, packed: torch.Tensor, scales: torch.Tensor,
 def top() -> int:
     """Return the largest integer of an input: 127, or 63 where the processor adds two products in 16 bits, which would overflow."""
     packed = torch.ops.onednn.qlinear_prepack(torch.full((64, 64), LARGEST, dtype=torch.int8), None)
+    scales, zeros = torch.full((64,), 1 / LARGEST), torch.zeros(64, dtype=torch.int)
     found = [  # of one position and of many, which may be other kernels
-        _product(torch.full((rows, 64), 255, dtype=torch.uint8), packed, torch.full((64,), 1 / LARGEST), 127)
-        for rows in (1, 64)
+        _product(torch.full((rows, 64), 255, dtype=torch.uint8), packed, scales, zeros, 127) for rows in (1, 64)
     ]
     return 127 if all(torch.allclose(product, torch.tensor(64.0)) for product in found) else 63
 
