@@ -76,7 +76,8 @@ def _parser() -> argparse.ArgumentParser:
 
     _course_commands(command)
     model = {"default": MODEL, "help": f"Hub id, or folder of a checkpoint; default: {MODEL}"}
-    _speech_commands(command, model)
+    _transcribe_commands(command, model)
+    _evaluate_command(command, model)
     _prepare_command(command, model)
     _distil_command(command, model)
     _finetune_command(command, model)
@@ -113,15 +114,7 @@ def _course_commands(command: Callable[..., Any]) -> None:
     option("runs", nargs=2, type=Path, metavar="RUN", help="a folder with record.json, the earlier first")
 
 
-def _speech_commands(command: Callable[..., Any], model: dict[str, str]) -> None:
-    vad = {"action": "store_true", "help": "only where a voice activity detector finds speech; needs faster-whisper"}
-    merged = "merged: faster with short clips, by an approximation, and without segment times; default: full"
-    window = {"choices": ("full", "merged"), "default": "full", "help": merged}
-    int8 = {
-        "action": "store_true",
-        "help": "linear layers in 8 bits: often faster on a processor, a few words may differ",
-    }
-
+def _transcribe_commands(command: Callable[..., Any], model: dict[str, str]) -> None:
     option = command("transcribe", "speech", "transcribe audio files, or folders of them")
     option("audio", nargs="+", type=Path, metavar="FILE|FOLDER")
     option("--model", **model)
@@ -129,15 +122,31 @@ def _speech_commands(command: Callable[..., Any], model: dict[str, str]) -> None
     option("--format", choices=FORMATS, default="txt", help="default: txt; the others have segment times")
     option("--output", type=Path, metavar="FOLDER", help="for a file of each transcript, once; default: print them")
     option("--words", action="store_true", help="times of words: srt and vtt get short lines, json single words")
-    option("--vad", **vad)
     option("--live", action="store_true",
            help="with - for FILE: transcribe what a pipe brings while it is spoken (WAV, or 16 kHz samples of 16 bits; notebook 13)")  # fmt: skip
     option("--engine", metavar="NAME",
            help="another runtime, such as whisper.cpp (notebook 08), or fastest: tried out first. asrlib, onnxruntime, openvino, "
                 "ctranslate2, faster-whisper and openai-whisper test what they wrote for silence and loops")  # fmt: skip
-    option("--window", **window)
-    option("--int8", **int8)
+    _own_loop(option)
 
+    option = command("demo", "speech", "open a local page that transcribes what you record or upload")
+    option("--model", **model)
+    option("--language", help="code or name; default: the model detects it, clip by clip")
+    port = _number(int, 1, 65_535)
+    option("--port", type=port, default=7860, metavar="N", help="port of 127.0.0.1; default: 7860")
+
+
+def _own_loop(option: Any) -> None:
+    """Add the options of the course's own decoding loop."""
+    option("--vad", action="store_true",
+           help="only where a voice activity detector finds speech; needs faster-whisper")  # fmt: skip
+    option("--window", choices=("full", "merged"), default="full",
+           help="merged: faster with short clips, by an approximation, and without segment times; default: full")  # fmt: skip
+    option("--int8", action="store_true",
+           help="linear layers in 8 bits: often faster on a processor, a few words may differ")  # fmt: skip
+
+
+def _evaluate_command(command: Callable[..., Any], model: dict[str, str]) -> None:
     option = command("evaluate", "speech", "score a model; in N processes: torchrun ... asrlib evaluate")
     option("speech", type=Path, metavar="FOLDER|CORPUS/LANGUAGE/SPLIT",
            help="a folder's metadata.csv has the columns file_name, transcription, perhaps language, speaker")  # fmt: skip
@@ -151,9 +160,7 @@ def _speech_commands(command: Callable[..., Any], model: dict[str, str]) -> None
     option("--strict", action="store_true",
            help="plain search; default: what is improbable or repeats itself is decoded again at higher temperatures")  # fmt: skip
     option("--previous-text", action="store_true", help="tell each window of a long recording what was said before it")
-    option("--vad", **vad)
-    option("--window", **window)
-    option("--int8", **int8)
+    _own_loop(option)
     count = _number(int, 1)
     option("--batch-size", type=count, metavar="N", help="clips that are decoded together; default: the engine's")
     option("--assistant", metavar="MODEL",
@@ -163,12 +170,6 @@ def _speech_commands(command: Callable[..., Any], model: dict[str, str]) -> None
     option("--beams", type=count, default=1, metavar="N", help="of the search of an --engine; default: 1, greedy")
     option("--chunk", type=_number(float, 1, 30), metavar="S",
            help="cut recordings into pieces of S seconds (--engine transformers); default: window after window")  # fmt: skip
-
-    option = command("demo", "speech", "open a local page that transcribes what you record or upload")
-    option("--model", **model)
-    option("--language", help="code or name; default: the model detects it, clip by clip")
-    port = _number(int, 1, 65_535)
-    option("--port", type=port, default=7860, metavar="N", help="port of 127.0.0.1; default: 7860")
 
 
 def _prepare_command(command: Callable[..., Any], model: dict[str, str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import ssl
 import subprocess
 import tarfile
@@ -96,9 +97,10 @@ def run(command: list[str], folder: Path, label: str, total: int = 0, **options:
 
 def _bytes(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # the program has just moved it
-            total += path.stat().st_size
+    for place, _, names in os.walk(folder):  # leaves out a folder that the program has just moved, where rglob ends
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += Path(place, name).stat().st_size
     return total
 
 

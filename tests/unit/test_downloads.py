@@ -1,5 +1,6 @@
 import hashlib
 import io
+import os
 import sys
 import tarfile
 import threading
@@ -166,3 +167,19 @@ def test_a_part_that_is_already_whole_is_checked(tmp_path, server):
 def test_nobody_answers(tmp_path):
     with pytest.raises(AsrlibError, match="cannot be reached"):
         downloads.download("http://127.0.0.1:9/x", tmp_path / "x.bin", sha256_hex=DIGEST)
+
+
+def test_a_folder_that_vanishes_while_its_bytes_are_counted_ends_nothing(tmp_path, monkeypatch):
+    """pip unpacks into folders of its own and deletes them, while the progress line counts what is there."""
+    for name in ("kept", "gone"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(bytes(7))
+    scan = os.scandir
+
+    def vanishing(path="."):
+        if str(path).endswith("gone"):
+            raise FileNotFoundError(path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    assert downloads._bytes(tmp_path) == 7
