@@ -76,8 +76,10 @@ def rounded(model: Any) -> Any:
     """Give a ``WhisperForConditionalGeneration`` on the CPU linear layers in 8 bits, in place, and return it.
 
     Raises:
-        AsrlibError: this PyTorch has no oneDNN, or it cannot multiply in 8 bits here.
+        AsrlibError: the model is quantized already, or this PyTorch cannot multiply in 8 bits here.
     """
+    if hasattr(model.config, "quantization_config"):
+        raise AsrlibError("This model is quantized already: leave out int8.")
     try:
         top()
     except (AttributeError, RuntimeError):

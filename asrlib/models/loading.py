@@ -51,8 +51,6 @@ def load(
         _check(path, loaded, processor)
     if folders.exported(path):
         return loaded, processor
-    if in_int8 and hasattr(loaded.config, "quantization_config"):
-        raise AsrlibError(f"{model} is quantized already: leave out int8.")
     loaded = loaded.to(device).eval()
     return (int8.rounded(loaded) if in_int8 else loaded), processor
 

@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import WhisperConfig
 
 from asrlib import AsrlibError, corpora, hardware, scoring, text
 from asrlib.decoding import transcription
@@ -126,6 +128,10 @@ def test_8_bits_are_refused_where_they_cannot_be_had(monkeypatch):
         patch.setattr(int8, "top", lambda: torch.ops.onednn.no_such_product())
         with pytest.raises(AsrlibError, match="cannot multiply in 8 bits on this processor: leave out int8"):
             transcription.load(TINY, dtype=torch.int8)
+    with monkeypatch.context() as patch:
+        patch.setattr(WhisperConfig, "quantization_config", {"load_in_8bit": True}, raising=False)
+        with pytest.raises(AsrlibError, match="quantized already: leave out int8"):
+            int8.rounded(SimpleNamespace(config=WhisperConfig()))
     monkeypatch.setattr(folders, "exported", lambda path: True)
     with pytest.raises(AsrlibError, match="keeps the precision of its files: leave out int8"):
         transcription.load(TINY, dtype=torch.int8)
