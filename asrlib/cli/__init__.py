@@ -154,7 +154,7 @@ def _evaluate_command(command: Callable[..., Any], model: dict[str, str]) -> Non
            help="compare what systems have written (txt, srt, vtt, json) with the first of them, by the reference in the place of the speech")  # fmt: skip
     option("--output", type=Path, metavar="FOLDER", help="keep the transcripts there: a killed run goes on")
     option("--model", **model)
-    option("--language", help="code or name; default: the column language of metadata.csv")
+    option("--language", help="code or name; default: the column language of metadata.csv; needed with --hypotheses")
     option("--root", type=Path, metavar="FOLDER", help="where a corpus lies that is not packaged")
     option("--json", action="store_true", help="print JSON, with every clip")
     option("--strict", action="store_true",

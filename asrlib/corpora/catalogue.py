@@ -66,7 +66,7 @@ def facts(name: str, language: str | None = None) -> dict[str, Any]:
     for key in ("packages", "files"):
         found[key] = [text.format(**values) for text in found[key]]
     for key in ("upstream", "upstream_becomes"):
-        found[key] = found.get(key, "").format(**values)
+        found[key] = found[key].format(**values)
     return found
 
 
@@ -132,8 +132,6 @@ def card(name: str, language: str | None = None) -> Card:
         rows = manifest(name, language)
     found = facts(name, language)
     packages = f", Debian packages {', '.join(found['packages'])}" if "packages" in found else ""
-    if packages and not found["upstream"]:
-        packages += " alone: no archive of its makers holds the same file"
     shown = {"source": found["home"] + packages} | {key: found[key] for key in ("licence", "attribution", "speakers")}
     excluded = Counter(row["excluded"] for row in rows if "excluded" in row)
     lengths: dict[str, list[float]] = {}

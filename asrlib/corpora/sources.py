@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from asrlib import AsrlibError
 from asrlib.corpora import catalogue, packaged
@@ -162,6 +162,16 @@ def _unpack_package(package: Path, folder: Path, wanted: Callable[[str], str | N
         raise AsrlibError(f"{package.name} is damaged or truncated")
 
 
+def _skip_to_files(package: BinaryIO, name: str) -> None:
+    """Go to the tar archive of files within a Debian package, which is an ar archive (deb(5))."""
+    package.seek(len(b"!<arch>\n"))
+    while len(header := package.read(60)) == 60 and (size := header[48:58].strip()).isdigit():
+        if header.startswith(b"data.tar"):
+            return
+        package.seek(int(size) + int(size) % 2, os.SEEK_CUR)
+    raise AsrlibError(f"{name} is no Debian package, or damaged")
+
+
 def _wanted(patterns: list[str], top: str = "", becomes: str = "") -> Callable[[str], str | None]:
     """Return what tells where a member of an archive goes, or None: ``top`` becomes another folder, and the patterns choose."""
 
@@ -184,8 +194,6 @@ def _from_apt(name: str, language: str, folder: Path) -> None:
 
 def _from_upstream(name: str, language: str, folder: Path) -> None:
     facts = catalogue.facts(name, language)
-    if not facts["upstream"]:
-        raise AsrlibError("its makers offer no archive with the same file")
     archive = files.cache_dir() / "corpora" / "downloads" / facts["upstream"].rpartition("/")[2]
     with files.lock(archive):
         if not archive.exists():
@@ -193,4 +201,6 @@ def _from_upstream(name: str, language: str, folder: Path) -> None:
         wanted = _wanted(facts["files"], facts["upstream_folder"], facts["upstream_becomes"])
         shared = facts["upstream"] == catalogue.table()[name]["upstream"]
         with _used(archive, name, language, folder, shared=shared), open(archive, "rb") as stream:
+            if archive.suffix == ".deb":  # where there is no dpkg-deb
+                _skip_to_files(stream, archive.name)
             downloads.extract(stream, folder, wanted, source=archive.name)

@@ -144,8 +144,9 @@ def upstream(world, monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
 
-    def publish(*extra: tuple[tarfile.TarInfo, bytes]) -> None:
+    def publish(*extra: tuple[tarfile.TarInfo, bytes], package: Path | None = None) -> None:
         archive = upstream_archive(world, *extra)
+        archive = shutil.copy(package, archive.parent / package.name) if package else archive
         facts = catalogue.table()["audiobook"]
         monkeypatch.setitem(facts, "upstream", f"http://127.0.0.1:{server.server_port}/{archive.name}")
         monkeypatch.setitem(facts, "upstream_sha256", files.sha256(archive))
@@ -168,6 +169,34 @@ def test_upstream_serves_where_apt_does_not(world, upstream, monkeypatch, apt):
         (world / "apt" / "offline").touch()
     upstream()
     assert len(corpora.load("audiobook")) == 3
+
+
+@pytest.fixture
+def package(world, monkeypatch):
+    """Build a Debian package, which names its files as they are to be called."""
+    for key in ("upstream_folder", "upstream_becomes"):
+        monkeypatch.setitem(catalogue.table()["audiobook"], key, "")
+    return build_package(world)
+
+
+@needs_dpkg
+def test_a_debian_package_is_unpacked_without_its_tools(world, package, upstream):
+    upstream(package=package)
+    tree = corpora.fetch("audiobook")
+    assert len(corpora.load("audiobook")) == 3
+    assert [path.name for path in tree.iterdir()] == ["usr"]
+
+
+@needs_dpkg
+@pytest.mark.parametrize("left", [0, 40, 100, 400, -1000])
+def test_half_a_debian_package_is_refused(world, package, upstream, left):
+    package.write_bytes(package.read_bytes()[:left])
+    upstream(package=package)
+    with pytest.raises(
+        AsrlibError, match=r"testdata_9_all.deb is (no Debian package, or damaged|damaged or truncated)"
+    ):
+        corpora.fetch("audiobook")
+    assert nothing_is_left(world)
 
 
 def test_wrong_upstream_checksum(upstream, monkeypatch):

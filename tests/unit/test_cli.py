@@ -1,5 +1,7 @@
 import json
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +42,31 @@ def test_help_and_import_need_neither_torch_nor_transformers():
     code = "import sys, asrlib.cli as cli; cli._parser(); sys.exit(bool({'torch', 'transformers', 'numpy', 'papermill'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert "transcribe" in asrlib("--help").stdout
+
+
+README = Path(__file__).parents[2] / "README.md"
+SHOWN = re.findall(
+    r"\.venv/bin/(asrlib (?:transcribe|prepare|evaluate|finetune|demo) .*?) *(?:#.*)?$", README.read_text("utf-8"), re.M
+)
+
+
+@pytest.mark.parametrize("shown", SHOWN)
+def test_commands_of_the_readme_are_used_rightly(shown, tone, monkeypatch):
+    monkeypatch.chdir(tone)
+    for folder in ("interviews", "recordings", "my_folder"):
+        Path(folder).mkdir()
+        shutil.copy("good.wav", folder)
+    shutil.copy("good.wav", "talk.mp3")
+    Path("my_folder/metadata.csv").write_text("file_name,transcription,language\ngood.wav,a tone,en\n")
+    for name in ("talk.txt", "a.txt"):
+        Path(name).write_text("one two three\n")
+    Path("b.srt").write_text("1\n00:00:00,000 --> 00:00:02,000\none two\n")
+
+    def stop(*_):
+        raise AsrlibError("so far the command is right")
+
+    monkeypatch.setattr(checkpoints, "fetch", stop)
+    assert cli.main(shlex.split(shown)[1:]) == (0 if "--hypotheses" in shown else 1)
 
 
 def test_outside_a_checkout_run_says_so(monkeypatch, capsys):
