@@ -375,13 +375,14 @@ def trend(
     return Finding(text, "trend", sentences.plain(value, interval, "rank correlation", len(x), "points"))
 
 
-def count(hits: int, n: int, what: str, *, of: str = "clip") -> Finding:
+def count(hits: int, n: int, what: str, *, of: str = "clip", sampled: bool = True) -> Finding:
     """Say how many: "Language named correctly: 91 of 96 clips, 94.8 % [88.4, 97.8]." The interval is Wilson's.
 
     Args:
         hits, n: of so many independent trials; without any, nothing is concluded.
         what: what was counted.
         of: one trial, in the singular; its plural is made with s.
+        sampled: False where these are all that there are, as the layers of a model: then there is no interval.
 
     Raises:
         AsrlibError: more hits than trials.
@@ -389,7 +390,8 @@ def count(hits: int, n: int, what: str, *, of: str = "clip") -> Finding:
     if not n:
         nothing = sentences.plain(None, None, "%", 0, f"{of}s")
         return Finding(f"No conclusion about {what}: there is no {of}.", "count", nothing)
-    ends = [100 * end for end in uncertainty.wilson(hits, n)]
+    ends = [100 * end for end in uncertainty.wilson(hits, n)] if sampled else None
     share = 100 * hits / n
-    text = f"{sentences.capital(what)}: {hits:,} of {sentences.many(n, of)}, {sentences.number(share)} % [{sentences.number(ends[0])}, {sentences.number(ends[1])}]."
+    shown = " [{}, {}]".format(*map(sentences.number, ends)) if ends else ""
+    text = f"{sentences.capital(what)}: {hits:,} of {sentences.many(n, of)}, {sentences.number(share)} %{shown}."
     return Finding(text, "count", sentences.plain(share, ends, "%", n, f"{of}s"))

@@ -295,6 +295,8 @@ def test_the_sentences_of_a_count():
     assert str(findings.count(0, 0, "loops", of="error")) == "No conclusion about loops: there is no error."
     assert "1,200 of 5,000 words" in str(findings.count(1200, 5000, "matched", of="word"))
     assert found.numbers["n"] == 96
+    whole = findings.count(4, 8, "heads in the list", of="head", sampled=False)
+    assert str(whole) == "Heads in the list: 4 of 8 heads, 50.0 %." and whole.numbers["interval"] is None
 
 
 # ----------------------------------------------------------------------------------------------------------------- the block
