@@ -68,20 +68,23 @@ def multiplies(dtype: torch.dtype) -> bool:
 def product_seconds(dtype: torch.dtype) -> float:
     """Return the seconds that oneDNN takes for a product of the size of whisper-base's encoder, (1500, 512) by (512, 512).
 
-    The least of several, so that a busy moment does not decide; infinite where `multiplies` says no.
+    The least of several, and on one core, so that another busy program does not decide: threads that wait for each other all
+    wait for the one that it delays. Infinite where `multiplies` says no.
     """
     import torch
 
     if not multiplies(dtype):
         return float("inf")
     x, weight = torch.zeros(1500, 512, dtype=dtype), torch.zeros(512, 512, dtype=dtype)
-    taken = []
+    threads, taken = torch.get_num_threads(), []
+    torch.set_num_threads(1)
     with torch.inference_mode():
         weight = torch.ops.mkldnn._reorder_linear_weight(weight)
         for _ in range(8):
             started = time.perf_counter()
             torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
             taken.append(time.perf_counter() - started)
+    torch.set_num_threads(threads)
     return min(taken)
 
 

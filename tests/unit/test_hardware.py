@@ -30,6 +30,13 @@ def test_a_precision_that_is_not_multiplied_takes_infinitely_long(monkeypatch):
     hardware.product_seconds.cache_clear()
 
 
+def test_the_probe_takes_one_core_and_gives_the_others_back(monkeypatch):
+    threads, seen = torch.get_num_threads(), set()
+    monkeypatch.setattr(hardware.time, "perf_counter", lambda: seen.add(torch.get_num_threads()) or 0.0)
+    hardware.product_seconds.__wrapped__(torch.float32)
+    assert seen == {1} and torch.get_num_threads() == threads
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_what_is_multiplied_is_what_pytorch_says(dtype):
     asked = {
