@@ -67,10 +67,12 @@ def prompt(
         timestamps: whether times are to be written.
 
     Raises:
-        AsrlibError: another language or task of an English-only model.
+        AsrlibError: a language that the model does not know, or another task of an English-only model.
     """
     start = [generation.decoder_start_token_id]
     if is_multilingual(generation):
+        if f"<|{language}|>" not in generation.lang_to_id:
+            raise AsrlibError(f"This model knows no language {language!r}: name another one, or take another model.")
         start += [generation.lang_to_id[f"<|{language}|>"], generation.task_to_id[task]]
     elif language not in (None, "en") or task != "transcribe":
         raise AsrlibError(

@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import shlex
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -50,8 +51,7 @@ def transcribe(options: argparse.Namespace) -> int:
         )
     if options.live:
         return _live(options)
-    beside = options.output and options.output.resolve() in [place.resolve() for place in options.audio]
-    paths = transcripts.audio_files(options.audio, None if beside else options.output)
+    paths = transcripts.audio_files(options.audio, options.output)
     if options.output:
         return _into_folder(options, paths)
     if options.format in ("srt", "vtt") and len(paths) > 1:
@@ -75,6 +75,8 @@ def _live(options: argparse.Namespace) -> int:
     live = streaming.Live(streaming.Recogniser(model, processor, options.language, options.window))
     sound = pipes.ahead(pipes.samples(sys.stdin.buffer), audio.SAMPLING_RATE)
     print("asrlib: ready.", file=sys.stderr)
+    # Ctrl-C ends the recorder too: what it has brought is still heard. A second one ends this command.
+    signal.signal(signal.SIGINT, lambda *_: signal.signal(signal.SIGINT, signal.default_int_handler))
     begun = False
     for part in sound:
         said = live.add(part)
@@ -91,7 +93,7 @@ def _into_folder(options: argparse.Namespace, paths: Sequence[Path]) -> int:
     }
     weights = checkpoints.provenance(checkpoints.fetch(options.model))
     run = outcomes.fingerprint(chosen | weights | {"asrlib": __version__})
-    book, failed = Outcomes(options.output), 0
+    book, failed = Outcomes(options.output, f".{options.format}"), 0
     names = transcripts.names(paths, options.format, book)
     waiting = []
     for path, name in names.items():
@@ -102,7 +104,7 @@ def _into_folder(options: argparse.Namespace, paths: Sequence[Path]) -> int:
     for path, outcome in _transcripts(options, waiting):
         if isinstance(outcome, Failed):
             failed += 1
-            book.add(path, failed=outcome.reason, run=run)
+            book.add(path, failed=outcome.reason, made=names[path], run=run)
         else:
             written = files.write_atomic(options.output / names[path], subtitles.write(outcome, options.format))
             book.add(path, made=names[path], run=run)
@@ -192,6 +194,11 @@ def evaluate(options: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
             table = kept
+        elif len(splits := set(table["split"])) > 1:
+            print(
+                f"asrlib: {options.speech} has no split test: {', '.join(sorted(splits))} are all scored.",
+                file=sys.stderr,
+            )
     else:
         table = corpora.load(*parts, root=options.root)
     start, processor, generation, longest = _search(options.model, chosen)

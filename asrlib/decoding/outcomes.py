@@ -102,15 +102,23 @@ class Outcomes:
         of: `whole` path -> ``sha256``, ``failed`` (why nothing was made of it, or empty) and what else `add` was given.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "outcomes.jsonl"
+    def __init__(self, folder: Path, ending: str = "") -> None:
+        """Read what is written down in a folder.
+
+        Args:
+            folder: that need not be there.
+            ending: of the files that are made; what is known of files with other endings is passed over.
+        """
+        self.path, self._torn = folder / "outcomes.jsonl", False
         self.of: dict[str, dict[str, Any]] = {}
         self._contents: dict[str, str] = {}
         with contextlib.suppress(FileNotFoundError), open(self.path, encoding="utf-8") as lines:
             for line in lines:
-                with contextlib.suppress(ValueError):  # a killed run may leave a part of its last line
+                self._torn = not line.endswith("\n")  # a killed run may leave a part of its last line
+                with contextlib.suppress(ValueError):
                     row = json.loads(line)
-                    self.of[row["file"]] = row
+                    if row.get("made", ending).endswith(ending):
+                        self.of[row["file"]] = row
 
     def content(self, path: Path) -> str:
         """Return the SHA-256 of a file as it was when it was first asked for: before it was read, not after."""
@@ -129,4 +137,5 @@ class Outcomes:
         self.of[row["file"]] = row
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as lines:
-            lines.write(json.dumps(row) + "\n")
+            lines.write("\n" * self._torn + json.dumps(row) + "\n")
+        self._torn = False

@@ -85,22 +85,8 @@ def attention(
 
 
 def _encode(processor: Any, text: str, language: str | None) -> list[int]:
-    """Return the tokens of a text as the decoder would have written it.
-
-    The packaged ``tokenizer.json`` has lost the first merge, of a space and a *t*, and so splits words that the decoder writes as
-    one token. A word whose space stands alone is joined again as far as there are tokens for it.
-    """
-    tokenizer, space = processor.tokenizer, " " if spaced(language) else ""
-    pieces = tokenizer.tokenize(space + text.strip()) if text.strip() else []
-    joined: list[str] = []
-    growing = False
-    for piece in pieces:
-        if growing and tokenizer.convert_tokens_to_ids(joined[-1] + piece) != tokenizer.unk_token_id:
-            joined[-1] += piece
-        else:
-            joined.append(piece)
-            growing = piece == "Ġ"
-    return tokenizer.convert_tokens_to_ids(joined)
+    """Return the tokens of a text as the decoder would have written it."""
+    return whisper.spell(processor.tokenizer, text, language) if text.strip() else []
 
 
 def _alignment_heads(model: Any) -> list[tuple[int, int]]:

@@ -43,7 +43,9 @@ def samples(stream: io.BufferedReader) -> Iterator[np.ndarray]:
             if width != 2:
                 raise AsrlibError(f"This WAV has {8 * width} bits a sample; {WANTED}.")
             resampler = soxr.ResampleStream(rate, RATE, 1)
-            while data := file.readframes(round(BLOCK * rate)):
+            # No length: the header was written before it was known.
+            read = file.readframes if file.getnframes() else lambda frames: stream.read(2 * channels * frames)
+            while data := read(round(BLOCK * rate)):
                 yield resampler.resample_chunk(_mono(data, channels))
             yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
     except (wave.Error, EOFError) as error:

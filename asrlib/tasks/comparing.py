@@ -17,7 +17,7 @@ __all__ = ["STRETCH", "SUFFIXES", "Comparison", "compare", "read"]
 
 STRETCH = 15  # words of the stretches of a long text that are resampled
 SUFFIXES = (".txt", ".srt", ".vtt", ".json")
-TIMES = re.compile(r"^[\d:.,]+ --> .*$")
+TIMES = re.compile(r"^[\d:.,]+\s*-->\s*\d")
 TAG = re.compile(r"</?[a-z][^>]*>|<[\d:.]+>")  # of subtitles: speakers, styles, times of words
 
 
@@ -47,17 +47,16 @@ def read(path: Path) -> str:
     Raises:
         AsrlibError: a file that cannot be read as its name says.
     """
-    if path.suffix.lower() == ".json":
-        content = files.read_json(path)
-        if isinstance(content, dict) and isinstance(content.get("text"), str):
-            return content["text"]
-        segments = content.get("segments", ()) if isinstance(content, dict) else content
-        try:
-            return " ".join(segment["text"] for segment in segments)
-        except (KeyError, TypeError):
-            raise AsrlibError(f"{path} holds no transcript: a JSON file needs text, or segments with text.") from None
     if not path.exists():
         raise AsrlibError(f"There is no {path}: give a file of text or of subtitles, or a folder of them.")
+    if path.suffix.lower() == ".json":
+        content = files.read_json(path)
+        if isinstance(content.get("text"), str):
+            return content["text"]
+        try:
+            return " ".join(segment["text"] for segment in content["segments"])
+        except (KeyError, TypeError):
+            raise AsrlibError(f"{path} holds no transcript: a JSON file needs text, or segments with text.") from None
     try:
         said = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -111,7 +111,7 @@ def _shares(model: Any, states: torch.Tensor, start: list[int]) -> list[float]:
 def rejection(found: Label, limits: Limits) -> str:
     """Return why a label is dropped, in a few words; empty where it keeps to all limits."""
     reasons = {
-        "no words": not found.text,
+        "no words": not any(map(str.isalnum, found.text)),
         "no speech": found.no_speech > limits.no_speech,
         "repeated text": found.compression > limits.compression,
         "another language": found.in_language < limits.in_language,

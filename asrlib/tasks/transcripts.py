@@ -35,8 +35,9 @@ def audio_files(places: Iterable[Path], output: Path | None = None) -> list[Path
             path = _spooled(place) if place.exists() and not place.is_file() else place
             found.setdefault(whole(path), path)
             continue
+        below = output and Path(whole(place)) in Path(whole(output)).parents
         for path in sorted(path for path in place.rglob("*") if path.is_file()):
-            if output and Path(whole(output)) in Path(whole(path)).parents:
+            if below and Path(whole(output)) in Path(whole(path)).parents:
                 continue
             if reason := _left_out(path):
                 print(f"asrlib: {path} is left out: {reason}.", file=sys.stderr)

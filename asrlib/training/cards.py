@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from asrlib import corpora
+from asrlib.io import files
 from asrlib.training.sources import Source
 
-__all__ = ["sources_table"]
+__all__ = ["base_model", "sources_table"]
+
+
+def base_model(model: str) -> str | None:
+    """Return the Hub id for ``base_model`` of a card; None for a folder, with which the Hub would refuse the whole card."""
+    return None if files.user_path(model).is_dir() else str(model)
 
 
 def sources_table(sources: Sequence[Source]) -> str:

@@ -140,6 +140,28 @@ def test_a_folder_of_transcripts_goes_on_with_what_is_new_has_changed_or_has_fai
     assert ["bad.wav" in row["failed"] for row in rows] == [True, False, True, *[False] * 5]
 
 
+def test_a_transcript_keeps_its_name_whatever_else_is_written_and_fails(tone, echo, capsys):
+    command = ["transcribe", str(tone), "--output", str(tone / "out")]
+    good = (tone / "good.wav").read_bytes()
+    (tone / "bad.wav").unlink()
+    for form in ("txt", "srt", "txt", "srt"):
+        assert cli.main([*command, "--format", form]) == 0
+    (tone / "good.wav").write_bytes(b"RIFF but nothing else")
+    assert cli.main(command) == 1
+    (tone / "good.wav").write_bytes(good)
+    assert cli.main(command) == 0
+    assert sorted(path.name for path in (tone / "out").iterdir()) == ["good.srt", "good.txt", "outcomes.jsonl"]
+
+
+def test_half_a_line_costs_no_other_outcome(tone):
+    (tone / "outcomes.jsonl").write_text('{"file": "/a", "sha2')
+    Outcomes(tone).add(tone / "good.wav", made="x.txt")
+    again = Outcomes(tone)
+    assert again.of[whole(tone / "good.wav")]["made"] == "x.txt"
+    again.add(tone / "bad.wav", made="y.txt")
+    assert len(Outcomes(tone).of) == 2
+
+
 def test_transcripts_go_to_files_of_the_wanted_format(tone, echo, capsys):
     (tone / "bad.wav").unlink()
     (tone / "sub").mkdir()
@@ -192,6 +214,10 @@ def test_what_an_earlier_call_has_made_is_no_recording(tone, monkeypatch, capsys
     monkeypatch.chdir(tone)
     assert transcripts.audio_files([Path()], tone / "out") == [Path("bad.wav"), Path("good.wav")]
     assert transcripts.audio_files([tone], Path("out")) == [tone / "bad.wav", tone / "good.wav"]
+    monkeypatch.chdir(tone.parent)
+    for output in (Path(), Path(tone.name), tone):  # above the recordings, or beside them, is not for transcripts alone
+        found = transcripts.audio_files([Path(tone.name)], output)
+        assert found[:2] == [Path(tone.name, "bad.wav"), Path(tone.name, "good.wav")]
     assert capsys.readouterr().err == ""
 
 

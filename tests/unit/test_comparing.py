@@ -98,6 +98,10 @@ def test_what_is_missing_or_wrong_is_named(tmp_path):
         comparing.compare(system / "a.txt", [tmp_path / "latin.txt"], "en")
     with pytest.raises(AsrlibError, match=r"There is no .*gone\.txt: give"):
         comparing.compare(system / "a.txt", [tmp_path / "gone.txt"], "en")
+    with pytest.raises(AsrlibError, match=r"There is no .*gone\.json: give"):
+        comparing.read(tmp_path / "gone.json")
+    with pytest.raises(AsrlibError, match=r"bare\.json holds no transcript"):
+        comparing.read(tmp_path / "bare.json")
     with pytest.raises(AsrlibError, match="named twice"):
         comparing.compare(system / "a.txt", [system / "a.txt"] * 2, "en")
 

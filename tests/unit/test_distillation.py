@@ -607,6 +607,7 @@ def test_a_student_has_a_card_its_numbers_and_its_curves(world):
     words = [row["text"] for row in files.read_jsonl(folder / "labels.jsonl") if not row["dropped"]]
     assert facts["words"] == sum(len(text.split()) for text in words)
     said = (folder / "student" / "README.md").read_text()
+    assert "base_model" not in said  # the Hub refuses a folder there
     assert "2 decoder layers" in said and f"19 pseudo-labels of {facts['words']} words" in said
     assert "asrlib distil folder/en/test --model ./teacher --root speech --threshold 95 --steps 8" in said
     events = EventAccumulator(str(folder / "logs")).Reload()

@@ -27,7 +27,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from asrlib import AsrlibError, cli, corpora, hardware, scoring, text
 from asrlib.decoding import transcription
 from asrlib.io import files, upload
-from asrlib.training import finetuning
+from asrlib.training import cards, finetuning
 from asrlib.training.finetuning import adapters, data, gain, training
 from asrlib.training.sources import Source
 from tests import programs
@@ -255,6 +255,13 @@ def test_validation_that_is_named_takes_nothing_from_what_is_learnt(tmp_path, mo
     write(tmp_path / "other", ["e,de", "f,de"])
     found = parts(tmp_path, ["a,de,train", "b,de,train"], validation=(str(tmp_path / "other"),))
     assert (ids(found.train), ids(found.validation)) == ([["0.wav", "1.wav"]], [["0.wav", "1.wav"]])
+
+
+def test_a_folder_that_is_named_for_validation_is_scored_on_its_validation_clips(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
+    lines = ["a,de,train", "b,de,validation", "c,de,test", "d,de,train"]
+    found = parts(tmp_path, lines, validation=(str(tmp_path / "some"),))
+    assert (ids(found.train), ids(found.validation)) == ([["0.wav", "3.wav"]], [["1.wav"]])
 
 
 @pytest.mark.parametrize(
@@ -518,7 +525,9 @@ def test_a_fine_tuned_model_is_whole_again_has_a_card_and_its_curves(here, capsy
     assert "asrlib finetune speech --model ./model --context 1" in card and "| own recordings | not stated | |" in card
     (row,) = facts["gains"]
     assert finetuning.sentence(row) in card and (row["clips"], row["shortage"]) == (3, "only 3 clips")
-    assert "base_model: ./model" in card and f"- type: wer\n      value: {row['after']['wer']:.2f}".rstrip("0") in card
+    assert "base_model" not in card  # the Hub refuses a folder there
+    assert cards.base_model("openai/whisper-base") == "openai/whisper-base"
+    assert f"- type: wer\n      value: {row['after']['wer']:.2f}".rstrip("0") in card
     events = EventAccumulator("one/logs").Reload()
     assert [point.step for point in events.Scalars("eval/wer")] == [0, 2, 4]
     assert len(events.Scalars("train/loss")) == 4
@@ -770,6 +779,23 @@ def test_a_clip_whose_sound_ends_early_is_counted_as_failed(here, tmp_path, caps
     assert "Left out: 2.wav (2.wav is damaged.)" in capsys.readouterr().out
     facts = files.read_json(tmp_path / "out" / "finetuning.json")
     assert (facts["clips"], facts["scored"]) == (3, 9) and facts["failed"].keys() == {"2.wav"}
+
+
+def test_a_source_of_which_nothing_can_be_read_is_left_out_or_ends_the_training(here, tmp_path, capsys, monkeypatch):
+    write(tmp_path / "cut", ["a,en", "b,en", "c,en", "d,en"])
+    prepare = data.context.prepare
+
+    def fails(row, *given):
+        if "cut" in str(row["audio"]):
+            raise AsrlibError("It is damaged.")
+        return prepare(row, *given)
+
+    monkeypatch.setattr(data.context, "prepare", fails)
+    cut, out = str(tmp_path / "cut"), str(tmp_path / "out")
+    assert cli.main(command(out, cut, validation="speech")) == 1
+    assert "No clip is left to learn from: 4 cannot be read, such as 0.wav (It is damaged.)" in capsys.readouterr().err
+    assert cli.main(command(str(tmp_path / "other"), "speech", cut, validation="speech")) == 1
+    assert files.read_json(tmp_path / "other" / "finetuning.json")["clips"] == 9
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,8 @@ def test_no_speech_is_lost_and_no_piece_too_long_whatever_the_pauses(gaps):
     [
         ({}, ""),
         ({"text": ""}, "no words"),
+        ({"text": "♪♪"}, "no words"),
+        ({"text": "-"}, "no words"),
         ({"no_speech": 0.9}, "no speech"),
         ({"compression": 5.0}, "repeated text"),
         ({"in_language": 0.02}, "another language"),

@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import sys
 import threading
 import wave
@@ -191,6 +192,38 @@ def test_the_command_prints_words_as_they_are_final(talk, monkeypatch, capsys):
     assert normalize(capsys.readouterr().out).startswith(normalize(first)[:12])
 
 
+class Piped(Counter):
+    """The same for sound that comes as 16-bit samples."""
+
+    def __call__(self, samples, confirmed):
+        return super().__call__(np.round(32768 * samples), confirmed)
+
+    def end(self, samples, first, rest):
+        return super().end(np.round(32768 * samples), first, rest)
+
+
+def test_ctrl_c_ends_the_recorder_and_what_it_has_brought_is_heard(monkeypatch, capsys):
+    (read, written), before = os.pipe(), signal.getsignal(signal.SIGINT)
+
+    def record():
+        while signal.getsignal(signal.SIGINT) is before:
+            pass
+        with os.fdopen(written, "wb") as pipe:
+            pipe.write(speech(8).astype("<i2").tobytes())
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(transcription, "load", lambda *_, **__: (None, None))
+    monkeypatch.setattr(streaming, "Recogniser", lambda *_: Piped(fooled=False))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(os.fdopen(read, "rb")))
+    try:
+        threading.Thread(target=record, daemon=True).start()
+        assert cli.main(["transcribe", "-", "--live"]) == 0
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # the second ends the command
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().out == f"{said(8).lstrip()}\n"
+
+
 def test_live_goes_with_the_standard_input_alone(tmp_path, capsys):
     for wrong in (["x.wav"], ["-", "--format", "srt"], ["-", "--output", str(tmp_path)], ["-", "x.wav"]):
         with pytest.raises(SystemExit):
@@ -203,16 +236,15 @@ def piped(content):
     return io.BufferedReader(io.BytesIO(content))
 
 
+@pytest.mark.parametrize("length", [b"\xff\xff\xff\xff", b"\0\0\0\0"])  # as recorders write it before they know it
 @pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (44_100, 2), (8_000, 1)])
-def test_a_wav_becomes_mono_at_16_khz(rate, channels):
+def test_a_wav_becomes_mono_at_16_khz(rate, channels, length):
     tone = 0.3 * np.sin(np.arange(2 * rate) * 2 * np.pi * 200 / rate)
     content = io.BytesIO()
     with wave.open(content, "wb") as file:
         file.setparams((channels, 2, rate, 0, "NONE", ""))
         file.writeframes((np.repeat(tone[:, None], channels, axis=1) * 32767).astype("<i2").tobytes())
-    head = content.getvalue().replace(
-        b"data" + content.getvalue()[40:44], b"data\xff\xff\xff\xff"
-    )  # as a recorder writes it
+    head = content.getvalue().replace(b"data" + content.getvalue()[40:44], b"data" + length)
     found = np.concatenate(list(pipes.samples(piped(head))))
     expected = audio.load(content.getvalue())
     assert len(found) == len(expected) and np.abs(found - expected).max() < 1e-3

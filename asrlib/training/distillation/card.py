@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from asrlib import __version__
-from asrlib.training.cards import sources_table
+from asrlib.training.cards import base_model, sources_table
 from asrlib.training.distillation.settings import Settings
 
 __all__ = ["card"]
@@ -15,8 +15,7 @@ CARD = """\
 ---
 library_name: transformers
 pipeline_tag: automatic-speech-recognition
-base_model: {teacher}
-language: [{languages}]
+{base}language: [{languages}]
 tags: [whisper, distillation]
 ---
 
@@ -46,8 +45,10 @@ def card(settings: Settings, counts: Mapping[str, Any]) -> str:
     best = min(counts["scores"], key=lambda score: score["wer"], default=None)
     validated = ", ".join(text.partition("=")[0] for text in settings.validation)
     score = f"WER on {validated}: {best['wer']:.1f} %." if best else "It was not scored while it was trained."
+    base = base_model(settings.model)
     return CARD.format(
         teacher=settings.model,
+        base=f"base_model: {base}\n" if base else "",
         languages=", ".join(sorted({source.code for source in settings.sources})),
         version=__version__,
         sources=sources_table(settings.sources),

@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from asrlib import __version__, text
-from asrlib.training.cards import sources_table
+from asrlib.training.cards import base_model, sources_table
 from asrlib.training.finetuning.gain import sentence
 from asrlib.training.finetuning.settings import Settings
 
@@ -59,7 +59,8 @@ def card(settings: Settings, done: Mapping[str, Any], languages: list[str]) -> s
         for row in done["gains"]
     ]  # fmt: skip
     head = ModelCardData(
-        language=languages, base_model=str(settings.model), library_name="peft" if settings.adapter else "transformers",
+        language=languages, base_model=base_model(settings.model),
+        library_name="peft" if settings.adapter else "transformers",
         model_name=f"{settings.model} fine-tuned", pipeline_tag=task, tags=["whisper"], eval_results=scored,
     )  # fmt: skip
     return CARD.format(

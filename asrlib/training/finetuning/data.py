@@ -156,7 +156,8 @@ def gather(settings: Settings, limits: Limits) -> Speech:
 def _load(source: Source, settings: Settings, split: str | None) -> Dataset:
     if source.name == "folder":
         language = settings.language and text.language_code(settings.language)
-        return corpora.load("folder", language, root=source.root)
+        rows = corpora.load("folder", language, root=source.root)
+        return corpora.load("folder", language, split, root=source.root) if split in rows["split"] else rows
     return corpora.load(source.name, source.language, split, root=settings.root)
 
 

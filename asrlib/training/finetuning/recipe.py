@@ -197,6 +197,13 @@ def _features(
                     make(parts, kind, "features" * first)
                     for kind, parts in (("train", speech.train), ("validation", speech.validation))
                 ]
+    with together(processes):
+        for tables, parts, what in zip(made, (speech.train, speech.validation), ("learn from", "score"), strict=True):
+            kept = [number for number, part in enumerate(parts) if len(part.table)]
+            if not kept:
+                name, why = next(iter(failed.items()))
+                raise AsrlibError(f"No clip is left to {what}: {len(failed)} cannot be read, such as {name} ({why}).")
+            tables[:], parts[:] = [tables[at] for at in kept], [parts[at] for at in kept]
     return made, failed
 
 
