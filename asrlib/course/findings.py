@@ -281,6 +281,8 @@ def gap(found: Estimate, first: str, second: str, *, of: str, unit: str, each: s
 def choice(speeds: Mapping[str, tuple[float, float]], of: str, than: str) -> Finding:
     """Name the fastest of several systems, those that are not told apart from it, and the simplest among these.
 
+    What lies below the reference is no tie, however wide its interval: it costs more, and gains nothing.
+
     Args:
         speeds: by system, simplest first, the interval of its speed, in times of one reference.
         of: the systems, in words that follow "Of": "the runtimes whose words are not shown to be worse".
@@ -289,7 +291,8 @@ def choice(speeds: Mapping[str, tuple[float, float]], of: str, than: str) -> Fin
     if not speeds:
         return Finding(f"No conclusion about {of}: no speed has an interval.", "choice", {"ties": [], "n": 0})
     best = max(speeds, key=lambda name: sum(speeds[name]))
-    ties = [name for name in speeds if speeds[name][1] >= speeds[best][0]]
+    gains = [name for name in speeds if name in (best, than) or sum(speeds[name]) > 2]
+    ties = [name for name in gains if speeds[name][1] >= speeds[best][0]]
     text = f"Of {of}, {best} is the fastest"
     text += f", {sentences.range_of_times(speeds[best])} as fast as {than}" if best != than else ""
     if others := [name for name in ties if name != best]:

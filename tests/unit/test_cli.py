@@ -214,11 +214,11 @@ def test_what_an_earlier_call_has_made_is_no_recording(tone, monkeypatch, capsys
     monkeypatch.chdir(tone)
     assert transcripts.audio_files([Path()], tone / "out") == [Path("bad.wav"), Path("good.wav")]
     assert transcripts.audio_files([tone], Path("out")) == [tone / "bad.wav", tone / "good.wav"]
+    assert capsys.readouterr().err == ""
     monkeypatch.chdir(tone.parent)
     for output in (Path(), Path(tone.name), tone):  # above the recordings, or beside them, is not for transcripts alone
         found = transcripts.audio_files([Path(tone.name)], output)
         assert found[:2] == [Path(tone.name, "bad.wav"), Path(tone.name, "good.wav")]
-    assert capsys.readouterr().err == ""
 
 
 def test_a_folder_without_audio_is_one_sentence(tmp_path, capsys):
