@@ -795,7 +795,7 @@ def test_a_source_of_which_nothing_can_be_read_is_left_out_or_ends_the_training(
     assert cli.main(command(out, cut, validation="speech")) == 1
     assert "No clip is left to learn from: 4 cannot be read, such as 0.wav (It is damaged.)" in capsys.readouterr().err
     assert cli.main(command(str(tmp_path / "other"), "speech", cut, validation="speech")) == 1
-    assert files.read_json(tmp_path / "other" / "finetuning.json")["clips"] == 9
+    assert files.read_json(tmp_path / "other" / "finetuning.json")["clips"] == 10
 
 
 @pytest.mark.parametrize(
