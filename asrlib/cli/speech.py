@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -75,15 +75,24 @@ def _live(options: argparse.Namespace) -> int:
     live = streaming.Live(streaming.Recogniser(model, processor, options.language, options.window))
     sound = pipes.ahead(pipes.samples(sys.stdin.buffer), audio.SAMPLING_RATE)
     print("asrlib: ready.", file=sys.stderr)
-    # Ctrl-C ends the recorder too: what it has brought is still heard. A second one ends this command.
-    signal.signal(signal.SIGINT, lambda *_: signal.signal(signal.SIGINT, signal.default_int_handler))
     begun = False
-    for part in sound:
-        said = live.add(part)
-        print(said if begun else said.lstrip(), end="", flush=True)
-        begun = begun or bool(said)
+    with _interrupt_left_to_the_recorder():
+        for part in sound:
+            said = live.add(part)
+            print(said if begun else said.lstrip(), end="", flush=True)
+            begun = begun or bool(said)
     print(live.end() if begun else live.end().lstrip())
     return 0
+
+
+@contextlib.contextmanager
+def _interrupt_left_to_the_recorder() -> Iterator[None]:
+    """Let the first Ctrl-C end the recorder alone, so that what it has brought is still heard; a second one ends this command."""
+    before = signal.signal(signal.SIGINT, lambda *_: signal.signal(signal.SIGINT, signal.default_int_handler))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _into_folder(options: argparse.Namespace, paths: Sequence[Path]) -> int:
