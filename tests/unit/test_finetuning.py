@@ -24,7 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import WhisperTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from asrlib import AsrlibError, cli, corpora, hardware, scoring, text
+from asrlib import AsrlibError, cli, corpora, hardware, scoring, text, whisper
 from asrlib.decoding import transcription
 from asrlib.io import files, upload
 from asrlib.training import cards, finetuning
@@ -220,6 +220,11 @@ def test_clips_for_an_english_model_need_not_state_their_language(tmp_path, monk
     found = finetuning.gather(finetuning.Settings((str(tmp_path / "some"),)), limits)
     assert found.languages == {"en"} and found.validation[0].languages == ["en"]
     assert finetuning.labels("a", limits.code(""), ENGLISH, BYTES) == [257, 265, 32, 97, 256]
+
+
+def test_no_prompt_names_a_language_that_the_model_lacks():
+    with pytest.raises(AsrlibError, match="knows no language 'ro'"):
+        whisper.prompt(GENERATION, "ro")
 
 
 def parts(tmp_path, lines, columns="transcription,language,split", **options):
