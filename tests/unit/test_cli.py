@@ -314,6 +314,10 @@ def test_evaluate_scores_the_test_of_a_folder_with_splits(tone, echo, capsys):
     out, err = capsys.readouterr()
     assert [clip["id"] for clip in json.loads(out)["clips"]] == ["0.wav"]
     assert "the split test is scored, 1 of 2 clips" in err
+    (tone / "metadata.csv").write_text((tone / "metadata.csv").read_text().replace(",test", ",validation"))
+    assert cli.main(["evaluate", str(tone), "--language", "en", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert len(json.loads(out)["clips"]) == 2 and "has no split test: train, validation are all scored" in err
 
 
 def test_evaluate_asks_for_the_language_that_decides_the_normaliser(tone, echo, capsys):

@@ -157,7 +157,8 @@ def _load(source: Source, settings: Settings, split: str | None) -> Dataset:
     if source.name == "folder":
         language = settings.language and text.language_code(settings.language)
         rows = corpora.load("folder", language, root=source.root)
-        return corpora.load("folder", language, split, root=source.root) if split in rows["split"] else rows
+        chosen = [at for at, name in enumerate(rows["split"]) if name == split]
+        return rows.select(chosen) if chosen else rows
     return corpora.load(source.name, source.language, split, root=settings.root)
 
 
