@@ -69,7 +69,7 @@ def _judge(claim: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -
         verdict, why = rules.DIRECTION, f"{why} Of another machine, so only the direction counts."
     texts = {key: claim[key] for key in ("id", "method", "statement", "source")}
     told = {"verdict": verdict, "why": " ".join(filter(None, (why, claim.get("note", ""))))}
-    return Verdict(**texts, **told, topic=topic, command=command(claim), parts=parts)
+    return Verdict(**texts, **told, rule=claim["rule"]["kind"], topic=topic, command=command(claim), parts=parts)
 
 
 def command(claim: Mapping[str, Any]) -> str:
@@ -94,7 +94,7 @@ def _part(claim: Mapping[str, Any], item: Mapping[str, Any], records: Mapping[st
     if found is None:
         return bare
     scale = item.get("scale", evidence.get("scale", 1))
-    interval = tuple(end * scale for end in found["interval"]) if found["interval"] else None
+    interval = tuple(sorted(end * scale for end in found["interval"])) if found["interval"] else None  # scale may be -1
     return Part(bare.name, bare.published, bare.unit, found["value"] * scale, interval, found.get("utterances"))
 
 

@@ -116,10 +116,20 @@ class Record:
         Args:
             result: the difference.
             score: the `asrlib.scoring.Score` of one of its sides, for the counts.
-            labels: which system differs; that which it differs from belongs into the protocol.
+            labels: which system differs, and ``against`` which one; without it, the protocol says.
         """
         counts = {"interval": _percent(result.interval), "utterances": score.utterances, "words": score.words}
         self.add("wer_difference_points", 100 * result.delta, unit="points", **counts, **labels)
+
+    def ratio(self, name: str, result: Any, **labels: str | float) -> None:
+        """Add a paired ratio, an `asrlib.uncertainty.Ratio`, with its interval.
+
+        Args:
+            name: metric, such as ``times_as_long``.
+            result: the ratio.
+            labels: which system it is of, and which it is compared with.
+        """
+        self.add(name, result.value, unit="x", interval=result.interval, **labels)
 
     def protocol(self, **values: Any) -> None:
         """Add how it was measured: normaliser, decoding, batch size, warm-up, repeats ..."""

@@ -5,10 +5,13 @@ equal              our value, rounded to ``digits`` (which a value may name itse
 within_interval    our 95 % interval lies within a margin of the published value, a point or a twentieth of it; refuted where the
                    interval leaves the published value out, undecided where it is too wide
 at_least_ratio     our value is at least so many times the value of the system it is compared ``against``; from 1 on,
-                   its interval lies above 1; sizes that are ``counted`` need no interval
+                   its interval lies above 1, and refuted only where it lies below the published ratio, of a speed below 1;
+                   sizes that are ``counted`` need no interval
 at_most            our value is at most the published one
 direction          our values come in the published order, and neighbours' intervals do not overlap; the other order refutes
                    no claim that cannot be repeated here (check E)
+paired             our paired comparison, a difference or a ratio, lies on the published side of ``even`` (0 or 1; above
+                   it where no number was published) with its interval; the other side refutes as for direction
 arithmetic         an expression over the published values themselves is true
 none               no chapter measures it
 =================  ====================================================================================================
@@ -68,27 +71,29 @@ class Part:
 class Verdict:
     """A claim, what became of it, and why; ``published``, ``ours``, ``interval`` and ``n`` are texts for people.
 
-    ``topic`` is one of `TOPICS`; ``command`` decides the claim where it was not run, and is empty where no chapter does.
+    ``rule`` is a key of `RULES`, ``topic`` one of `TOPICS`; ``command`` decides the claim where it was not run, and is empty where no chapter does.
     """
 
     id: str
     method: str
     statement: str
     source: str
+    rule: str
     topic: str
     command: str
     verdict: str
     why: str
     parts: tuple[Part, ...]
 
-    def _join(self, show: Callable[[Part], str]) -> str:
+    def _join(self, show: Callable[[Part], str], named: bool = False) -> str:
         texts = [(part.name, text) for part in self.parts if (text := show(part))]
-        return "; ".join(f"{name} {text}" if len(self.parts) > 1 else text for name, text in texts)
+        named = named or len(self.parts) > 1
+        return "; ".join(f"{name} {text}" if named else text for name, text in texts)
 
     @property
     def published(self) -> str:
-        """Return the published values with their units."""
-        return self._join(_published)
+        """Return the published values with their units; of a pair also what was published of its sides."""
+        return self._join(_published, named=self.rule == "paired")
 
     @property
     def ours(self) -> str:
@@ -181,9 +186,9 @@ def _at_least_ratio(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[
         if reached:
             return HOLDS, f"Every ratio to {against} reaches the published one."
         return DIRECTION, f"Ahead of {against}, by less than published."
-    if reached:
-        return _not_run("more speech: our intervals allow a ratio of 1")
-    return FAILS, f"Not ahead of {against}."
+    if any(_short(part, topic(claim) == SPEED) for part in parts):
+        return FAILS, f"Not ahead of {against}, or by less than published."
+    return _not_run("more speech: our intervals allow a ratio of 1")
 
 
 def _ahead(part: Part) -> bool:
@@ -191,6 +196,13 @@ def _ahead(part: Part) -> bool:
     if part.published < 1:
         return part.ours >= part.published
     return (part.interval[0] if part.interval else part.ours) > 1
+
+
+def _short(part: Part, direction: bool) -> bool:
+    """Say whether a ratio is surely less than published, or, where only its direction can be compared, surely below 1."""
+    if part.published < 1:
+        return part.ours < part.published
+    return (part.interval[1] if part.interval else part.ours) < (1 if direction else part.published)
 
 
 def _direction(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, str]:
@@ -214,6 +226,30 @@ def _overlap(one: Part, other: Part) -> bool:
     return a <= d and c <= b
 
 
+def _paired(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, str]:
+    if any(part.ours is None for part in parts):
+        return _not_run(claim["needs"])
+    if _bare(parts):
+        return _not_run("intervals of our values")
+    even = claim["rule"]["even"]
+    against = [part for part in parts if _side(part, even) < 0]
+    if against and claim["check"] == "E":
+        return _not_run("the published scale: at ours the difference is the other way round")
+    if against:
+        return FAILS, "Compared in pairs, ours differ the other way round."
+    if any(not _side(part, even) for part in parts):
+        return _not_run(f"more speech or rounds: compared in pairs, our interval allows {even}")
+    return DIRECTION, "Compared in pairs, ours differ the published way."
+
+
+def _side(part: Part, even: float) -> int:
+    """Return 1 where our interval lies on the published side of what no difference would be, -1 on the other side, else 0."""
+    low, high = part.interval
+    if low <= even <= high:
+        return 0
+    return 1 if (low > even) == (part.published >= even) else -1
+
+
 def _arithmetic(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, str]:
     expression = claim["rule"]["expression"]
     true = arithmetic(expression, {part.name: part.published for part in parts})
@@ -227,6 +263,7 @@ RULES = {
     "at_least_ratio": _at_least_ratio,
     "at_most": _at_most,
     "direction": _direction,
+    "paired": _paired,
     "arithmetic": _arithmetic,
     "none": lambda claim, parts: _not_run(claim["needs"]),
 }

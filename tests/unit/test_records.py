@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from asrlib import AsrlibError, scoring
+from asrlib import AsrlibError, scoring, uncertainty
 from asrlib.course import records
 from asrlib.io import files
 
@@ -33,6 +33,13 @@ def test_a_paired_difference_is_kept_in_points_with_its_interval_and_counts(reco
     assert metric["value"] == pytest.approx(100 * 2 / 9)
     assert metric["interval"] == pytest.approx([100 * end for end in found.interval])
     assert (metric["utterances"], metric["words"], metric["labels"]) == (12, 36, {"method": "int8"})
+
+
+def test_a_paired_ratio_is_kept_with_its_interval(record):
+    record.ratio("times_as_long", uncertainty.paired_ratio([2, 4, 2, 3, 2], [1] * 5), method="int8", against="float32")
+    (metric,) = record.metrics
+    assert (metric["name"], metric["value"], metric["unit"], metric["interval"]) == ("times_as_long", 2, "x", [2, 4])
+    assert metric["labels"] == {"method": "int8", "against": "float32"}
 
 
 def test_a_score_is_kept_in_percent_with_the_transcripts(record):
