@@ -78,7 +78,7 @@ def load(source: Any, *, max_seconds: float = MAX_SECONDS) -> np.ndarray:
 
     Args:
         source: path (a pipe such as ``/dev/stdin`` too), encoded bytes, an undecoded row of ``datasets`` (a dict with ``path``
-            and ``bytes``), or several of these `Joined`. A 1-D numpy array is taken as 16 kHz audio and only checked.
+            and ``bytes``), or several of these `Joined`. A 1-D numpy array of floats is taken as 16 kHz audio and only checked.
         max_seconds: longer audio is refused.
 
     Returns:
@@ -90,6 +90,10 @@ def load(source: Any, *, max_seconds: float = MAX_SECONDS) -> np.ndarray:
             samples that are not numbers; the message names the file.
     """
     if isinstance(source, np.ndarray):
+        if source.dtype.kind != "f":
+            raise AsrlibError(
+                f"The audio array holds {source.dtype}: give floats within [-1, 1], such as int16 / 32768."
+            )
         samples, name = source.astype(np.float32, copy=False), "the audio array"
         if samples.ndim != 1:
             raise AsrlibError(

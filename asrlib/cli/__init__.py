@@ -209,7 +209,8 @@ def _distil_command(command: Callable[..., Any], model: dict[str, str]) -> None:
     option("--every", type=count, default=100, metavar="N", help="steps between two scores; default: 100")
     never = _number(int, 0)
     option("--patience", type=never, default=0, metavar="N", help="end after N scores without a better one; 0: never")
-    option("--seed", type=int, default=0, metavar="N", help="of the choice of clips, order and chance; default: 0")
+    option("--seed", type=_number(int, 0, 2**32 - 1), default=0, metavar="N",
+           help="of the choice of clips, order and chance; default: 0")  # fmt: skip
     option("--live", action="store_true", help="encode each batch anew: for more speech than the disk holds, on a GPU")
     option("--push", metavar="ID", help="upload the student to the Hub, as a private model of this name")
 
@@ -242,13 +243,8 @@ def _finetune_command(command: Callable[..., Any], model: dict[str, str]) -> Non
     option("--every", type=count, metavar="N", help="steps between two scores; default: a quarter of all")
     never = _number(int, 0)
     option("--patience", type=never, default=0, metavar="N", help="end after N scores without a better one; 0: never")
-    option(
-        "--seed",
-        type=int,
-        default=0,
-        metavar="N",
-        help="of the split by text, the order of clips, and chance; default: 0",
-    )
+    option("--seed", type=_number(int, 0, 2**32 - 1), default=0, metavar="N",
+           help="of the split by text, the order of clips, and chance; default: 0")  # fmt: skip
     option("--stream", action="store_true", help="make features batch by batch, and keep none on disk")
     option("--push", metavar="ID", help="upload the model to the Hub, as a private model of this name")
 

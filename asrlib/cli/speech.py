@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import WhisperProcessor
 
 from asrlib import AsrlibError, __version__, audio, corpora, engines, text, whisper
 from asrlib.course import findings
@@ -192,22 +191,26 @@ def evaluate(options: argparse.Namespace) -> int:
         options.usage("several processes need --output FOLDER, which all of them see")
     chosen = _search_options(options)
     if options.hypotheses:
+        ours = (
+            options.engine,
+            options.output,
+            options.root,
+            *(chosen[name] for name in ("strict", "chunk", "batch_size")),
+        )
+        if any(ours) or options.beams > 1 or _of_our_loop(options):
+            options.usage("--hypotheses goes with --language and --json alone: nothing is transcribed")
         return _side_by_side(options)
     parts = str(options.speech).split("/")
-    if options.speech.is_dir() or len(parts) != 3:
+    if options.speech.is_dir() or options.speech.is_absolute() or len(parts) != 3:
         table = corpora.load("folder", root=options.speech, language=options.language)
         if {"test"} < set(table["split"]):  # what a model may have learnt from would flatter it
             kept = corpora.load("folder", options.language, "test", root=options.speech)
-            print(
-                f"asrlib: of {options.speech} the split test is scored, {len(kept)} of {len(table)} clips.",
-                file=sys.stderr,
-            )
+            told = f"of {options.speech} the split test is scored, {len(kept)} of {len(table)} clips."
+            print(f"asrlib: {told}", file=sys.stderr)
             table = kept
         elif len(splits := set(table["split"])) > 1:
-            print(
-                f"asrlib: {options.speech} has no split test: {', '.join(sorted(splits))} are all scored.",
-                file=sys.stderr,
-            )
+            told = f"{options.speech} has no split test: {', '.join(sorted(splits))} are all scored."
+            print(f"asrlib: {told}", file=sys.stderr)
     else:
         table = corpora.load(*parts, root=options.root)
     start, processor, generation, longest = _search(options.model, chosen)
@@ -238,11 +241,8 @@ def _side_by_side(options: argparse.Namespace) -> int:
     rate = "wer_percent" if text.spaced(options.language) else "cer_percent"
     systems = [_numbers(name, score, rate) for name, score in found.scores.items()]
     if options.json:
-        print(
-            json.dumps(
-                {"normalizer": found.normalizer, "unit": found.unit, "systems": systems}, indent=1, ensure_ascii=False
-            )
-        )
+        told = {"normalizer": found.normalizer, "unit": found.unit, "systems": systems}
+        print(json.dumps(told, indent=1, ensure_ascii=False))
         return 0
     width = max(len(name) for name in found.scores)
     print(
@@ -269,13 +269,16 @@ def _numbers(name: str, score: Score, rate: str) -> dict[str, Any]:
     return {"system": name, rate: 100 * score.wer, "interval": interval, **counted}
 
 
+def _of_our_loop(options: argparse.Namespace) -> bool:
+    return bool(options.assistant or options.previous_text or options.vad or options.int8 or options.window != "full")
+
+
 def _search_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return all that the search of an evaluation depends on; what does not go together is wrong usage."""
     engine = options.engine or ("transformers" if options.chunk else "asrlib")
     if options.chunk and (engine != "transformers" or options.beams > 1):
         options.usage("--chunk goes with --engine transformers and one beam")
-    ours = options.assistant or options.previous_text or options.vad or options.int8 or options.window != "full"
-    if ours and (engine != "asrlib" or options.beams > 1):
+    if _of_our_loop(options) and (engine != "asrlib" or options.beams > 1):
         options.usage("--engine, --beams and --chunk go without --assistant, --previous-text, --vad, --int8 and --window merged, "
                       "which are options of the course's own loop")  # fmt: skip
     if options.drafts and not options.assistant:
@@ -293,9 +296,8 @@ def _search(checkpoint: str, chosen: dict[str, Any]) -> tuple[Callable[..., Any]
         for name in ("chunk", "batch_size"):
             if chosen[name]:
                 setattr(runtime, name, chosen[name])
-        processor = WhisperProcessor.from_pretrained(runtime.folder)
         start = functools.partial(runtime.transcribe, strict=chosen["strict"])
-        return start, processor, runtime.generation, audio.MAX_SECONDS
+        return start, runtime.processor, runtime.generation, audio.MAX_SECONDS
     model, processor = transcription.load(checkpoint, **_precision(chosen["int8"]))
     kept = {name: chosen[name] for name in ("strict", "previous_text", "vad", "window")}
     if chosen["batch_size"]:
@@ -309,7 +311,13 @@ def _search(checkpoint: str, chosen: dict[str, Any]) -> tuple[Callable[..., Any]
 
 def _language(languages: Iterable[str], multilingual: bool) -> str:
     """Return the one language of a folder's clips, which decides the normaliser."""
-    named = set(languages) if multilingual else {"en"}
+    named = set(languages)
+    if not multilingual:
+        if other := sorted(one for one in named if one and text.language_code(one) != "en"):
+            raise AsrlibError(
+                f"The clips are in {', '.join(other)}, and an English-only model hears English: choose a multilingual one."
+            )
+        return "en"
     if len(named) != 1 or not all(named):
         raise AsrlibError("The clips' language is not stated, or not the same for all: name it with --language.")
     return named.pop()
@@ -377,6 +385,8 @@ def distil(options: argparse.Namespace) -> int:
         _ = [distillation.Source.parse(text) for text in (*chosen["corpus"], *chosen["validation"])]
     except AsrlibError as error:
         options.usage(str(error))
+    if options.patience and not options.validation:
+        options.usage("--patience goes with --validation, whose scores it waits for")
     if options.push:
         upload.check(options.push)
     done = distillation.distil(distillation.Settings(**chosen), options.output)
@@ -385,7 +395,7 @@ def distil(options: argparse.Namespace) -> int:
     best = sorted(done["scores"], key=lambda score: score["wer"])[:1]  # the student that is kept
     scores = [f"{score['wer']:.1f} % WER at step {score['step']}" for score in best]
     print(
-        f"{done['clips']} clips, {done['kept']} labels of {done['words']} words learnt from, {options.steps} steps: "
+        f"{done['clips']} clips, {done['kept']} labels of {done['words']} words learnt from, {done['steps']} steps: "
         + ", ".join([f"cross-entropy {done['cross_entropy']:.3f}, KL {done['kl']:.3f}", *scores])
         + f"; the student lies in {options.output / 'student'}."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import glob
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -180,10 +181,18 @@ def _named(known: Sequence[str]) -> dict[str, str]:
 
 
 def _read(paths: list[Path]) -> Dataset:
-    from datasets import Audio, Dataset
+    from datasets import Audio, Dataset, config, exceptions
 
-    # Not load_dataset: it tells a server of its makers what was loaded, and how often.
-    table = Dataset.from_parquet([str(path) for path in paths])
+    try:  # not load_dataset: it tells a server of its makers what was loaded, and how often
+        table = Dataset.from_parquet([glob.escape(str(path)) for path in paths])
+    except (ValueError, OSError, exceptions.DatasetsError) as error:
+        cause = error.__cause__ or error
+        if files.no_room(cause):
+            raise files.DiskFullError(config.HF_DATASETS_CACHE) from None
+        reason = (str(cause).splitlines() or [type(cause).__name__])[0].rstrip(". ")
+        raise AsrlibError(
+            f"The parquet files in {paths[0].parent} cannot be read ({reason}): fetch them again."
+        ) from None
     if "audio" in table.column_names:
         table = table.cast_column("audio", Audio(sampling_rate=audio.SAMPLING_RATE, decode=False))
     return table

@@ -115,7 +115,9 @@ def _unpacked_common_voice(archive: Path) -> Path:
         clips = {row["path"] for table in tables for row in metadata.common_voice(table)}
         unpack(folder, lambda name: name.rpartition("/")[2] in clips)
 
-    return files.prepared(files.cache_dir() / "corpora" / "common_voice" / archive.name.partition(".tar")[0], fill)
+    facts = archive.stat()  # another release, or what was downloaded anew, may have the same name
+    name = f"{archive.name.partition('.tar')[0]}-{facts.st_size}-{facts.st_mtime_ns}"
+    return files.prepared(files.cache_dir() / "corpora" / "common_voice" / name, fill)
 
 
 def folder(language: str | None, splits: list[str], root: Path | None) -> Dataset:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import ctranslate2
 import numpy as np
-from transformers import WhisperProcessor
 
 from asrlib import whisper
 from asrlib.decoding import guards
@@ -21,10 +20,6 @@ class CTranslate2(FasterWhisper):
     """Batches of short clips; faster-whisper gets longer ones, those whose times are wanted, and what must be decoded again."""
 
     batch_size = 8
-
-    def _load(self) -> None:
-        super()._load()
-        self.processor = WhisperProcessor.from_pretrained(self.folder)
 
     def features(self, clips: Sequence[Clip]) -> np.ndarray | None:
         """Return log-mel features, (clips, mel bins, 3000), of clips that fit one window and need no times."""

@@ -22,6 +22,7 @@ class OpenAiWhisper(Runtime):
     def _load(self) -> None:
         if (self.precision, self.device) == ("float16", "cpu"):
             raise AsrlibError("openai-whisper computes in float32 on a processor: choose that, or a GPU.")
+        self._refuse_added_words("openai-whisper")
         self.files = checkpoints.fetch(self.checkpoint, format="openai")
         self.model = whisper.load_model(str(self.files), device=self.device)
 

@@ -10,13 +10,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, WhisperProcessor
 from transformers.utils import logging
 
-from asrlib import whisper
+from asrlib import AsrlibError, whisper
 from asrlib.decoding import batching
 from asrlib.decoding.batching import Clip, Hypothesis, Result
-from asrlib.models import checkpoints
+from asrlib.io.files import read_json
+from asrlib.models import architectures, checkpoints, folders
 from asrlib.text import language_code
 
 __all__ = ["Runtime", "quiet", "segments"]
@@ -46,12 +47,23 @@ class Runtime(batching.Engine):
         self.checkpoint, self.precision, self.beams, self.device = checkpoint, precision, beams, device
         self.threads = torch.get_num_threads()
         self.folder = checkpoints.fetch(checkpoint)
-        self.generation = GenerationConfig.from_pretrained(self.folder)
+        with folders.one_sentence(f"{checkpoint} is not a complete Whisper checkpoint", "fetch or save it again"):
+            self.generation = GenerationConfig.from_pretrained(self.folder)
+            self.processor = WhisperProcessor.from_pretrained(self.folder)
         self.multilingual = whisper.is_multilingual(self.generation)
         self._load()
 
     def _load(self) -> None:
         raise NotImplementedError
+
+    def _refuse_added_words(self, name: str) -> None:
+        """Refuse a model whose special tokens are not those that follow from its vocabulary's size, as this runtime has them."""
+        size = read_json(self.folder / "config.json")["vocab_size"]
+        if architectures.special_tokens(size)["<|notimestamps|>"] != self.generation.no_timestamps_token_id:
+            raise AsrlibError(
+                f"{name} knows Whisper's special tokens by the size of the vocabulary, and words were added to {self.checkpoint}: "
+                "choose another engine."
+            )
 
     @property
     def bytes(self) -> int:

@@ -23,6 +23,7 @@ class WhisperCpp(Runtime):
     precisions = ("float16", "q8_0", "q5_0")
 
     def _load(self) -> None:
+        self._refuse_added_words("whisper.cpp")
         cpp.whisper_log_set(_silent)
         atexit.register(cpp.whisper_log_set, None)  # C must not call Python when Python is gone
         form = "ggml" if self.precision == "float16" else f"ggml-{self.precision}"

@@ -25,6 +25,8 @@ __all__ = ["download", "extract", "run"]
 MAX_MEMBER_BYTES = 2 * 1024**3  # no file of any corpus or checkpoint here is larger
 MAX_ARCHIVE_BYTES = 200 * 1024**3  # LibriSpeech and Common Voice archives unpack to less
 HTTP_TIMEOUT = 30.0  # seconds without any byte after which a download ends
+MAX_NAME_BYTES = 1024**2  # of a member's name, which a header of its own may hold
+NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 
 
 def download(url: str, target: Path | str, *, sha256_hex: str) -> Path:
@@ -104,6 +106,22 @@ def _bytes(folder: Path) -> int:
     return total
 
 
+class _Member(tarfile.TarInfo):
+    """A member's header; tarfile itself takes one that is missing or damaged for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        try:
+            found = super().frombuf(buf, encoding, errors)
+        except tarfile.EOFHeaderError:  # the real end
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error)) from None
+        if found.type in NAMES and found.size > MAX_NAME_BYTES:
+            raise tarfile.ReadError("a name of an impossible size")
+        return found
+
+
 def extract(stream: BinaryIO, target: Path, wanted: Callable[[str], str | None], *, source: str) -> int:
     """Unpack chosen regular files of a tar stream below ``target``; links, devices and folders are skipped.
 
@@ -121,7 +139,7 @@ def extract(stream: BinaryIO, target: Path, wanted: Callable[[str], str | None],
     """
     written = total = 0
     try:
-        with tarfile.open(fileobj=stream, mode="r|*") as archive:
+        with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Member) as archive:
             for member in archive:
                 name = wanted(member.name.removeprefix("./"))
                 if name is None or not member.isfile():
@@ -136,7 +154,8 @@ def extract(stream: BinaryIO, target: Path, wanted: Callable[[str], str | None],
                 written += 1
     except tarfile.FilterError as error:
         raise AsrlibError(f"{source} is hostile and was not used: {error}.") from None
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:  # ValueError: numbers in a forged header
+    # ValueError: numbers in a forged header. TypeError: a few bytes of gzip. RecursionError: names of names.
+    except (tarfile.TarError, EOFError, OSError, ValueError, TypeError, RecursionError) as error:
         raise AsrlibError(
             f"{source} is damaged or truncated ({error}): delete it and run the same command again."
         ) from None

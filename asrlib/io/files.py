@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -30,6 +31,7 @@ __all__ = [
     "link",
     "lock",
     "new_folder",
+    "no_room",
     "prepared",
     "read_json",
     "read_jsonl",
@@ -88,13 +90,19 @@ def cache_dir() -> Path:
     return base.resolve()
 
 
+def no_room(error: BaseException) -> bool:
+    """Tell whether an error says that the disk is full: an ``OSError``, or what libraries in Rust make of one."""
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    return full or bool(re.search(rf"os error ({errno.ENOSPC}|{errno.EDQUOT})\b", str(error)))
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn the errors of a full or read-only disk into one sentence that names the place."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if no_room(error):
             raise DiskFullError(path) from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise AsrlibError(
@@ -113,7 +121,9 @@ def write_atomic(path: Path | str, content: str | bytes | Iterable[str]) -> Path
     pieces = [content] if isinstance(content, str | bytes) else content
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name[:20]}.", suffix=".part", dir=path.parent
+        )  # a name may have 255 bytes
         try:
             with os.fdopen(handle, "wb") as stream:
                 for piece in pieces:
@@ -121,7 +131,8 @@ def write_atomic(path: Path | str, content: str | bytes | Iterable[str]) -> Path
                     stream.write(piece.encode(errors="backslashreplace") if isinstance(piece, str) else piece)
                 stream.flush()
                 os.fsync(stream.fileno())
-            Path(name).chmod(0o644)  # mkstemp makes files private; results are to be shared
+            with contextlib.suppress(PermissionError):  # a file system whose files have one owner
+                Path(name).chmod(0o644)  # mkstemp makes files private; results are to be shared
             Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
@@ -147,7 +158,8 @@ def new_folder(target: Path | str) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}~", suffix=".part", dir=target.parent))
         try:
             yield temporary
-            temporary.chmod(0o755)
+            with contextlib.suppress(PermissionError):
+                temporary.chmod(0o755)
             if target.exists():
                 shutil.rmtree(target)
             temporary.rename(target)
@@ -173,7 +185,12 @@ def lock(target: Path | str, *, wait: bool = True) -> Iterator[bool]:
         except filelock.Timeout:
             if wait:
                 with Meter(f"waiting for another run that prepares {Path(target).name}"):
-                    guard.acquire()
+                    try:
+                        guard.acquire()
+                    except RuntimeError:  # this process itself holds it
+                        raise AsrlibError(
+                            f"{Path(target).name} needs itself to be made: correct what it names."
+                        ) from None
     try:
         yield guard.is_locked
     finally:

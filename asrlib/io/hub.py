@@ -75,10 +75,10 @@ def snapshot(
             it knows.
 
     Raises:
-        AsrlibError: the download ended early; what came is kept for the next run. Or a file is not what the Hub calls it by
+        AsrlibError: the download ended early; whole files are kept for the next run. Or a file is not what the Hub calls it by
             its checksum; it is thrown away.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
     from huggingface_hub.utils import httpx
 
@@ -87,12 +87,16 @@ def snapshot(
         folder = Path(snapshot_download(name, repo_type=kind, revision=revision, **options))
     except GatedRepoError:  # everybody may see what it has
         raise AsrlibError(GATED.format(name)) from None
-    except (httpx.HTTPError, OSError, ValueError) as error:  # ValueError: a name that would leave the cache
+    # ValueError: a name that would leave the cache. RuntimeError: whatever ends a transfer from the Hub's Xet servers.
+    except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:
         if not online and isinstance(error, LocalEntryNotFoundError):
             return None
+        if files.no_room(error):
+            raise files.DiskFullError(constants.HF_HUB_CACHE) from None
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
         raise AsrlibError(
-            f"The download of {name} from the Hub ended early ({reason}): run the same command again, it will resume."
+            f"The download of {name} from the Hub ended early ({reason}): run the same command again, it goes on after the last "
+            "whole file."
         ) from None
     for path in sorted(folder.rglob("*")):
         if any(fnmatchcase(path.relative_to(folder).as_posix(), pattern) for pattern in patterns) and not _whole(path):
@@ -108,13 +112,14 @@ def snapshot(
 def _whole(path: Path) -> bool:
     """Tell whether a file in the Hub's cache has the checksum that names its blob; the Hub's client compares lengths alone.
 
-    It is the SHA-256, for a small file git's SHA-1 (with the length before the content) or, of mirrors, the plain one.
+    It is the SHA-256, for a small file git's SHA-1 (with the length before the content) or, of mirrors, the plain one. The first link
+    has that name; the blob may be a link itself, into a store that all repositories share, where names are no checksums.
     """
-    blob = path.resolve()
-    if not blob.is_file() or not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
+    name = path.readlink().name if path.is_symlink() else path.name
+    if not path.is_file() or not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", name):
         return True
-    if len(blob.name) == 64:
-        return files.sha256(blob) == blob.name
-    content = blob.read_bytes()
+    if len(name) == 64:
+        return files.sha256(path) == name
+    content = path.read_bytes()
     ways = (b"blob %d\0%b" % (len(content), content), content)
-    return blob.name in {hashlib.sha1(way, usedforsecurity=False).hexdigest() for way in ways}
+    return name in {hashlib.sha1(way, usedforsecurity=False).hexdigest() for way in ways}

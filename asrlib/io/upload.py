@@ -49,7 +49,7 @@ def push(folder: Path, name: str) -> str:
 
     try:
         done = HfApi().upload_folder(repo_id=name, folder_path=folder, commit_message="asrlib")
-    except (httpx.HTTPError, OSError, ValueError) as error:
+    except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: of the Hub's Xet servers
         raise AsrlibError(
             f"The upload to {name} failed ({_line(error)}): all is in {folder}, so run `hf upload {name} {folder}` when the Hub can be "
             "reached."

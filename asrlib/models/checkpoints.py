@@ -188,7 +188,10 @@ def _place(model_id: str | Path, format: str, revision: str | None, folder: Path
             name += "@" + re.sub(r"[^\w.-]", "-", revision)
     if not folder and str(model_id) in students.known():
         name += f"@{students.record(str(model_id))['sha256'][:12]}"  # another one after each training
-    return files.cache_dir() / "checkpoints" / FOLDERS.get(format, format) / name
+    place = FOLDERS.get(format, format)
+    if format == "onnx-int8":  # another processor, which may see the same cache, needs another one
+        place += f"-{conversion.int8_preset()[0]}"
+    return files.cache_dir() / "checkpoints" / place / name
 
 
 def _weights(folder: Path) -> list[Path]:

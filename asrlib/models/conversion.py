@@ -270,7 +270,7 @@ def to_onnx(source: Path, folder: Path, precision: str) -> None:
         optimum.run("from asrlib.models import optimum_export")
         optimum.run("optimum_export.export(source, folder)", {"source": source, "folder": plain})
         if precision == "int8":
-            preset, options = _int8()
+            preset, options = int8_preset()
             given = {"plain": plain, "folder": folder, "preset": preset, "options": options}
             optimum.run("optimum_export.quantize(plain, folder, preset, options)", given)
             shutil.rmtree(plain)
@@ -280,7 +280,7 @@ def to_onnx(source: Path, folder: Path, precision: str) -> None:
     shutil.copyfile(source / "generation_config.json", folder / "generation_config.json")
 
 
-def _int8() -> tuple[str, dict[str, Any]]:
+def int8_preset() -> tuple[str, dict[str, Any]]:
     """Return Optimum's preset for this processor, and its options."""
     options = {"is_static": False, "per_channel": False, "operators_to_quantize": ["MatMul", "Gather", "Transpose"]}
     if platform.machine() in ("arm64", "aarch64"):

@@ -64,6 +64,10 @@ def one_sentence(what: str, remedy: str) -> Iterator[None]:
     except (AsrlibError, MemoryError):
         raise
     except Exception as error:
+        if files.no_room(error):
+            raise files.DiskFullError(files.cache_dir()) from None
+        if isinstance(error, RuntimeError) and re.search("allocate memory|out of memory", str(error)):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise AsrlibError(f"{what} ({reason}): {remedy}.") from None
 
@@ -195,7 +199,10 @@ def origin(folder: Path, fetch: Callable[[str], Path]) -> Path | None:
     if not _is_adapter(folder):
         return _training_output(folder)
     base = files.read_json(folder / ADAPTER[0]).get("base_model_name_or_path")
-    if not isinstance(base, str) or not base or _is_adapter(files.user_path(base)):
+    own = folder.parent.parent.name.removeprefix("models--").replace(
+        "--", "/"
+    )  # its name on the Hub, where it is from there
+    if not isinstance(base, str) or base in ("", own) or _is_adapter(files.user_path(base)):
         raise AsrlibError(
             f"{folder} is an adapter whose base is {base!r}: write the model that it was trained on into its {ADAPTER[0]}."
         )

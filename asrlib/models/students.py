@@ -48,7 +48,7 @@ def compose(model_id: str, teacher: Path, folder: Path) -> None:
     Raises:
         AsrlibError: weights that differ from the record.
     """
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save
 
     facts = record(model_id)
     trained = files.data_file(f"students/{model_id.removeprefix(f'{OWNER}/')}.safetensors")
@@ -62,7 +62,7 @@ def compose(model_id: str, teacher: Path, folder: Path) -> None:
             tensors[name] = tensor
         elif int(layer[1]) in places:
             tensors[LAYER.sub(f"model.decoder.layers.{places[int(layer[1])]}.", name)] = tensor
-    save_file(tensors | load_file(trained), folder / "model.safetensors", {"format": "pt"})
+    files.write_atomic(folder / "model.safetensors", save(tensors | load_file(trained), {"format": "pt"}))
     changed = {"config.json": {"decoder_layers": len(places)}, "generation_config.json": {"alignment_heads": None}}
     for path in teacher.glob("*.json"):
         if path.name in changed:

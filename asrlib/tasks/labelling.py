@@ -132,6 +132,10 @@ class Labeller:
         self.second = transcription.load(second) if second else self.first
         self.faster = 1.0 if second else FASTER
         for loaded, _ in (self.first, self.second):
+            if loaded.config.max_source_positions < whisper.POSITIONS:
+                raise AsrlibError(
+                    f"The encoder context of {loaded.name_or_path} was cut, and pieces last up to {whisper.WINDOW_SECONDS} s: take a model with the whole context."
+                )
             if language:
                 whisper.prompt(loaded.generation_config, language)  # an English-only model refuses other languages
         self.language = language if whisper.is_multilingual(self.first[0].generation_config) else "en"

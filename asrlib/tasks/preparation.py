@@ -130,7 +130,8 @@ def prepare(
 
 def _prepare_one(source: Path, output: Path, made: Outcomes, labeller: Callable[[], Labeller], limits: Limits) -> str:
     """Cut, label and write one recording unless that is done; return why it cannot be read, or nothing."""
-    name = f"{source.stem}-{made.content(source)[:8]}"
+    stem = source.stem.encode(errors="backslashreplace").decode()  # a name that is no UTF-8 has no place in a table
+    name = f"{stem}-{made.content(source)[:8]}"
     if not _finished(output, name):
         try:
             samples = audio.load(source)

@@ -54,7 +54,7 @@ def saving(folder: str | Path) -> Iterator[None]:
         with files.writing(Path(folder)):
             yield
     except (RuntimeError, SafetensorError) as error:
-        if not re.search(r"inline_container|PytorchStreamWriter|os error (28|122)\b", str(error)):
+        if not files.no_room(error) and not re.search(r"inline_container|PytorchStreamWriter", str(error)):
             raise
         raise files.DiskFullError(folder) from None
 

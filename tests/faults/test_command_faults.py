@@ -54,6 +54,8 @@ def said(capsys, *arguments):
         ("evaluate telephone/en/other", "no split 'other'"),
         ("prepare tone.wav", "required: --output"),
         ("prepare nowhere.wav --output out", "nowhere.wav does not exist"),
+        ("evaluate /no/where", "no folder /no/where"),
+        ("distil telephone/en/train --output out --patience 2", "--patience goes with --validation"),
         ("distil telephone --output out", "write a corpus as CORPUS/LANGUAGE/SPLIT"),
         ("distil telephone/en/other --output out", "no split 'other'"),
     ],
@@ -74,6 +76,8 @@ def test_a_wrong_argument_is_one_sentence_and_nothing_is_written(place, capsys, 
         ("distil telephone/en/train --output out", "--steps", ["0", "1.5"]),
         ("distil telephone/en/train --output out", "--threshold", ["nan", "-1"]),
         ("distil telephone/en/train --output out", "--learning-rate", ["nan", "-1", "fast"]),
+        ("distil telephone/en/train --output out", "--seed", ["-1", "4294967296", "x"]),
+        ("finetune telephone/en/train --output out", "--seed", ["-1", "4294967296"]),
     ],
 )
 def test_a_number_out_of_its_range_is_wrong_usage(place, capsys, command, option, values):
@@ -81,7 +85,9 @@ def test_a_number_out_of_its_range_is_wrong_usage(place, capsys, command, option
         code, line = said(capsys, *command.split(), f"{option}={value}")
         assert code == 2
         assert line.startswith(f"asrlib {command.split()[0]}: error: argument {option}: ")
-        assert line.endswith((f"invalid int value: '{value}'", f"invalid float value: '{value}'", " or more", "65535"))
+        assert line.endswith(
+            (f"invalid int value: '{value}'", f"invalid float value: '{value}'", " or more", "65535", "4294967295")
+        )
 
 
 @pytest.mark.parametrize(

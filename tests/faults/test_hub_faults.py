@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import safetensors.torch
 import soundfile
 import torch
 from hub_server import Handler, Hub, Repository
@@ -130,6 +131,50 @@ def well(server):
     assert files.sha256(folder / "model.safetensors") == hashlib.sha256(server.files["model.safetensors"]).hexdigest()
     assert not (folder / "pytorch_model.bin").exists()
     return folder
+
+
+def test_a_blob_in_the_store_that_repositories_share_is_whole(tmp_path, monkeypatch):
+    from huggingface_hub.utils._shared_blobs import publish_blob_to_shared_store
+
+    folder, body = tmp_path / "models--me--x", b"weights"
+    snapshot, blob = folder / "snapshots" / COMMIT, folder / "blobs" / hashlib.sha256(body).hexdigest()
+    snapshot.mkdir(parents=True)
+    blob.parent.mkdir()
+    blob.write_bytes(body)
+    given = {"xet_hash": "ab" * 32, "cache_dir": tmp_path, "expected_size": len(body)}
+    assert publish_blob_to_shared_store(blob_path=str(blob), **given)
+    assert blob.resolve().name == "ab" * 32
+    (snapshot / "model.safetensors").symlink_to(blob)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(snapshot))
+    assert (hub.snapshot("me/x", ["*.safetensors"], online=False) / "model.safetensors").read_bytes() == body
+    blob.resolve().write_bytes(b"another")
+    with pytest.raises(AsrlibError, match="does not have the Hub's checksum"):
+        hub.snapshot("me/x", ["*.safetensors"], online=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("Task error: File reconstruction error: refused"), "ended early .Task error"),  # of Xet
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "disk is full"),
+        (OSError(28, "No space left on device"), "disk is full"),
+    ],
+)
+def test_whatever_ends_a_transfer_is_one_sentence(model, monkeypatch, error, said):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    refused(said, checkpoints.fetch, MODEL)
+
+
+def test_an_adapter_that_names_itself_as_its_base_is_one_sentence(model):
+    model.files.pop("model.safetensors")
+    model.files |= {
+        "adapter_model.safetensors": safetensors.torch.save({"x": torch.zeros(1)}),
+        "adapter_config.json": b'{"base_model_name_or_path": "me/whisper-mine"}',
+    }
+    refused("write the model that it was trained on", checkpoints.fetch, MODEL)
 
 
 NOT_HERE = "is not on this machine and the Hub cannot be reached: go online"

@@ -34,6 +34,12 @@ def test_path_bytes_and_dataset_rows_are_the_same(tmp_path):
     assert audio.duration(path) == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("array", [np.ones(9, np.int16), np.ones(9, np.complex64), np.array(["a"])])
+def test_an_array_that_holds_no_floats_is_refused(array):
+    with pytest.raises(AsrlibError, match=f"The audio array holds {array.dtype}: give floats"):
+        audio.load(array)
+
+
 @settings(max_examples=25)
 @given(st.integers(8_000, 96_000), st.integers(20, 20_000))
 def test_length_follows_the_rate(rate, frames):

@@ -52,6 +52,17 @@ def test_what_is_kept_of_a_whole_window_gives_the_loss_of_the_sound(loaded, rows
         assert torch.allclose(loss(model, clips, [0, 1, 2]), loss(model, heard, [0, 1, 2]), rtol=1e-4)
 
 
+def test_clips_are_transcribed_in_their_language(loaded, rows, monkeypatch):
+    model, processor = loaded
+    asked = []
+    monkeypatch.setattr(
+        batches.search, "greedy", lambda model, states, prompts, **_: asked.extend(prompts) or [[5]] * len(prompts)
+    )
+    found = batches.Clips(rows, processor, model, "German").transcribe(model, most=4)
+    assert asked == [[257, 259, 261, 265]] * 4  # start, German, transcribe, no times
+    assert {item.language for item in found} == {"de"}
+
+
 @pytest.mark.weights
 def test_the_words_are_those_of_the_library_in_the_order_of_the_rows():
     model, processor = transcription.load("openai/whisper-tiny.en", device="cpu", dtype=torch.float32)

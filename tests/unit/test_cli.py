@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asrlib import AsrlibError, cli
+from asrlib.cli import speech
 from asrlib.course import records, runner
 from asrlib.course.findings import Finding
 from asrlib.decoding import subtitles, words
@@ -353,6 +354,9 @@ def test_evaluate_searches_as_it_is_told_and_writes_it_down(tone, echo, capsys):
         (["--beams", "2", "--assistant", "openai/whisper-tiny.en"], "which are options of the course's own loop"),
         (["--drafts", "2"], "--drafts goes with --assistant"),
         (["--beams", "0"], "must be 1 or more"),
+        (["--hypotheses", "x.txt", "--output", "out"], "--hypotheses goes with --language and --json alone"),
+        (["--hypotheses", "x.txt", "--int8"], "--hypotheses goes with --language and --json alone"),
+        (["--hypotheses", "x.txt", "--beams", "2"], "--hypotheses goes with --language and --json alone"),
     ],
 )
 def test_evaluate_refuses_what_does_not_go_together(tone, capsys, options, said):
@@ -360,6 +364,12 @@ def test_evaluate_refuses_what_does_not_go_together(tone, capsys, options, said)
         cli.main(["evaluate", str(tone), *options])
     assert caught.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_an_english_only_model_is_not_scored_on_another_language():
+    assert speech._language(["", "en"], False) == "en"
+    with pytest.raises(AsrlibError, match="The clips are in it, and an English-only model"):
+        speech._language(["it", "en"], False)
 
 
 def test_evaluate_names_the_engines_that_have_beams(tone, capsys):

@@ -503,6 +503,18 @@ def test_fleurs_parquet(tmp_path, hub_cache):
         corpora.load("fleurs", "fr", "test", root=tmp_path)
 
 
+def test_parquet_below_a_folder_with_brackets_and_half_a_file(tmp_path, hub_cache):
+    path = tmp_path / "set [1]" / "ro_ro" / "test" / "0000.parquet"
+    write_fleurs(path, "unu")
+    assert corpora.load("fleurs", "ro", "test", root=tmp_path / "set [1]")["text"] == ["unu"]
+    half = tmp_path / "half" / "ro_ro" / "test" / "0000.parquet"
+    half.parent.mkdir(parents=True)
+    half.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(AsrlibError, match=r"parquet files in .*test cannot be read .*: fetch them again") as caught:
+        corpora.load("fleurs", "ro", "test", root=tmp_path / "half")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.fixture
 def served_hub(tmp_path, hub_cache, hub_at):
     """Serve the parquet branch of FLEURS, with one Romanian and one French clip, from this machine; yield its files."""
@@ -682,6 +694,17 @@ def test_common_voice_folder_and_archive(tmp_path, monkeypatch):
         assert audio.load(table[3]["audio"]).size > 10_000
     unpacked = {path.name for path in (tmp_path / "cache").rglob("*.mp3")}
     assert unpacked == {"train_0.mp3", "train_1.mp3", "dev_0.mp3", "test_0.mp3"}
+
+
+def test_another_archive_of_the_same_name_is_unpacked_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASRLIB_CACHE", str(tmp_path / "cache"))
+    for number in "12":
+        base = common_voice(tmp_path / number)
+        (base / "test.tsv").write_text((base / "test.tsv").read_text("utf-8").replace("ziua", number), "utf-8")
+        with tarfile.open(tmp_path / number / "cv.tar.gz", "w:gz") as tar:
+            tar.add(tmp_path / number / COMMON_VOICE, COMMON_VOICE)
+        table = corpora.load("common_voice", "ro", "test", root=tmp_path / number / "cv.tar.gz")
+        assert table["text"] == [f"Bună {number}!"]
 
 
 @pytest.mark.parametrize(

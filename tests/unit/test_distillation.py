@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
+import yaml
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,6 +37,7 @@ from asrlib.decoding import network, search, transcription
 from asrlib.io import files
 from asrlib.training import distillation
 from asrlib.training.distillation import labels, recipe, training
+from asrlib.training.distillation.card import card
 from asrlib.training.distillation.labels import Label
 from asrlib.training.distillation.losses import masked
 from asrlib.training.distillation.training import Group, batches
@@ -309,6 +311,16 @@ def test_times_and_earlier_text_come_by_chance_that_is_drawn_once():
     assert made(timestamps=0.5) == made(timestamps=0.5) != made(timestamps=0.5, seed=1)
 
 
+def test_a_clip_is_learnt_in_its_own_language():
+    generation = SimpleNamespace(
+        decoder_start_token_id=1, lang_to_id={"<|en|>": 10, "<|de|>": 11}, task_to_id={"transcribe": 12},
+        no_timestamps_token_id=20, eos_token_id=0, is_multilingual=True,
+    )  # fmt: skip
+    made = distillation.examples({"a": label(3), "b": label(3)}, {"a": "de", "b": "en"}, generation, 60)
+    assert made["a"] == distillation.Example([1, 11, 12, 20, 3, 0], 4)
+    assert made["b"] == distillation.Example([1, 10, 12, 20, 3, 0], 4)
+
+
 @given(st.integers(0, 80), st.integers(0, 80))
 def test_an_example_fits_into_the_decoder_and_keeps_its_prompt(size, earlier):
     found = {"a": label(*[3000] * earlier), "b": label(*[4000] * size)}
@@ -440,6 +452,37 @@ def test_a_training_ends_when_its_patience_does_and_returns_the_best(training_se
     assert [score["step"] for score in course.scores] == [2, 4, 6, 8]  # the last two brought nothing better
     assert torch.equal(student.model.decoder.layer_norm.weight, kept[1])
     assert not torch.equal(kept[1], kept[3])
+
+
+def test_a_training_killed_after_its_patience_ended_takes_no_further_step(training_set, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_STEPS", 2)
+    settings = distillation.Settings(corpus=(), steps=50, batch_size=2, every=2, patience=1)
+    rates = iter([0.3, 0.4, 0.1])
+    scripted = SimpleNamespace(score=lambda student: SimpleNamespace(capped=SimpleNamespace(wer=next(rates))))
+    for _ in range(2):
+        course = training.Training(distillation.initialise(model, 1), settings)
+        given = {"checkpoint": tmp_path / "checkpoint", "name": "x"}
+        course.run(training_set, [Group(["a", "b", "c"])], [scripted], **given)
+        assert len(course.log) == 4
+
+
+def test_what_nobody_wrote_down_is_written_by_the_teacher_and_nothing_else(monkeypatch):
+    rows = {name: {"text": said} for name, said in {"a": "a b", "b": ""}.items()}
+    monkeypatch.setattr(recipe, "clips", lambda *_, **__: rows)
+    monkeypatch.setattr(recipe, "EncoderStates", lambda *_, **__: SimpleNamespace(ids=["a", "b"]))
+    monkeypatch.setattr(recipe.whisper, "prompt", lambda *_: [])
+    monkeypatch.setattr(recipe.Validation, "write", lambda self, teacher: dict.fromkeys(rows, "x"))
+    given = distillation.Settings(corpus=()), "folder/en/test", Path(), SimpleNamespace(generation_config=None)
+    made = recipe.validate(*given, SimpleNamespace(tokenizer=None))
+    assert made.references == {"a": "a b", "b": "x"}
+
+
+def test_the_card_tells_the_steps_that_were_taken_and_languages_that_stay_text():
+    settings = distillation.Settings(("fleurs/nb/train",), validation=("fleurs/nb/validation",), steps=400)
+    counts = {"steps": 200, "kept": 1, "words": 2, "scores": [{"step": 200, "wer": 9.0}]}
+    said = card(settings, counts)
+    assert "trained for 200 steps" in said and "loops capped: 9.0 %" in said
+    assert yaml.safe_load(said.split("---")[1])["language"] == ["no"]
 
 
 def test_labels_end_with_what_the_sound_can_hold(tmp_path, model, clips, monkeypatch):
@@ -696,6 +739,19 @@ def test_what_a_person_can_mend_is_one_sentence(world, monkeypatch, capsys, opti
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
+
+
+def test_another_teacher_in_the_same_folder_is_refused_and_so_is_live(world, monkeypatch, capsys):
+    enter(world, monkeypatch)
+    shutil.copytree("teacher", "changed")
+    assert cli.main(command("of_changed", model="./changed", steps=1)) == 0
+    teacher = WhisperForConditionalGeneration.from_pretrained("changed")
+    with torch.no_grad():
+        teacher.model.decoder.layer_norm.weight += 0.1
+    teacher.save_pretrained("changed")
+    for more in ([], ["--live"]):
+        assert cli.main([*command("of_changed", model="./changed", steps=1), *more]) == 1
+        assert "of_changed belongs to another teacher or corpus, with or without --live:" in capsys.readouterr().err
 
 
 def test_labels_that_this_machine_does_not_see_are_missed(tmp_path):

@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import io
 import os
@@ -84,6 +85,40 @@ def test_bombs_and_cuts(tmp_path, monkeypatch):
     with pytest.raises(AsrlibError, match="more bytes"):
         downloads.extract(many, tmp_path, lambda name: name, source="x.tar")
     assert len([*tmp_path.glob("small-*")]) == 2
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_wherever_an_archive_is_cut_it_is_not_taken_for_whole(tmp_path, packed):
+    tar = archive(*((f"{number}", bytes([number]) * 700, tarfile.REGTYPE) for number in range(3))).getvalue()
+    whole = tar if packed else gzip.decompress(tar)
+    refused = 0
+    for cut in range(0, len(whole), 7 if packed else 64):
+        try:  # behind the members an archive may end early
+            assert downloads.extract(io.BytesIO(whole[:cut]), tmp_path, lambda name: name, source="x.tar") == 3
+        except AsrlibError:
+            refused += 1
+    assert refused >= (len(whole) * 0.7 // 7 if packed else 3 * 1536 / 64)
+
+
+def header(name, kind, size):
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        header("x", tarfile.XHDTYPE, 1 << 28) + bytes(4096),
+        header("x", tarfile.GNUTYPE_LONGNAME, 1 << 28) + bytes(4096),
+        500 * (header("x", tarfile.GNUTYPE_LONGNAME, 2) + b"x".ljust(512, b"\0")),
+        b"\x1f\x8b\x08",
+    ],
+    ids=["pax", "long name", "names of names", "three bytes of gzip"],
+)
+def test_a_header_that_breaks_the_reader_is_one_sentence(tmp_path, content):
+    with pytest.raises(AsrlibError, match="damaged or truncated"):
+        downloads.extract(io.BytesIO(content), tmp_path, lambda name: name, source="x.tar")
 
 
 @settings(max_examples=30)

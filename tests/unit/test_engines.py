@@ -5,6 +5,7 @@ import json
 import signal
 import sys
 import types
+from contextlib import nullcontext
 
 import numpy as np
 import psutil
@@ -356,6 +357,27 @@ def test_a_precision_that_only_a_gpu_has_is_one_sentence(unfetched, monkeypatch,
 def test_a_time_that_is_left_open_is_the_last_one_before_it():
     parts = [(None, None, " a"), (1, 2.5, ""), (None, 4, "b "), (5, None, "c"), (None, None, "d")]
     assert runtime.segments(parts) == ((0.0, 0.0, "a"), (2.5, 4.0, "b"), (5.0, 5.0, "c"), (5.0, 5.0, "d"))
+
+
+@pytest.mark.parametrize(
+    ("size", "untimed", "refused"), [(51_865, 50_363, False), (51_866, 50_364, False), (51_866, 50_363, True)]
+)
+def test_words_that_were_added_are_refused_where_tokens_follow_from_the_size(tmp_path, size, untimed, refused):
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": size}))
+    made = runtime.Runtime.__new__(runtime.Runtime)
+    made.folder, made.checkpoint = tmp_path, "tuned"
+    made.generation = types.SimpleNamespace(no_timestamps_token_id=untimed)
+    with pytest.raises(AsrlibError, match="words were added to tuned: choose another") if refused else nullcontext():
+        made._refuse_added_words("whisper.cpp")
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("name", ["transformers", "faster-whisper", "ctranslate2"])
+def test_a_folder_that_lacks_its_settings_is_one_sentence(tmp_path, name):
+    for file in ("config.json", "model.safetensors"):
+        (tmp_path / file).symlink_to(checkpoints.fetch(TINY) / file)
+    with pytest.raises(AsrlibError, match="is not a complete Whisper checkpoint"):
+        engines.load(name, str(tmp_path))
 
 
 @pytest.mark.parametrize(("name", "package", "extra"), [

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,27 @@ def test_write_is_whole_or_not_at_all(tmp_path, monkeypatch):
         files.write_atomic(target, "new")
     assert target.read_text() == "old"
     assert [path.name for path in target.parent.iterdir()] == ["a.txt"]
+
+
+def test_a_name_may_be_as_long_as_the_disk_allows(tmp_path):
+    path = tmp_path / ("x" * 251 + ".txt")
+    assert files.write_atomic(path, "a").read_text() == "a"
+
+
+def test_a_file_system_whose_files_have_one_owner_will_do(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    assert files.write_atomic(tmp_path / "a", "a").read_text() == "a"
+    with files.new_folder(tmp_path / "b"):
+        pass
+    assert (tmp_path / "b").is_dir()
+
+
+def test_what_needs_itself_to_be_made_is_one_sentence(tmp_path):
+    with pytest.raises(AsrlibError, match="made needs itself"):
+        files.prepared(tmp_path / "made", lambda folder: files.prepared(tmp_path / "made", lambda again: None))
 
 
 def test_new_folder_appears_whole(tmp_path):

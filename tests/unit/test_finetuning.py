@@ -110,6 +110,14 @@ def test_a_label_is_prompt_text_and_end():
     assert finetuning.labels("aä", "de", GENERATION, BYTES) == [257, 259, 261, 265, 32, 97, 195, 164, 256]
 
 
+def test_a_space_begins_a_text_where_the_language_has_them_and_joins_a_t():
+    letters = {character: byte for byte, character in bytes_to_unicode().items()}
+    joined = WhisperTokenizer(vocab=letters | {"Ġt": 256}, merges=[])  # knows the token, lacks the rule
+    assert whisper.spell(joined, " two ", "en") == [256, 119, 111]
+    assert whisper.spell(BYTES, "two", "en") == [32, 116, 119, 111]
+    assert whisper.spell(BYTES, " 你 ", "zh") == list("你".encode())
+
+
 @pytest.mark.weights
 @pytest.mark.parametrize(
     ("model", "language", "said"),
@@ -175,6 +183,24 @@ def test_a_tenth_of_many_texts_is_scored_and_three_of_few(count, expected):
     scored = finetuning.by_text(texts, ["en"] * count, 0)
     assert scored.sum() == expected
     assert any((scored != finetuning.by_text(texts, ["en"] * count, seed)).any() for seed in range(1, 9))
+
+
+def test_one_text_is_always_left_to_learn_from():
+    texts = ["a", *["b"] * 9]  # three clips are wanted: "a" alone is too few, and "b" is all the rest
+    found = {int(finetuning.by_text(texts, ["de"] * 10, seed).sum()) for seed in range(9)}
+    assert found == {1, 9}
+
+
+def test_what_a_loading_process_raises_is_one_sentence():
+    said = "Caught AsrlibError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  x\nasrlib.AsrlibError: a.wav is silent: check it.\n"
+
+    def fail(**_):
+        raise AsrlibError(said)
+
+    tuner = SimpleNamespace(train=fail, args=SimpleNamespace(output_dir="nowhere"))
+    processes = SimpleNamespace(is_main_process=True, num_processes=1)
+    with pytest.raises(AsrlibError, match=r"^a\.wav is silent: check it\.$"):
+        finetuning.recipe._train(tuner, SimpleNamespace(patience=0), processes)
 
 
 LIMITS = finetuning.Limits(GENERATION, BYTES, 30, 448)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -54,6 +56,7 @@ def labelled(monkeypatch):
 
     class Model:
         generation_config = SimpleNamespace(is_multilingual=False, decoder_start_token_id=1, no_timestamps_token_id=2)
+        config = SimpleNamespace(max_source_positions=1500)
         proj_out = None
 
     def words(samples):
@@ -308,6 +311,21 @@ def test_a_killed_run_is_not_believed_and_goes_on(recordings, tmp_path, labelled
     next((tmp_path / "set/clips").glob("one-*.flac")).unlink()
     assert preparation.prepare(recordings, tmp_path / "set").kept == 3
     assert len(labelled) == 3  # a recording whose clip is gone is made again
+
+
+@pytest.mark.usefixtures("found", "labelled")
+def test_a_name_that_is_no_text_makes_clips_that_the_table_finds(recordings, tmp_path):
+    odd = recordings[0].rename(os.fsdecode(bytes(tmp_path / "caf") + b"\xe9.wav"))
+    preparation.prepare([odd], tmp_path / "set")
+    assert all(Path(row["audio"]["path"]).is_file() for row in corpora.load("folder", root=tmp_path / "set"))
+
+
+@pytest.mark.usefixtures("found", "labelled")
+def test_a_model_whose_context_was_cut_does_not_label(recordings, tmp_path, monkeypatch):
+    cut = SimpleNamespace(config=SimpleNamespace(max_source_positions=250), proj_out=None, name_or_path="cut")
+    monkeypatch.setattr(transcription, "load", lambda model: (cut, None))
+    with pytest.raises(AsrlibError, match="encoder context of cut was cut"):
+        preparation.prepare(recordings, tmp_path / "set")
 
 
 @pytest.mark.usefixtures("found", "labelled")

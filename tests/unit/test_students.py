@@ -55,3 +55,14 @@ def test_damaged_weights_and_unknown_students_are_refused(shelf):
         stream.write(b"x")
     with pytest.raises(AsrlibError, match=r"small\.safetensors has sha256"):
         students.compose("asrlib/small", folder / "teacher", folder)
+
+
+def test_a_full_disk_is_named(shelf, monkeypatch):
+    folder, _ = shelf
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("asrlib.io.files.os.fsync", full)
+    with pytest.raises(files.DiskFullError):
+        students.compose("asrlib/small", folder / "teacher", folder)

@@ -44,16 +44,18 @@ def card(settings: Settings, counts: Mapping[str, Any]) -> str:
     """
     best = min(counts["scores"], key=lambda score: score["wer"], default=None)
     validated = ", ".join(text.partition("=")[0] for text in settings.validation)
-    score = f"WER on {validated}: {best['wer']:.1f} %." if best else "It was not scored while it was trained."
+    score = (
+        f"WER on {validated}, loops capped: {best['wer']:.1f} %." if best else "It was not scored while it was trained."
+    )
     base = base_model(settings.model)
     return CARD.format(
         teacher=settings.model,
         base=f"base_model: {base}\n" if base else "",
-        languages=", ".join(sorted({source.code for source in settings.sources})),
+        languages=", ".join(sorted({f'"{source.code}"' for source in settings.sources})),
         version=__version__,
         sources=sources_table(settings.sources),
         scores=score,
         command=settings.command(),
-        **{name: counts[name] for name in ("kept", "words")},
-        **{name: getattr(settings, name) for name in ("layers", "steps")},
+        layers=settings.layers,
+        **{name: counts[name] for name in ("kept", "words", "steps")},
     )

@@ -18,6 +18,7 @@ from transformers import WhisperForConditionalGeneration
 from asrlib import AsrlibError, corpora, whisper
 from asrlib.decoding import outcomes, transcription
 from asrlib.io import files, noise
+from asrlib.models import checkpoints
 from asrlib.training import callbacks
 from asrlib.training.distillation import labels
 from asrlib.training.distillation.card import card
@@ -105,7 +106,13 @@ def _write(
     settings: Settings, output: Path, training: Training, student: Any, processor: Any, counts: Mapping[str, Any], started: float
 ) -> dict[str, Any]:  # fmt: skip
     """Write what a run has made, and return what `distil` returns."""
-    done = {**counts, "seconds": time.monotonic() - started, "scores": training.scores, **training.log[-1]}
+    done = {
+        **counts,
+        "seconds": time.monotonic() - started,
+        "steps": len(training.log),
+        "scores": training.scores,
+        **training.log[-1],
+    }
     files.write_jsonl(output / "losses.jsonl", ({"step": n, **row} for n, row in enumerate(training.log, 1)))
     files.write_jsonl(output / "scores.jsonl", training.scores)
     facts = {"settings": asdict(settings) | {"root": str(settings.root or "")}, "command": settings.command(), **done}
@@ -124,8 +131,11 @@ def _begin(settings: Settings, output: Path, processes: PartialState) -> dict[st
         )
     rows = clips(settings.sources, root=settings.root, most=settings.clips, seed=settings.seed)
     if processes.is_main_process:
+        weights = checkpoints.provenance(checkpoints.fetch(str(settings.model)))  # states and labels are of these
         run = {"corpus": " ".join(settings.corpus), "root": str(settings.root or ""), "teacher": str(settings.model)}
-        files.reserve(output, run, "teacher or corpus")
+        files.reserve(
+            output, run | {"weights": weights, "live": settings.live}, "teacher or corpus, with or without --live"
+        )
     return rows
 
 
@@ -286,7 +296,8 @@ def validate(settings: Settings, text: str, folder: Path, teacher: Any, processo
     references = {name: rows[name]["text"] for name in states.ids}
     made = Validation(states, dict.fromkeys(states.ids, prompt), references, processor.tokenizer, source.code)
     if not all(references.values()):
-        made.references = made.write(teacher)
+        written = made.write(teacher)
+        made.references = {name: said or written[name] for name, said in references.items()}
     return made
 
 

@@ -252,6 +252,8 @@ class Training:
         """
         if checkpoint:
             self.resume(checkpoint, name)
+        if validation and _agreed(self.exhausted, processes):  # killed after its last step
+            return self.finish()
         first, done, total = processes is None or processes.is_main_process, len(self.log), self.settings.steps
         drawn = itertools.islice(batches(groups, self.settings.batch_size, self.settings.seed), done, total)
         for names in track(drawn, label, total - done, "steps") if label else drawn:

@@ -256,7 +256,13 @@ def _train(tuner: FineTuner, settings: Settings, processes: PartialState) -> Non
     args.eval_on_start = newest is None
     if newest and processes.is_main_process:
         print(f"This training goes on after step {newest.rpartition('-')[2]}.", flush=True)
-    tuner.train(resume_from_checkpoint=newest)
+    try:
+        tuner.train(resume_from_checkpoint=newest)
+    except AsrlibError as error:
+        if "Original Traceback" not in str(error):
+            raise
+        # Of a process that loads clips: PyTorch puts its whole traceback into the message.
+        raise AsrlibError(str(error).rstrip().rpartition("AsrlibError: ")[2]) from None
 
 
 def _score(row: Mapping[str, float]) -> dict[str, float]:
