@@ -12,7 +12,7 @@ import numpy as np
 from asrlib import AsrlibError
 from asrlib.io import sound
 
-__all__ = ["PAUSE", "SAMPLING_RATE", "Joined", "Recording", "duration", "load", "play", "stitch", "windows"]
+__all__ = ["PAUSE", "SAMPLING_RATE", "Joined", "Recording", "Stored", "duration", "load", "play", "stitch", "windows"]
 
 SAMPLING_RATE = 16_000  # Hz, what every Whisper model was trained on
 MAX_SECONDS = 6 * 3600.0  # 1.4 GB as float32; a longer file is a mistake or an attack
@@ -78,7 +78,7 @@ def load(source: Any, *, max_seconds: float = MAX_SECONDS) -> np.ndarray:
 
     Args:
         source: path (a pipe such as ``/dev/stdin`` too), encoded bytes, an undecoded row of ``datasets`` (a dict with ``path``
-            and ``bytes``), or several of these `Joined`. A 1-D numpy array of floats is taken as 16 kHz audio and only checked.
+            and ``bytes``), such a row that is `Stored`, or several of these `Joined`. A 1-D numpy array of floats is taken as 16 kHz audio and only checked.
         max_seconds: longer audio is refused.
 
     Returns:
@@ -99,6 +99,8 @@ def load(source: Any, *, max_seconds: float = MAX_SECONDS) -> np.ndarray:
             raise AsrlibError(
                 f"The audio array has shape {samples.shape}: give one channel, shape (samples,), at 16 kHz."
             )
+    elif isinstance(source, Stored):
+        return load(source.row, max_seconds=max_seconds)
     elif isinstance(source, Joined):
         pause = np.zeros(int(PAUSE * SAMPLING_RATE), np.float32)
         pieces = [piece for part in source.parts for piece in (pause, load(part, max_seconds=max_seconds))]
@@ -114,6 +116,19 @@ def load(source: Any, *, max_seconds: float = MAX_SECONDS) -> np.ndarray:
     if peak < SILENCE:
         raise AsrlibError(f"{name} is silent: check the recording.")
     return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The sound of one row of a table; nothing of it is in memory until it is read, where a parquet file holds the bytes."""
+
+    table: Any
+    place: int
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """Return ``path`` and ``bytes``, read anew."""
+        return self.table[self.place]["audio"]
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,8 @@ def start(notebook: str, names: dict[str, Any] | None = None) -> Run:
     """Complete the parameters of a notebook, put them in its names, show them, and return its run.
 
     The values are those of the parameter cell, changed by the profile: ``PROFILE`` of that cell, else the environment's
-    ``ASRLIB_PROFILE``, else ``reference``. What somebody has changed in the cell, or has given to papermill, stays.
+    ``ASRLIB_PROFILE``, else ``reference``. What somebody has changed in the cell, or has given to papermill, stays. Of several GPUs the
+    first is used, unless ``CUDA_VISIBLE_DEVICES`` names others.
 
     Args:
         notebook: name without suffix.
@@ -117,6 +118,8 @@ def start(notebook: str, names: dict[str, Any] | None = None) -> Run:
             that is not among those of this installation.
     """
     names = sys._getframe(1).f_globals if names is None else names
+    # A Trainer takes all GPUs that it sees, and as many times the batch.
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     table, root = parameters.read_profiles()
     profile = names.get("PROFILE") or os.environ.get("ASRLIB_PROFILE") or parameters.REFERENCE
     changes = parameters.profile_values(table, notebook, profile) | _cuts(notebook, profile)

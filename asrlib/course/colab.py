@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 from asrlib import AsrlibError
 from asrlib.course.records import version
@@ -24,6 +25,9 @@ from asrlib.io import files
 
 # Many of Colab's packages need these in the versions that it has; torch is built for its GPUs.
 BUILT_IN = ("numpy", "pandas", "pillow", "torch", "torchaudio", "torchvision")
+# Colab's own kernel and page are made for the versions that it has, older than a course of one's own would take.
+JUPYTER = ("ipykernel", "ipython", "jupyter-client", "prompt-toolkit", "pyzmq", "tornado")
+STALE = {"torchao": "0.16"}  # PEFT does without it, and refuses an older one; nothing here needs it
 # The versions of what this kernel had imported when it set up the machine for the first time.
 _loaded: dict[str, str] = {}
 
@@ -54,12 +58,15 @@ def _install(extras: Sequence[str]) -> None:
     lines = [
         f"{one.name}{one.specifier}"
         for one in wanted
-        if one.marker is None or any(one.marker.evaluate({"extra": extra}) for extra in ("", *extras))
+        if one.name not in JUPYTER
+        and (one.marker is None or any(one.marker.evaluate({"extra": extra}) for extra in ("", *extras)))
     ]
     imported = _imported()
     _loaded.update(imported | _loaded)
-    built_in = {name: found for name in BUILT_IN if (found := version(name))}
-    said = _pip(lines, built_in | imported) and _pip(lines, built_in)
+    built_in, jupyter = ({name: found for name in names if (found := version(name))} for names in (BUILT_IN, JUPYTER))
+    said = _pip(lines, built_in | imported) and _pip(lines, built_in | jupyter) and _pip(lines, built_in)
+    if stale := [name for name, least in STALE.items() if (found := version(name)) and Version(found) < Version(least)]:
+        subprocess.run([sys.executable, "-m", "pip", "uninstall", "--quiet", "--yes", *stale], check=False)
     importlib.invalidate_caches()
     if said:
         raise AsrlibError(f"pip could not install what this notebook imports: {said}")

@@ -35,6 +35,8 @@ class Failed:
 
 def content(source: Any) -> str:
     """Return the SHA-256 of an audio source, as `asrlib.audio.load` takes them; empty where there is nothing to read."""
+    if isinstance(source, audio.Stored):
+        source = source.row
     if isinstance(source, audio.Joined):
         return hashlib.sha256(" ".join(map(content, source.parts)).encode()).hexdigest()
     if isinstance(source, Mapping):

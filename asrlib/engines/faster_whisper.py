@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import importlib.util
 import logging
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import ctranslate2
@@ -16,6 +20,8 @@ from asrlib.engines.runtime import Runtime, segments
 from asrlib.models import checkpoints
 
 __all__ = ["FasterWhisper", "FasterWhisperBatched"]
+
+CUBLAS = "libcublas.so.12"
 
 
 class FasterWhisper(Runtime):
@@ -32,6 +38,8 @@ class FasterWhisper(Runtime):
         if self.precision not in able:
             others = ", ".join(name for name in self.precisions if name in able)
             raise AsrlibError(f"CTranslate2 cannot compute in {self.precision} here: choose one of {others}.")
+        if kind != "cpu":
+            _find_cublas()
         options = {"device": kind, "device_index": int(number or 0), "compute_type": self.precision}
         options["cpu_threads"] = self.threads
         self.model = WhisperModel(str(self.files), **options)
@@ -47,6 +55,16 @@ class FasterWhisper(Runtime):
         parts, about = answer
         found = [(part.start, part.end, part.text) for part in parts]
         return "".join(text for *_, text in found).strip(), about.language, segments(found) if times else ()
+
+
+def _find_cublas() -> None:
+    """Load the cuBLAS of CUDA 12, which CTranslate2 opens by this name when it first multiplies; torch may bring a later one."""
+    places = importlib.import_module("nvidia").__path__ if importlib.util.find_spec("nvidia") else ()
+    for place in (CUBLAS, *(str(Path(folder, "cublas", "lib", CUBLAS)) for folder in places)):
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(place, mode=ctypes.RTLD_GLOBAL)
+            return
+    raise AsrlibError(f"CTranslate2 needs {CUBLAS} on a GPU: pip install nvidia-cublas-cu12.")
 
 
 class FasterWhisperBatched(FasterWhisper):

@@ -1,6 +1,7 @@
 """What the first and the last line of a notebook do."""
 
 import json
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -32,6 +33,15 @@ def test_start_completes_the_notebooks_own_names(names, monkeypatch):
     assert chapter.start(NAME, names).profile == "reference"
     names |= {"PROFILE": "smoke", "In": ["", "# Parameters\nN_CLIPS = 4\n"]}  # and papermill before the profile
     assert chapter.start(NAME, names).parameters["N_CLIPS"] == 4
+
+
+def test_a_notebook_uses_one_gpu_unless_told_otherwise(names, monkeypatch):
+    for given, used in ((None, "0"), ("1", "1"), ("0,1", "0,1")):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given or "")
+        if given is None:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+        chapter.start(NAME, names)
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == used
 
 
 def test_without_names_those_of_the_calling_cell_are_completed(names):

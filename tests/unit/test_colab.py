@@ -106,7 +106,9 @@ def pip(monkeypatch):
     monkeypatch.setattr(on_colab, "_pip", lambda lines, kept: calls.append((lines, kept)) or next(calls.says))
     monkeypatch.setattr(on_colab, "_loaded", {})
     monkeypatch.setattr(
-        on_colab.metadata, "requires", lambda name: ["numpy>=2", 'peft>=1; extra == "methods"', 'jax; extra == "other"']
+        on_colab.metadata,
+        "requires",
+        lambda name: ["numpy>=2", "ipykernel>=6.29", 'peft>=1; extra == "methods"', 'jax; extra == "other"'],
     )
     return calls
 
@@ -133,15 +135,24 @@ def test_only_where_nothing_fits_may_what_is_imported_change_and_then_the_kernel
     versions |= {name: before(name) for name in on_colab._imported() if name != "jiwer"}
     with pytest.raises(AsrlibError, match="former version of jiwer: choose Runtime > Restart session"):
         on_colab._install([])
-    assert "jiwer" in pip[0][1] and "jiwer" not in pip[1][1] and "torch" in pip[1][1]
+    assert "jiwer" in pip[0][1] and "jiwer" not in pip[1][1] and {"torch", "ipykernel", "tornado"} <= set(pip[1][1])
     pip.says = iter([""])
     monkeypatch.setattr(on_colab, "_imported", lambda: {"jiwer": "99"})
     monkeypatch.setattr(on_colab, "version", lambda name: versions.get(name, before(name)))
     with pytest.raises(AsrlibError, match="Restart session"):  # run again in the same kernel, it says so again
         on_colab._install([])
-    pip.says = iter(["first", "no versions fit"])
+    pip.says = iter(["first", "second", "no versions fit"])
     with pytest.raises(AsrlibError, match="no versions fit"):
         on_colab._install([])
+
+
+@pytest.mark.parametrize(("found", "removed"), [("0.10.0", True), ("0.16.0", False), ("", False)])
+def test_what_peft_refuses_is_removed(pip, monkeypatch, found, removed):
+    before, asked = on_colab.version, []
+    monkeypatch.setattr(on_colab, "version", lambda name: found if name == "torchao" else before(name))
+    monkeypatch.setattr(on_colab.subprocess, "run", lambda command, **_: asked.append(command[2:]))
+    on_colab._install([])
+    assert asked == ([["pip", "uninstall", "--quiet", "--yes", "torchao"]] if removed else [])
 
 
 @pytest.mark.parametrize(("given", "wanted"), [(None, "colab"), ("smoke", "smoke")])

@@ -25,8 +25,10 @@ from asrlib.corpora import catalogue, hub, packaged, untranscribed
 from asrlib.corpora.clips import clean
 from asrlib.corpora.rows import COLUMNS
 from asrlib.course import registry
+from asrlib.decoding import outcomes
 from asrlib.io import files
 from asrlib.text import normalizer
+from asrlib.training import distillation
 from tools import curate
 
 PACKAGED = [(name, language) for name, languages in corpora.names().items() for language in languages]
@@ -513,6 +515,18 @@ def test_parquet_below_a_folder_with_brackets_and_half_a_file(tmp_path, hub_cach
     with pytest.raises(AsrlibError, match=r"parquet files in .*test cannot be read .*: fetch them again") as caught:
         corpora.load("fleurs", "ro", "test", root=tmp_path / "half")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("packed", ["", ":packed"])
+def test_a_distillation_holds_no_sound_of_a_parquet_file_in_memory(tmp_path, hub_cache, packed):
+    write_fleurs(tmp_path / "ro_ro" / "test" / "0000.parquet", "unu", "doi")
+    rows = distillation.clips([distillation.Source.parse(f"fleurs/ro/test{packed}")], root=tmp_path)
+    assert len(rows) == (1 if packed else 2)
+    for row in rows.values():
+        parts = getattr(row["audio"], "parts", (row["audio"],))
+        assert all(isinstance(part, audio.Stored) for part in parts)
+        assert len(audio.load(row["audio"])) >= 16_000 * len(parts)
+        assert len(outcomes.content(row["audio"])) == 64
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Encoder states on disk, the count of repetitions, and the whole recipe in one process and in two."""
 
 import ast
+import dataclasses
 import inspect
 import json
 import os
@@ -39,7 +40,7 @@ from asrlib.training import distillation
 from asrlib.training.distillation import labels, recipe, training
 from asrlib.training.distillation.card import card
 from asrlib.training.distillation.labels import Label
-from asrlib.training.distillation.losses import masked
+from asrlib.training.distillation.losses import TrainingSet, masked
 from asrlib.training.distillation.training import Group, batches
 from tests import programs
 
@@ -383,6 +384,17 @@ def test_the_teachers_own_copy_loses_nothing_to_it(training_set, model):
     with torch.no_grad():
         _, kl, distance = training_set.losses(same, ["b"]).tolist()
     assert kl < 1e-2 and distance < 1e-3
+
+
+def test_of_a_teacher_in_float16_a_student_learns_in_float32(training_set, model):
+    given = vars(training_set) | {"whole": training_set.whole.half()}
+    made = TrainingSet(*(given[field.name] for field in dataclasses.fields(TrainingSet)))
+    seen = []
+    handle = model.model.decoder.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    found = made.losses(model, ["a", "b"])
+    handle.remove()
+    assert seen == [False]
+    torch.testing.assert_close(found, training_set.losses(model, ["a", "b"]), rtol=1e-2, atol=1e-3)
 
 
 def test_the_teacher_decodes_each_label_once(training_set, model, monkeypatch):

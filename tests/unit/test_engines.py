@@ -354,6 +354,16 @@ def test_a_precision_that_only_a_gpu_has_is_one_sentence(unfetched, monkeypatch,
         engines.load(name, precision="float16")
 
 
+def test_a_gpu_without_the_library_that_ctranslate2_opens_is_one_sentence(unfetched, monkeypatch):
+    def lacking(name, **_):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr("ctranslate2.get_supported_compute_types", lambda device: {"float16"})
+    monkeypatch.setattr("ctypes.CDLL", lacking)
+    with pytest.raises(AsrlibError, match=r"CTranslate2 needs libcublas\.so\.12 on a GPU: pip install"):
+        engines.load("faster-whisper", precision="float16", device="cuda")
+
+
 def test_a_time_that_is_left_open_is_the_last_one_before_it():
     parts = [(None, None, " a"), (1, 2.5, ""), (None, 4, "b "), (5, None, "c"), (None, None, "d")]
     assert runtime.segments(parts) == ((0.0, 0.0, "a"), (2.5, 4.0, "b"), (5.0, 5.0, "c"), (5.0, 5.0, "d"))

@@ -130,7 +130,9 @@ class TrainingSet:
 
     def __post_init__(self) -> None:
         """Number the tokens that the losses are computed over."""
+        self.half = self.whole.dtype == torch.bfloat16  # float16 has too small a range for gradients
         self.rows = self.whole if self.vocabulary is None else self.whole[self.vocabulary.to(self.whole.device)]
+        self.rows = self.rows if self.half else self.rows.float()
         self.numbers = torch.full((len(self.whole),), IGNORED)
         chosen = torch.arange(len(self.whole)) if self.vocabulary is None else self.vocabulary
         self.numbers[chosen] = torch.arange(len(chosen))
@@ -157,7 +159,7 @@ class TrainingSet:
         taught = self.teaching.batch(names).to(device)
         with (
             attending(bias, student),
-            torch.autocast(device.type, torch.bfloat16, enabled=self.whole.dtype != torch.float32),
+            torch.autocast(device.type, torch.bfloat16, enabled=self.half),
         ):
             learnt = decode(student, encoder_states, inputs.to(device))[at.to(device)]
             rows = student.proj_out.weight if self.vocabulary is None else self.rows

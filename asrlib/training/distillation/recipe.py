@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import WhisperForConditionalGeneration
 
-from asrlib import AsrlibError, corpora, whisper
+from asrlib import AsrlibError, audio, corpora, whisper
 from asrlib.decoding import outcomes, transcription
 from asrlib.io import files, noise
 from asrlib.models import checkpoints
@@ -160,7 +160,11 @@ def clips(
         seconds = list(table["seconds"])
         order = np.random.default_rng(seed).permutation(len(table)).tolist()
         fitting = [place for place in order if seconds[place] <= whisper.WINDOW_SECONDS]
-        rows = list(table.select(sorted(fitting[:most])))
+        chosen = table.select(sorted(fitting[:most]))
+        sounds = chosen.select_columns(
+            ["audio"]
+        )  # of a parquet file the rows themselves would hold every clip in memory
+        rows = [row | {"audio": audio.Stored(sounds, at)} for at, row in enumerate(chosen.remove_columns("audio"))]
         kept = corpora.pack(rows) if source.packed else [row | {"before": ""} for row in rows]
         prefix = f"{source.place}:" if len(sources) > 1 else ""
         used = Counter()
