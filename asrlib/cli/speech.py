@@ -191,13 +191,8 @@ def evaluate(options: argparse.Namespace) -> int:
         options.usage("several processes need --output FOLDER, which all of them see")
     chosen = _search_options(options)
     if options.hypotheses:
-        ours = (
-            options.engine,
-            options.output,
-            options.root,
-            *(chosen[name] for name in ("strict", "chunk", "batch_size")),
-        )
-        if any(ours) or options.beams > 1 or _of_our_loop(options):
+        names = ("engine", "output", "root", "strict", "chunk", "batch_size")
+        if any(getattr(options, name) for name in names) or options.beams > 1 or _of_our_loop(options):
             options.usage("--hypotheses goes with --language and --json alone: nothing is transcribed")
         return _side_by_side(options)
     parts = str(options.speech).split("/")
