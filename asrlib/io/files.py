@@ -121,9 +121,8 @@ def write_atomic(path: Path | str, content: str | bytes | Iterable[str]) -> Path
     pieces = [content] if isinstance(content, str | bytes) else content
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.name[:20]}.", suffix=".part", dir=path.parent
-        )  # a name may have 255 bytes
+        # Cut, for the whole name may have all the bytes that a file system allows.
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:20]}.", suffix=".part", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as stream:
                 for piece in pieces:
