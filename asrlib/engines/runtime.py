@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -47,14 +48,22 @@ class Runtime(batching.Engine):
         self.checkpoint, self.precision, self.beams, self.device = checkpoint, precision, beams, device
         self.threads = torch.get_num_threads()
         self.folder = checkpoints.fetch(checkpoint)
-        with folders.one_sentence(f"{checkpoint} is not a complete Whisper checkpoint", "fetch or save it again"):
+        with self._complete():
             self.generation = GenerationConfig.from_pretrained(self.folder)
-            self.processor = WhisperProcessor.from_pretrained(self.folder)
         self.multilingual = whisper.is_multilingual(self.generation)
         self._load()
 
     def _load(self) -> None:
         raise NotImplementedError
+
+    def _complete(self) -> contextlib.AbstractContextManager[None]:
+        return folders.one_sentence(f"{self.checkpoint} is not a complete Whisper checkpoint", "fetch or save it again")
+
+    @functools.cached_property
+    def processor(self) -> Any:
+        """Return its ``WhisperProcessor``."""
+        with self._complete():
+            return WhisperProcessor.from_pretrained(self.folder)
 
     def _refuse_added_words(self, name: str) -> None:
         """Refuse a model whose special tokens are not those that follow from its vocabulary's size, as this runtime has them."""
