@@ -149,6 +149,15 @@ def _bare(parts: tuple[Part, ...]) -> bool:
     return any(part.ours is not None and part.interval is None for part in parts)
 
 
+def _lacking(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, str] | None:
+    """Return the verdict where values are compared and one of ours, or the interval that it needs, was not measured; else None."""
+    if any(part.ours is None for part in parts):
+        return _not_run(claim["needs"])
+    if _bare(parts) and not claim["evidence"].get("counted"):
+        return _not_run("intervals of our values")
+    return None
+
+
 def _within_interval(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, str]:
     if _bare(parts):
         return _not_run("an interval of our value")
@@ -176,10 +185,8 @@ def _at_most(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, st
 
 
 def _at_least_ratio(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, str]:
-    if any(part.ours is None for part in parts):
-        return _not_run(claim["needs"])
-    if _bare(parts) and not claim["evidence"].get("counted"):
-        return _not_run("intervals of our values")
+    if lacking := _lacking(claim, parts):
+        return lacking
     against = " ".join(map(str, claim["evidence"]["against"].values()))
     reached = all(part.ours >= part.published for part in parts)
     if all(_ahead(part) for part in parts):
@@ -206,10 +213,8 @@ def _short(part: Part, direction: bool) -> bool:
 
 
 def _direction(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, str]:
-    if any(part.ours is None for part in parts):
-        return _not_run(claim["needs"])
-    if _bare(parts):
-        return _not_run("intervals of our values")
+    if lacking := _lacking(claim, parts):
+        return lacking
     pairs = list(itertools.pairwise(sorted(parts, key=lambda part: part.published)))
     if any(low.ours > high.ours and not _overlap(low, high) for low, high in pairs):
         if claim["check"] == "E":
@@ -227,10 +232,8 @@ def _overlap(one: Part, other: Part) -> bool:
 
 
 def _paired(claim: Mapping[str, Any], parts: tuple[Part, ...]) -> tuple[str, str]:
-    if any(part.ours is None for part in parts):
-        return _not_run(claim["needs"])
-    if _bare(parts):
-        return _not_run("intervals of our values")
+    if lacking := _lacking(claim, parts):
+        return lacking
     even = claim["rule"]["even"]
     against = [part for part in parts if _side(part, even) < 0]
     if against and claim["check"] == "E":

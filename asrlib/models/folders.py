@@ -199,10 +199,7 @@ def origin(folder: Path, fetch: Callable[[str], Path]) -> Path | None:
     if not _is_adapter(folder):
         return _training_output(folder)
     base = files.read_json(folder / ADAPTER[0]).get("base_model_name_or_path")
-    own = folder.parent.parent.name.removeprefix("models--").replace(
-        "--", "/"
-    )  # its name on the Hub, where it is from there
-    if not isinstance(base, str) or base in ("", own) or _is_adapter(files.user_path(base)):
+    if not isinstance(base, str) or not base or _is_adapter(files.user_path(base)):
         raise AsrlibError(
             f"{folder} is an adapter whose base is {base!r}: write the model that it was trained on into its {ADAPTER[0]}."
         )
