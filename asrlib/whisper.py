@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from asrlib import AsrlibError, text
 
 __all__ = [
+    "BYTEWISE",
     "HOP",
     "POSITIONS",
     "POSITIONS_PER_SECOND",
@@ -23,6 +24,7 @@ __all__ = [
     "WINDOW_SECONDS",
     "end_tokens",
     "is_multilingual",
+    "language_of",
     "language_tokens",
     "no_speech_token",
     "previous_token",
@@ -37,6 +39,8 @@ HOP = 160  # samples from frame to frame of the features
 SAMPLES_PER_POSITION = 320  # the second convolution halves the frames
 POSITIONS_PER_SECOND = 50  # of the encoder
 POSITIONS = WINDOW_SECONDS * POSITIONS_PER_SECOND  # of a published encoder: 1,500
+# Languages of whose scripts a letter takes two to three tokens, for the vocabulary has few of their letters.
+BYTEWISE = frozenset(["am", "as", "bn", "bo", "gu", "ka", "km", "kn", "lo", "ml", "my", "pa", "si", "te"])
 MULTILINGUAL = 51_865  # tokens of the smallest vocabulary with languages; an English-only one has one less
 
 
@@ -53,6 +57,12 @@ def speaks_languages(vocabulary: int) -> bool:
 def language_tokens(generation: Any) -> dict[int, str]:
     """Return token to language code, of a multilingual model."""
     return {token: name.strip("<|>") for name, token in generation.lang_to_id.items()}
+
+
+def language_of(generation: Any, prompt: Sequence[int]) -> str | None:
+    """Return the language code that a prompt names; None of an English-only model."""
+    names = language_tokens(generation) if is_multilingual(generation) else {}
+    return next((names[token] for token in prompt if token in names), None)
 
 
 def prompt(

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from asrlib import corpora, hardware, scoring, text
+from asrlib.corpora import catalogue
 from asrlib.decoding import transcription
 from asrlib.io import files
 from asrlib.models import checkpoints, students
@@ -28,13 +29,21 @@ DIFFER = ("seed", "steps", "every")  # of trainings that are averaged
 TESTS = ("telephone/en/test", "audiobook/en/test", "untranscribed/en/test:packed")
 
 
-def sources(specifications: list[str]) -> list[dict[str, Any]]:
-    """Return the corpora that a student has learnt from, with licences and how much of each was drawn."""
+def sources(specifications: list[str], root: Path | str) -> list[dict[str, Any]]:
+    """Return the corpora that a student has learnt from, with licences and how much of each was drawn.
+
+    Args:
+        specifications: as `asrlib distil` takes them.
+        root: the folder of a corpus that is not packaged; its ``corpus.json`` says whose it is (`tools.synthetic`).
+    """
     found = {}
     for specification in specifications:
         source = distillation.Source.parse(specification)
-        card = corpora.card(source.name, source.language)
-        facts = {"title": card.title, "licence": card.facts["licence"], "attribution": card.facts["attribution"]}
+        if source.name in catalogue.PACKAGED:
+            card = corpora.card(source.name, source.language)
+            facts = {"title": card.title, "licence": card.facts["licence"], "attribution": card.facts["attribution"]}
+        elif not (facts := files.read_json(Path(root) / "corpus.json")):
+            raise SystemExit(f"{root} lacks corpus.json: say there what it is (title, licence, attribution).")
         found.setdefault(source.name, facts | {"corpus": []})["corpus"].append(specification)
     return list(found.values())
 
@@ -83,7 +92,7 @@ def main() -> None:
         "layers": distillation.spaced(files.read_json(teacher / "config.json")["decoder_layers"], settings["layers"]),
         "sha256": files.sha256(target),
         "bytes": target.stat().st_size,
-        "sources": sources(settings["corpus"]),
+        "sources": sources(settings["corpus"], settings["root"]),
         "machine": hardware.describe(),
         **{key: run[key] for key in ("command", "settings", "clips", "kept", "words")},
         "seconds": sum(one["seconds"] for one in runs),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import platform
 import shutil
 import sys
@@ -101,7 +102,11 @@ def _hardware() -> Iterator[Finding]:
 
     machine = hardware.describe()
     ratio = hardware.product_seconds(torch.float32) / hardware.product_seconds(torch.bfloat16)
-    said = f"multiplies bfloat16 {ratio:.1f} times as fast as float32" if ratio else "multiplies no bfloat16"
+    said = (
+        f"multiplies bfloat16 {ratio:.1f} times as fast as float32"
+        if 0 < ratio < math.inf
+        else "multiplies no bfloat16"
+    )
     chosen = str(hardware.best_dtype("cpu")).removeprefix("torch.")
     yield Finding("OK", f"{machine['cpu']}, {machine['cores']} cores, {said}: {chosen} is used on it")
     if machine["gpu"]:

@@ -167,7 +167,7 @@ def _with_words(model: Any, processor: Any, format: str, transcript: Hypothesis)
 def _runtime(options: argparse.Namespace, paths: Iterable[Path]) -> engines.Runtime:
     """Return the runtime that was named, or the fastest for these files, and say which that is."""
     if options.engine != "fastest":
-        return engines.load(options.engine, options.model)
+        return engines.load(options.engine, options.model, device="best")
     sounds, length = [], 0
     for path in paths:
         with contextlib.suppress(AsrlibError):  # it will be named when its turn comes
@@ -176,7 +176,7 @@ def _runtime(options: argparse.Namespace, paths: Iterable[Path]) -> engines.Runt
         if length >= PROBE:
             break
     if not sounds:
-        return engines.load("asrlib", options.model)
+        return engines.load("asrlib", options.model, device="best")
     timestamps = options.format != "txt"
     runtime, seconds = engines.fastest(options.model, sounds, language=options.language, timestamps=timestamps)
     best = min(seconds, key=seconds.__getitem__)
@@ -287,7 +287,7 @@ def _search_options(options: argparse.Namespace) -> dict[str, Any]:
 def _search(checkpoint: str, chosen: dict[str, Any]) -> tuple[Callable[..., Any], Any, Any, float]:
     """Return what transcribes clips as `_search_options` says, its processor, generation configuration, and longest seconds."""
     if chosen["engine"] != "asrlib" or chosen["beams"] > 1:
-        runtime = engines.load(chosen["engine"], checkpoint, beams=chosen["beams"])
+        runtime = engines.load(chosen["engine"], checkpoint, beams=chosen["beams"], device="best")
         for name in ("chunk", "batch_size"):
             if chosen[name]:
                 setattr(runtime, name, chosen[name])

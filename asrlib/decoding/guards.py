@@ -27,7 +27,8 @@ SPARSE = -0.5  # the same in silence, of a text of less than a token a second
 COMPRESSION = 2.4  # above it a text repeats itself
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 TOKENS_PER_SECOND = 20  # no speech holds more ...
-SPARE_TOKENS = 20  # ... but for these
+SPARE_TOKENS = 20  # ... but for these ...
+DENSER = 3  # ... and so many times as many where a letter takes several
 SYLLABLE = 10  # frames, 0.1 s: a sound that is nowhere louder for so long ...
 LOUDER = 10.0  # ... by so many decibels than its quietest tenth holds no speech
 
@@ -49,9 +50,9 @@ def compression(text: str) -> float:
     return len(data) / len(zlib.compress(data))
 
 
-def most_tokens(seconds: float) -> int:
-    """Return how many tokens a sound of such length can hold."""
-    return SPARE_TOKENS + round(TOKENS_PER_SECOND * seconds)
+def most_tokens(seconds: float, language: str | None = None) -> int:
+    """Return how many tokens a sound of such length can hold, in a language if that is known (its code)."""
+    return SPARE_TOKENS + round(TOKENS_PER_SECOND * seconds * (DENSER if language in whisper.BYTEWISE else 1))
 
 
 def steady(sound: torch.Tensor) -> bool:
@@ -88,7 +89,8 @@ def guarded(
         half of the decoder's positions, as in openai-whisper: the next window goes on from there.
     """
     half, times = model.config.max_target_positions // 2, whisper.time_tokens(model.generation_config)
-    limits = [most_tokens(sound.shape[1] / 100) for sound in sounds]
+    spoken = [whisper.language_of(model.generation_config, prompt) for prompt in prompts]
+    limits = [most_tokens(sound.shape[1] / 100, language) for sound, language in zip(sounds, spoken, strict=True)]
     limits = [min(half, limit) for limit in limits] if rules else limits
     tries: list[list[_Try]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from asrlib import audio, whisper
+from asrlib import AsrlibError, audio, whisper
 from asrlib.decoding import guards, network, words
 from asrlib.decoding.features import log_mel
 from asrlib.decoding.search import detect_language
-from asrlib.text import language_code, spaced
+from asrlib.text import language_code
 
 __all__ = ["Emission", "Live", "Recogniser", "agreed", "spoken"]
 
@@ -42,7 +42,15 @@ class Recogniser:
     def __init__(self, model: Any, processor: Any, language: str | None = None, window: str = "full") -> None:
         """Take a model in eval mode, its processor, a language, which it else finds at the first words, and the window:
         ``"full"`` or ``"merged"``, as in `asrlib.decoding.transcription.transcribe`.
+
+        Raises:
+            AsrlibError: a model that was exported or whose context was cut, or a language that it does not know.
         """
+        if not hasattr(model, "proj_out") or model.config.max_source_positions != whisper.POSITIONS:
+            raise AsrlibError(
+                "A recogniser for live speech needs a whole Whisper model of transformers: neither one that was exported to ONNX "
+                "nor one whose context was cut."
+            )
         self.model, self.processor, self.merged = model, processor, window == "merged"
         self.named = language_code(language) if language else None
         self.language = self.named or "en"
@@ -71,8 +79,7 @@ class Recogniser:
         """Return the second at which the first words end, in a sound that holds them and the rest."""
         said = self.text([*first, *rest]).strip()
         times = words.align(self.model, self.processor, samples, said, language=self.language)
-        part = self.text(first).split()
-        return times[min(len(part if spaced(self.language) else "".join(part)), len(times)) - 1][1]
+        return words.beginning(times, self.text(first))[-1][1]
 
 
 class Live:

@@ -266,11 +266,29 @@ def times(model: Any, processor: Any, samples: np.ndarray, transcript: Hypothesi
         words = align(model, processor, part, space.join(texts), language=transcript.language)
         if after - first > 1 and after < len(segments):
             after -= 1
-            last = spell(processor, _encode(processor, texts[-1], transcript.language), transcript.language)
-            words = words[: len(words) - len(last)]
+            words = beginning(words, space.join(texts[:-1]))
         found += [(start + begin, stop + begin, word) for start, stop, word in words]
         first, begin = after, found[-1][1] if found else begin
     return found
+
+
+def beginning(words: Sequence[Span], said: str) -> list[Span]:
+    """Return those of the words of a text that make up its beginning.
+
+    They are counted by letters: where a language has no spaces, a token may reach from the end of the beginning into the rest. Such
+    a word is cut, and keeps its times.
+
+    Args:
+        words: of the whole text.
+        said: its beginning.
+    """
+    left, kept = len("".join(said.split())), []
+    for start, end, word in words:
+        letters = "".join(word.split())
+        if left > 0:
+            kept.append((start, end, word if len(letters) <= left else letters[:left]))
+        left -= len(letters)
+    return kept
 
 
 def _fitting(segments: Sequence[Span], sizes: Sequence[int], first: int, begin: float) -> int:

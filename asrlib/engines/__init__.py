@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asrlib import AsrlibError
+from asrlib import AsrlibError, hardware
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +58,8 @@ def load(
         checkpoint: Hub id, or folder of a transformers checkpoint.
         precision: one of the runtime's ``precisions``; default: the first of them.
         beams: of the search; 1 is greedy.
-        device: ``cpu``, or a GPU as PyTorch calls it, for the runtimes that have code for one.
+        device: ``cpu``, a GPU as PyTorch calls it, for the runtimes that have code for one, or ``best``: the GPU where there is one and
+            the runtime has code for it.
 
     Raises:
         AsrlibError: unknown runtime or precision, a runtime that is not installed, has no beam search or no code for the
@@ -74,6 +75,8 @@ def load(
         runtime: type[Runtime] = getattr(importlib.import_module(f"asrlib.engines.{module}"), kind)
         if precision and precision not in runtime.precisions:
             raise AsrlibError(f"{name} has no precision {precision!r}: choose one of {', '.join(runtime.precisions)}.")
+        if device == "best":
+            device = hardware.best_device() if runtime.on_gpu else "cpu"
         if device != "cpu" and not runtime.on_gpu:
             raise AsrlibError(
                 f"{name} computes on the processor here: leave device at 'cpu', or choose another engine."
@@ -108,7 +111,7 @@ def fastest(
     for entry in CONTENDERS:
         name, _, precision = entry.partition(" ")
         try:
-            runtime = load(name, checkpoint, precision=precision)
+            runtime = load(name, checkpoint, precision=precision, device="best")
             for _ in range(2):
                 started = time.perf_counter()
                 list(runtime.transcribe(sounds, language=language, timestamps=timestamps, strict=False))

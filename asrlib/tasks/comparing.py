@@ -18,6 +18,7 @@ __all__ = ["STRETCH", "SUFFIXES", "Comparison", "compare", "read"]
 STRETCH = 15  # words of the stretches of a long text that are resampled
 SUFFIXES = (".txt", ".srt", ".vtt", ".json")
 TIMES = re.compile(r"^[\d:.,]+\s*-->\s*\d")
+WORD_TIME = re.compile(r"<[\d:.]+>")
 TAG = re.compile(r"</?[a-z][^>]*>|<[\d:.]+>")  # of subtitles: speakers, styles, times of words
 
 
@@ -65,13 +66,18 @@ def read(path: Path) -> str:
 
 
 def _spoken(subtitles: str) -> str:
-    """Return the words of subtitles: of each block, what follows the line with its times."""
-    words = []
-    for block in re.split(r"\n\s*\n", subtitles.replace("\r", "")):
-        lines = [line.strip() for line in block.split("\n")]
+    """Return the words of subtitles: of each block, what follows the line with its times.
+
+    Automatic captions, which have a time at each word, roll up: a block begins with the last line of the block before it, and a
+    line with a space in it does not end it.
+    """
+    rolls, words = bool(WORD_TIME.search(subtitles)), []
+    for block in re.split(r"\n\n+" if rolls else r"\n\s*\n", subtitles.replace("\r", "")):
+        lines = [TAG.sub("", line).strip() for line in block.split("\n")]
         times = next((place for place, line in enumerate(lines) if TIMES.match(line)), None)
-        words += lines[times + 1 :] if times is not None else []
-    return html.unescape(TAG.sub("", " ".join(words)))
+        shown = [line for line in lines[times + 1 :] if line] if times is not None else []
+        words += shown[1:] if rolls and words and shown[:1] == words[-1:] else shown
+    return html.unescape(" ".join(words))
 
 
 def compare(reference: Path, hypotheses: Sequence[Path], language: str, *, seed: int = 0) -> Comparison:

@@ -131,7 +131,9 @@ def prepare(
 def _prepare_one(source: Path, output: Path, made: Outcomes, labeller: Callable[[], Labeller], limits: Limits) -> str:
     """Cut, label and write one recording unless that is done; return why it cannot be read, or nothing."""
     stem = source.stem.encode(errors="backslashreplace").decode()  # a name that is no UTF-8 has no place in a table
-    name = f"{stem}-{made.content(source)[:8]}"
+    content = made.content(source)[:8]
+    known = [path.stem for path in sorted((output / "labels").glob(f"*-{content}.jsonl"))]  # under another name
+    name = known[0] if known else f"{stem}-{content}"
     if not _finished(output, name):
         try:
             samples = audio.load(source)

@@ -46,6 +46,21 @@ def test_subtitles_of_others_lose_their_times_numbers_notes_and_tags(tmp_path):
     assert comparing.read(path).split() == ["Hello", "3", "more", "&", "4", "bye", "now"]
 
 
+def test_captions_that_roll_up_are_read_once_and_what_is_said_twice_twice(tmp_path):
+    rolled = tmp_path / "auto.vtt"
+    rolled.write_text(
+        "WEBVTT\nKind: captions\n\n"
+        "00:00.000 --> 00:02.000 align:start position:0%\n \nhi<00:00.500><c> everyone</c>\n\n"
+        "00:02.000 --> 00:02.010 align:start position:0%\nhi everyone\n \n\n"
+        "00:02.010 --> 00:04.000 align:start position:0%\nhi everyone\nno<00:03.000><c> no</c>\n\n"
+        "00:04.000 --> 00:04.010 align:start position:0%\nno no\n \n"
+    )
+    assert comparing.read(rolled).split() == ["hi", "everyone", "no", "no"]
+    by_hand = tmp_path / "hand.srt"
+    by_hand.write_text("1\n00:00:00,000 --> 00:00:01,000\nNo.\n \n2\n00:00:01,000 --> 00:00:02,000\nNo.\n")
+    assert comparing.read(by_hand).split() == ["No.", "No."]
+
+
 def written(folder, **texts):
     folder.mkdir(exist_ok=True)
     for name, text in texts.items():

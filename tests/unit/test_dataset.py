@@ -77,8 +77,20 @@ def test_in_a_browser_a_text_is_corrected_a_clip_left_out_and_the_table_saved(tm
         assert tab.get_by_role("status").inner_text() == "1 corrected, 1 left out of 3"
         with tab.expect_download() as saved:
             tab.get_by_role("button", name="Save metadata.csv").click()
-        saved.value.save_as(tmp_path / "metadata.csv")
+        saved.value.save_as(tmp_path / "saved.csv")
+        tab.reload()  # the next day
+        assert [one.input_value() for one in tab.locator("textarea").all()] == [
+            "hello, there",
+            "thanks for watching",
+            hostile,
+        ]
+        assert tab.get_by_role("checkbox").nth(1).is_checked()
+        assert tab.get_by_role("status").inner_text() == "1 corrected, 1 left out of 3"
+        dataset.write(tmp_path, [rows[0] | {"transcription": "another"}, *rows[2:]], {})  # as `asrlib prepare` does
+        tab.reload()
+        assert [one.input_value() for one in tab.locator("textarea").all()] == ["hello, there", "another"]
         browser.close()
+    (tmp_path / "saved.csv").rename(tmp_path / "metadata.csv")
     assert errors == []
     found = [(row["file_name"], row["transcription"]) for row in metadata.folder(tmp_path)]
     assert found == [("a b#1.flac", hostile), ("good.flac", "hello, there")]

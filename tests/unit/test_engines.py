@@ -140,7 +140,8 @@ def test_the_fastest_of_those_that_can_is_chosen(monkeypatch):
         "openvino": Timed(clock, 2.0), "asrlib int8": Timed(clock, 2.5),
     }  # fmt: skip
 
-    def load(name, checkpoint, precision):
+    def load(name, checkpoint, precision, device):
+        assert device == "best"
         entry = f"{name} {precision}".strip()
         if entry not in known:
             raise AsrlibError(f"{name} is not installed")
@@ -154,6 +155,28 @@ def test_the_fastest_of_those_that_can_is_chosen(monkeypatch):
     known["asrlib"].refuses = True
     with pytest.raises(AsrlibError, match="not such sounds"):
         engines.fastest(TINY, [np.zeros(16_000)])
+
+
+def test_a_gpu_is_used_where_a_runtime_has_code_for_it(monkeypatch):
+    asked = {}
+
+    class Noted:
+        on_gpu = False
+        precisions = ("float32",)
+
+        def __init__(self, checkpoint, precision, beams, device):
+            asked[type(self).on_gpu] = device
+
+    class OnGpu(Noted):
+        on_gpu = True
+
+    monkeypatch.setattr(engines.hardware, "best_device", lambda: "cuda")
+    for kind in (Noted, OnGpu):
+        module = types.SimpleNamespace(Kind=kind)
+        monkeypatch.setitem(engines.ENGINES, "noted", "noted:Kind")
+        monkeypatch.setattr(engines.importlib, "import_module", lambda _, module=module: module)
+        engines.load("noted", TINY, device="best")
+    assert asked == {False: "cpu", True: "cuda"}
 
 
 @pytest.fixture(scope="module")

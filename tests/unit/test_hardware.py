@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from asrlib import hardware
+from asrlib.cli import doctor
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,16 @@ def test_a_precision_that_is_not_multiplied_takes_infinitely_long(monkeypatch):
     assert 0 < hardware.product_seconds(torch.float32) < hardware.product_seconds(torch.bfloat16) == math.inf
     assert hardware.best_dtype("cpu") is torch.float32
     hardware.product_seconds.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("float32", "bfloat16", "said"),
+    [(2.0, 1.0, "bfloat16 2.0 times as fast"), (1.0, math.inf, "no bfloat16"), (math.inf, math.inf, "no bfloat16")],
+)
+def test_the_doctor_says_how_fast_bfloat16_is_also_where_no_product_can_be_tried(monkeypatch, float32, bfloat16, said):
+    taken = {torch.float32: float32, torch.bfloat16: bfloat16}  # without oneDNN, as on a Mac: infinite, both
+    monkeypatch.setattr(hardware, "product_seconds", taken.__getitem__)
+    assert f"multiplies {said}" in str(next(doctor._hardware()))
 
 
 def test_the_probe_takes_one_core_and_gives_the_others_back(monkeypatch):

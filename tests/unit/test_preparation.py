@@ -212,6 +212,19 @@ def test_a_later_call_adds_what_is_new_and_replaces_what_has_changed(recordings,
     assert after["two"] == before["two"] and after["one"] != before["one"]
 
 
+@pytest.mark.usefixtures("found")
+def test_a_recording_under_another_name_enters_once(recordings, tmp_path, labelled):
+    folder = tmp_path / "set"
+    assert preparation.prepare(recordings, folder).kept == 3
+    before = metadata.folder(folder)
+    renamed = recordings[0].rename(tmp_path / "renamed.wav")
+    copy = tmp_path / "copy.wav"
+    copy.write_bytes(renamed.read_bytes())
+    assert preparation.prepare([renamed, copy, recordings[1]], folder).kept == 3
+    assert len(labelled) == 3
+    assert metadata.folder(folder) == before
+
+
 def corrected(folder, change):
     """Change the text of the table as people do, and return its rows."""
     path = folder / "metadata.csv"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import WhisperFeatureExtractor, WhisperTokenizer
 
-from asrlib import audio, corpora, engines, text
+from asrlib import audio, corpora, engines, text, whisper
 from asrlib.decoding import features, guards, transcription
 from asrlib.decoding.search import Found
 from asrlib.models import checkpoints
@@ -47,7 +47,9 @@ def test_each_clip_is_decoded_again_until_it_can_be_believed(monkeypatch, togeth
     assert guards.TEMPERATURES == (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     monkeypatch.setattr(guards, "TEMPERATURES", guards.TEMPERATURES[:3])
     config = SimpleNamespace(max_target_positions=448)
-    model = SimpleNamespace(generation_config=SimpleNamespace(no_timestamps_token_id=500), config=config)
+    model = SimpleNamespace(
+        generation_config=SimpleNamespace(no_timestamps_token_id=500, is_multilingual=False), config=config
+    )
     processor = SimpleNamespace(batch_decode=lambda rows, **_: ["".join(map(chr, row)) for row in rows])
     rows = list(range(len(TRIES)))
     found = []
@@ -78,6 +80,34 @@ def test_no_packaged_clip_has_even_half_the_tokens_that_it_may_have():
             assert all(
                 2 * count <= guards.most_tokens(seconds) for count, seconds in zip(counts, rows["seconds"], strict=True)
             )
+
+
+# The first sentence of the Universal Declaration of Human Rights, and its syllables.
+DENSE = {
+    "ka": ("ყველა ადამიანი იბადება თავისუფალი და თანასწორი თავისი ღირსებითა და უფლებებით", 33),
+    "lo": ("ມະນຸດທຸກຄົນເກີດມາມີກຽດສັກສີ, ສິດທິ, ເສລີພາບ ແລະ ຄວາມສະເໝີພາບເທົ່າທຽມກັນ", 27),
+    "bn": ("সমস্ত মানুষ স্বাধীনভাবে সমান মর্যাদা এবং অধিকার নিয়ে জন্মগ্রহণ করে", 27),
+}
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("language", DENSE)
+def test_languages_that_are_spelled_byte_by_byte_are_not_cut_off(language):
+    said, syllables = DENSE[language]
+    tokenizer = WhisperTokenizer.from_pretrained(checkpoints.fetch(BASE))
+    count = len(tokenizer(said, add_special_tokens=False).input_ids)
+    quick = syllables / 8  # seconds: eight syllables a second
+    assert guards.most_tokens(quick) < count <= guards.most_tokens(quick, language)
+
+
+def test_a_prompt_tells_its_language():
+    generation = SimpleNamespace(
+        is_multilingual=True, lang_to_id={"<|en|>": 5, "<|ka|>": 6}, task_to_id={"transcribe": 7}, decoder_start_token_id=4,
+        no_timestamps_token_id=9,
+    )  # fmt: skip
+    assert whisper.language_of(generation, [1, 2, *whisper.prompt(generation, "ka")]) == "ka"
+    generation.is_multilingual = False
+    assert whisper.language_of(generation, [4, 6, 9]) is None
 
 
 def noise(seconds, decibels, seed=0):

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import wave
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -173,6 +174,13 @@ def test_a_model_says_live_what_it_says_of_the_whole_recording(tiny, talk):
     (whole,) = transcription.transcribe(*tiny, [talk.audio])
     found = scoring.score([talk.text] * 2, ["".join(out), whole.text], normalizer=normalize)
     assert found.errors[0] <= found.errors[1] + 0.15 * found.lengths[1]
+
+
+@pytest.mark.parametrize("parts", [{"proj_out": None, "positions": 500}, {"positions": 1500}])
+def test_models_that_cannot_go_on_after_the_first_window_are_refused_before_it(parts):
+    model = SimpleNamespace(config=SimpleNamespace(max_source_positions=parts.pop("positions")), **parts)
+    with pytest.raises(AsrlibError, match="neither one that was exported to ONNX nor one whose context was cut"):
+        streaming.Recogniser(model, None)
 
 
 @pytest.mark.weights

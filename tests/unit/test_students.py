@@ -12,6 +12,7 @@ from asrlib.io import files
 from asrlib.models import students
 from asrlib.training import distillation
 from asrlib.training.distillation.training import choose
+from tools.student import sources
 
 
 @pytest.fixture
@@ -55,6 +56,21 @@ def test_damaged_weights_and_unknown_students_are_refused(shelf):
         stream.write(b"x")
     with pytest.raises(AsrlibError, match=r"small\.safetensors has sha256"):
         students.compose("asrlib/small", folder / "teacher", folder)
+
+
+def test_a_record_names_what_was_learnt_from_and_whose_it_is(tmp_path):
+    with pytest.raises(SystemExit, match=r"lacks corpus\.json"):
+        sources(["folder/en/train:packed=3"], tmp_path)
+    (tmp_path / "corpus.json").write_text(json.dumps({"title": "Mine", "licence": "CC0", "attribution": "me"}))
+    packaged, brought = sources(
+        ["telephone/en/train=1", "folder/en/train:packed=3", "telephone/en/train:packed=0.2", "folder/en/short"],
+        tmp_path,
+    )
+    assert packaged["licence"] == "CC-BY-SA-3.0"
+    assert packaged["corpus"] == ["telephone/en/train=1", "telephone/en/train:packed=0.2"]
+    assert brought == {
+        "title": "Mine", "licence": "CC0", "attribution": "me", "corpus": ["folder/en/train:packed=3", "folder/en/short"]
+    }  # fmt: skip
 
 
 def test_a_full_disk_is_named(shelf, monkeypatch):

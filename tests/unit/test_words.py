@@ -99,6 +99,21 @@ def test_words_stay_in_order_whatever_the_pauses(edges, silences):
     assert len(found) == len(given_words)
 
 
+@given(st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=8), st.integers(0, 20))
+def test_the_beginning_of_a_text_is_made_up_of_its_first_words(words_, size):
+    spans = [(float(at), at + 1.0, word) for at, word in enumerate(words_)]
+    said = "".join(words_)[:size]
+    found = words.beginning(spans, " ".join(said))
+    assert "".join(word for *_, word in found) == said
+    assert [span[:2] for span in found] == [span[:2] for span in spans[: len(found)]]
+    assert not found or spans[len(found) - 1][2].startswith(found[-1][2])
+
+
+def test_a_word_across_the_end_of_the_beginning_is_cut():
+    spans = [(0.0, 0.2, "他"), (0.2, 0.4, "说"), (0.4, 0.6, "他"), (0.6, 1.0, "不是"), (1.0, 1.2, "很")]
+    assert words.beginning(spans, "他说他不") == [*spans[:3], (0.6, 1.0, "不")]
+
+
 def test_errors_are_those_of_the_edges_whose_word_was_transcribed():
     truth = [(0.0, 1.0, "One two."), (1.5, 2.5, "Three"), (3.0, 4.0, "four five")]
     said = [(0.1, 0.5, "one"), (0.5, 0.9, "too"), (1.4, 2.6, "three"), (float("nan"), 3.4, "four"), (3.4, 4.2, "five")]

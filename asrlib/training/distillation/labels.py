@@ -75,7 +75,9 @@ def write(
             found = search.search(
                 teacher, encoder_states.to(teacher.device, teacher.dtype), prompts, bias, scores=True,
                 rules=timestamps.Rules(generation, len(prompts[0])) if timed else None,
-                max_new_tokens=[guards.most_tokens(states.places[name][2] / audio.SAMPLING_RATE) for name in names],
+                max_new_tokens=[
+                    guards.most_tokens(states.places[name][2] / audio.SAMPLING_RATE, languages[name]) for name in names
+                ],
             )  # fmt: skip
         rows = zip(names, found, strict=True)
         files.write_jsonl(path, ({"id": name, "tokens": one.tokens, "logprob": one.logprob} for name, one in rows))

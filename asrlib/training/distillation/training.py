@@ -96,7 +96,8 @@ class Validation:
                 continue
             encoder_states, bias = self.states.batch(names)
             bias = bias if bias is None else bias.to(model.device, model.dtype)
-            most = [guards.most_tokens(self.states.places[name][2] / audio.SAMPLING_RATE) for name in names]
+            seconds = [self.states.places[name][2] / audio.SAMPLING_RATE for name in names]
+            most = [guards.most_tokens(length, self.language) for length in seconds]
             encoder_states = encoder_states.to(model.device, model.dtype)
             prompts = [self.prompts[name] for name in names]
             tokens = search.greedy(model, encoder_states, prompts, bias, max_new_tokens=most)
