@@ -62,7 +62,7 @@ def main() -> None:
     """Write the folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--words", type=int, default=120_000)
+    parser.add_argument("--words", type=int, default=130_000)
     options = parser.parse_args()
     if not shutil.which("flite") or not WORDNET.is_dir():
         raise SystemExit("flite or WordNet is missing: install Debian's packages flite and wordnet-base.")
