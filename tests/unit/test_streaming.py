@@ -7,6 +7,7 @@ import sys
 import threading
 import wave
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -27,51 +28,56 @@ class Counter:
     """A recogniser of made-up speech, in which the n-th word is half a second of the number n. It knows whole words, and takes the
     part of a word at the end for another one each time."""
 
-    def __init__(self, fooled=True):
-        self.calls, self.longest, self.fooled = 0, 0, fooled
+    def __init__(self, fooled=True, rate=RATE):
+        self.calls, self.longest, self.fooled, self.rate, self.word = 0, 0, fooled, rate, rate // 2
 
     def __call__(self, samples, confirmed):
         self.calls += 1
         self.longest = max(self.longest, len(samples))
-        whole, part = divmod(len(samples) - self._offset(samples), WORD)
-        heard = [(int(number),) for number in samples[self._offset(samples) :: WORD][:whole]]
+        whole, part = divmod(len(samples) - self._offset(samples), self.word)
+        heard = [(int(number),) for number in samples[self._offset(samples) :: self.word][:whole]]
         wrong = [(-self.calls,)] if part and self.fooled else []
         return [word for word in heard if word not in confirmed] + wrong
 
     def _offset(self, samples):
         """Return where the first whole word begins."""
-        first = np.flatnonzero(np.diff(samples[:WORD], append=samples[WORD : WORD + 1]))
-        return int(first[0]) + 1 if len(first) and first[0] + 1 < WORD else 0
+        first = np.flatnonzero(np.diff(samples[: self.word], append=samples[self.word : self.word + 1]))
+        return int(first[0]) + 1 if len(first) and first[0] + 1 < self.word else 0
 
     def text(self, spoken):
         return "".join(f" {number}{'.' if number % 7 == 0 else ''}" for (number,) in spoken)
 
     def end(self, samples, first, rest):
-        return float(np.flatnonzero(samples == first[-1][0])[-1] + 1) / RATE
+        return float(np.flatnonzero(samples == first[-1][0])[-1] + 1) / self.rate
 
 
-def speech(words):
-    return np.repeat(np.arange(1, words + 1), WORD).astype(np.float32)
+def speech(words, word=WORD):
+    return np.repeat(np.arange(1, words + 1), word).astype(np.float32)
 
 
 def said(words):
     return Counter().text([(number,) for number in range(1, words + 1)])
 
 
-@given(st.lists(st.integers(1, 5 * RATE), min_size=1, max_size=25))
+COARSE = 400  # samples a second: the policy is the same at any rate, and the test forty times as quick
+
+
+@mock.patch.object(audio, "SAMPLING_RATE", COARSE)
+@given(st.lists(st.integers(1, 5 * COARSE), min_size=1, max_size=25))
 def test_each_word_goes_out_once_in_its_order_whatever_the_pieces(sizes):
-    sound, recogniser, at, out = speech(sum(sizes) // WORD + 1), Counter(), 0, ""
-    live = streaming.Live(recogniser)
+    recogniser, at, out = Counter(rate=COARSE), 0, ""
+    word, live = recogniser.word, streaming.Live(recogniser)
+    sound = speech(sum(sizes) // word + 1, word)
     for size in sizes:
         before = at
         at += size
         out += live.add(sound[before:at])
         assert said(len(sound)).startswith(out)  # nothing that goes out is ever wrong
-        assert len(out.split()) <= at // WORD  # nor was it said later
-    whole = -(-at // WORD) * WORD
+        assert len(out.split()) <= at // word  # nor was it said later
+    whole = -(-at // word) * word
     out += live.add(sound[at:whole]) + live.end()
-    assert out == said(whole // WORD)
-    assert recogniser.longest <= (20 + 5 + 5) * RATE
+    assert out == said(whole // word)
+    assert recogniser.longest <= (20 + 5 + 5) * COARSE
 
 
 def test_a_word_is_confirmed_when_two_transcripts_agree_on_it_and_on_all_before_it():
