@@ -59,7 +59,7 @@ def load(
         precision: one of the runtime's ``precisions``; default: the first of them.
         beams: of the search; 1 is greedy.
         device: ``cpu``, a GPU as PyTorch calls it, for the runtimes that have code for one, or ``best``: the GPU where there is one and
-            the runtime has code for it.
+            the runtime has code for it, but the CPU for a checkpoint that was exported to ONNX.
 
     Raises:
         AsrlibError: unknown runtime or precision, a runtime that is not installed, has no beam search or no code for the
@@ -76,7 +76,7 @@ def load(
         if precision and precision not in runtime.precisions:
             raise AsrlibError(f"{name} has no precision {precision!r}: choose one of {', '.join(runtime.precisions)}.")
         if device == "best":
-            device = hardware.best_device() if runtime.on_gpu else "cpu"
+            device = hardware.best_device() if runtime.on_gpu and not _exported(checkpoint) else "cpu"
         if device != "cpu" and not runtime.on_gpu:
             raise AsrlibError(
                 f"{name} computes on the processor here: leave device at 'cpu', or choose another engine."
@@ -87,6 +87,13 @@ def load(
         if extra is None:
             raise
         raise AsrlibError(f"{name} is not installed: pip install 'asrlib[{extra}]' first.") from None
+
+
+def _exported(checkpoint: str | Path) -> bool:
+    """Say whether a checkpoint was exported to ONNX, which runs on the processor."""
+    from asrlib.models import checkpoints, folders
+
+    return folders.exported(checkpoints.fetch(str(checkpoint)))
 
 
 def fastest(

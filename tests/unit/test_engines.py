@@ -157,7 +157,10 @@ def test_the_fastest_of_those_that_can_is_chosen(monkeypatch):
         engines.fastest(TINY, [np.zeros(16_000)])
 
 
-def test_a_gpu_is_used_where_a_runtime_has_code_for_it(monkeypatch):
+@pytest.mark.parametrize("exported", [False, True])
+def test_a_gpu_is_used_where_a_runtime_has_code_for_it_and_the_checkpoint_weights(monkeypatch, exported):
+    monkeypatch.setattr("asrlib.models.checkpoints.fetch", lambda name: name)
+    monkeypatch.setattr("asrlib.models.folders.exported", lambda _: exported)
     asked = {}
 
     class Noted:
@@ -176,7 +179,7 @@ def test_a_gpu_is_used_where_a_runtime_has_code_for_it(monkeypatch):
         monkeypatch.setitem(engines.ENGINES, "noted", "noted:Kind")
         monkeypatch.setattr(engines.importlib, "import_module", lambda _, module=module: module)
         engines.load("noted", TINY, device="best")
-    assert asked == {False: "cpu", True: "cuda"}
+    assert asked == {False: "cpu", True: "cpu" if exported else "cuda"}
 
 
 @pytest.fixture(scope="module")
