@@ -184,18 +184,16 @@ def table(differences: Mapping[str, Difference], reference: str) -> Finding:
     else:
         text = f"Of {len(tested)} comparisons with {reference}, {len(kept) or 'none'} {'shows' if len(kept) == 1 else 'show'}"
         text += " a difference that holds beside the others (Holm's correction)"
-    described = [
-        f"{name} is {sentences.better(differences[name])} (WER {sentences.points(differences[name].delta)})"
-        for name in kept[:LISTED]
-    ]
-    described += [f"{len(kept) - LISTED} more"] if len(kept) > LISTED else []
-    text += f": {'; '.join(described)}." if described else "."
+    described = {
+        name: f"{name} is {sentences.better(differences[name])} (WER {sentences.points(differences[name].delta)})"
+        for name in kept + alone
+    }
+    held = [described[name] for name in kept[:LISTED]] + ([f"{len(kept) - LISTED} more"] if len(kept) > LISTED else [])
+    text += f": {'; '.join(held)}." if held else "."
     if alone:
-        text += f" {', '.join(alone)} would differ if {'it' if len(alone) == 1 else 'each'} stood alone."
+        text += f" Judged alone, {'this differs' if len(alone) == 1 else 'these differ'} too: {'; '.join(described[name] for name in alone)}."
     if len(tested) > 1:
-        text += (
-            f" If no system differed, {sentences.number(chance, 2)} of {len(tested)} would still seem to, by chance."
-        )
+        text += f" Of {len(tested)} equal systems, {sentences.number(chance, 2)} on average would seem to differ, by chance alone."
     return Finding(text + lacking, "table", summary)
 
 

@@ -141,6 +141,25 @@ def test_a_folder_of_transcripts_goes_on_with_what_is_new_has_changed_or_has_fai
     assert ["bad.wav" in row["failed"] for row in rows] == [True, False, True, *[False] * 5]
 
 
+def test_a_folder_that_was_moved_is_not_transcribed_anew(tone, echo, capsys):
+    (tone / "bad.wav").unlink()
+    (tone / "b").mkdir()
+    soundfile.write(
+        tone / "b" / "good.wav", 0.1 * np.cos(np.arange(8_000) / 20), 16_000
+    )  # another one of the same name
+    assert cli.main(["transcribe", str(tone), "--output", str(tone / "out")]) == 0
+    written = capsys.readouterr().out.splitlines()
+    moved = tone.rename(tone.parent / "elsewhere")
+    echo.clear()
+    assert cli.main(["transcribe", str(moved), "--output", str(moved / "out")]) == 0
+    assert capsys.readouterr().out.splitlines() == [line.replace(str(tone), str(moved)) for line in written]
+    assert "ids" not in echo
+    (moved / "copy").mkdir()
+    (moved / "copy" / "good.wav").write_bytes((moved / "good.wav").read_bytes())  # which is not gone
+    assert cli.main(["transcribe", str(moved), "--output", str(moved / "out")]) == 0
+    assert echo["ids"] == [str(moved / "copy" / "good.wav")]
+
+
 def test_a_transcript_keeps_its_name_whatever_else_is_written_and_fails(tone, echo, capsys):
     command = ["transcribe", str(tone), "--output", str(tone / "out")]
     good = (tone / "good.wav").read_bytes()

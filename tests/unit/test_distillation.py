@@ -489,6 +489,14 @@ def test_what_nobody_wrote_down_is_written_by_the_teacher_and_nothing_else(monke
     assert made.references == {"a": "a b", "b": "x"}
 
 
+def test_settings_that_would_have_no_effect_are_refused():
+    with pytest.raises(AsrlibError, match="--published leaves out"):
+        distillation.Settings(("telephone/en/train",), published=True, hidden=10.0)
+    with pytest.raises(AsrlibError, match="write :packed"):
+        distillation.Settings(("telephone/en/train",), previous=0.2)
+    assert distillation.Settings(("telephone/en/train", "untranscribed/en/train:packed"), previous=0.2).previous
+
+
 def test_the_card_tells_the_steps_that_were_taken_and_languages_that_stay_text():
     settings = distillation.Settings(("fleurs/nb/train",), validation=("fleurs/nb/validation",), steps=400)
     counts = {"steps": 200, "kept": 1, "words": 2, "scores": [{"step": 200, "wer": 9.0}]}

@@ -557,6 +557,11 @@ def test_a_fine_tuned_model_is_whole_again_has_a_card_and_its_curves(here, capsy
     (row,) = facts["gains"]
     assert finetuning.sentence(row) in card and (row["clips"], row["shortage"]) == (3, "only 3 clips")
     assert "base_model" not in card  # the Hub refuses a folder there
+    stated = {"title": "Talks", "licence": "CC0", "attribution": "me"}
+    Path("speech/corpus.json").write_text(json.dumps(stated))
+    brought = cards.Source.brought("speech")
+    assert cards.sources_table([brought, brought]).splitlines()[2:] == ["| Talks | CC0 | me |"]
+    Path("speech/corpus.json").unlink()
     assert cards.base_model("openai/whisper-base") == "openai/whisper-base"
     assert f"- type: wer\n      value: {row['after']['wer']:.2f}".rstrip("0") in card
     events = EventAccumulator("one/logs").Reload()
