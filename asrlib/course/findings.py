@@ -357,10 +357,12 @@ def trend(
         )
     order, some = np.argsort(x, kind="stable"), len(x) // 4 if len(x) >= SCATTER else 1
     sides = order[:some], order[-some:]
-    ends = [f"{sentences.figure(np.median(y[side]))} {y_unit}".strip() for side in sides]
-    places = [f"{np.median(x[side]):,.6g} {x_unit}".strip() for side in sides]
+    tied = np.median(y[sides[0]]) == np.median(y[sides[1]])  # of values that are mostly 0, say
+    middle, said = (np.mean, "means") if tied else (np.median, "medians")
+    ends = [f"{sentences.figure(middle(y[side]))} {y_unit}".strip() for side in sides]
+    places = [f"{middle(x[side]):,.6g} {x_unit}".strip() for side in sides]
     seen = f"from {ends[0]} (at {places[0]}) to {ends[1]} (at {places[1]})"
-    seen += ", medians of the lowest and the highest quarter" if some > 1 else ""
+    seen += f", {said} of the lowest and the highest quarter" if some > 1 else ""
     few, value, interval = uncertainty.shortage(len(x), "point"), None, None
     if few:
         text = f"No conclusion about a trend of {of}: {seen} ({few})."

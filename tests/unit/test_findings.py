@@ -389,6 +389,9 @@ def test_of_many_points_a_trend_tells_the_medians_of_the_outer_quarters():
     y[0], y[-1] = 3, 99  # single points, which do not stand for the ends
     text = str(findings.trend(x, y, "chrF", "the WER"))
     assert "from 97 % (at 2) to 84 % (at 17), medians of the lowest and the highest quarter" in text
+    mostly_right = [0.0] * 15 + [0.0, 0.0, 0.0, 20.0, 80.0]
+    text = str(findings.trend(range(20), mostly_right, "the error", "the doubt"))
+    assert "from 0 % (at 2) to 20 % (at 17), means of the lowest and the highest quarter" in text  # both medians are 0
 
 
 def test_the_sentences_of_a_choice():
