@@ -817,6 +817,17 @@ def test_a_clip_whose_sound_ends_early_is_counted_as_failed(here, tmp_path, caps
     assert (facts["clips"], facts["scored"]) == (3, 9) and facts["failed"].keys() == {"2.wav"}
 
 
+def test_two_trainings_do_not_write_over_each_other(here, capsys):
+    with files.lock(Path("one/training")):
+        assert cli.main(command("one")) == 1
+    assert "Another run trains in one: wait until it has ended" in capsys.readouterr().err
+
+
+def test_the_language_of_a_corpus_is_its_own(here, tmp_path, capsys):
+    assert cli.main(command(str(tmp_path / "out"), "telephone/it", language="de")) == 1
+    assert "--language is for folders" in capsys.readouterr().err
+
+
 def test_a_source_of_which_nothing_can_be_read_is_left_out_or_ends_the_training(here, tmp_path, capsys, monkeypatch):
     write(tmp_path / "cut", ["a,en", "b,en", "c,en", "d,en"])
     prepare = data.context.prepare
@@ -832,6 +843,9 @@ def test_a_source_of_which_nothing_can_be_read_is_left_out_or_ends_the_training(
     assert "No clip is left to learn from: 4 cannot be read, such as 0.wav (It is damaged.)" in capsys.readouterr().err
     assert cli.main(command(str(tmp_path / "other"), "speech", cut, validation="speech")) == 1
     assert files.read_json(tmp_path / "other" / "finetuning.json")["clips"] == 10
+    monkeypatch.setattr(data.context, "prepare", prepare)  # mended: the same command goes on
+    assert cli.main(command(out, cut, validation="speech")) == 0
+    assert files.read_json(tmp_path / "out" / "finetuning.json")["clips"] == 4
 
 
 @pytest.mark.parametrize(
