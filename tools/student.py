@@ -17,12 +17,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from asrlib import corpora, hardware, scoring, text
-from asrlib.corpora import catalogue
+from asrlib import hardware, scoring, text
 from asrlib.decoding import transcription
 from asrlib.io import files
 from asrlib.models import checkpoints, students
-from asrlib.training import distillation
+from asrlib.training import cards, distillation
 from asrlib.training.distillation.training import choose
 
 DIFFER = ("seed", "steps", "every")  # of trainings that are averaged
@@ -39,10 +38,8 @@ def sources(specifications: list[str], root: Path | str) -> list[dict[str, Any]]
     found = {}
     for specification in specifications:
         source = distillation.Source.parse(specification)
-        if source.name in catalogue.PACKAGED:
-            card = corpora.card(source.name, source.language)
-            facts = {"title": card.title, "licence": card.facts["licence"], "attribution": card.facts["attribution"]}
-        elif not (facts := files.read_json(Path(root) / "corpus.json")):
+        facts = cards.owner(source, root)
+        if facts["licence"] == cards.OWN["licence"]:
             raise SystemExit(f"{root} lacks corpus.json: say there what it is (title, licence, attribution).")
         found.setdefault(source.name, facts | {"corpus": []})["corpus"].append(specification)
     return list(found.values())

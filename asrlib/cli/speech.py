@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from asrlib import AsrlibError, __version__, audio, corpora, engines, text, whisper
-from asrlib.course import findings
+from asrlib.course import findings, sentences
 from asrlib.decoding import outcomes, streaming, subtitles, transcription, words
 from asrlib.decoding.batching import Hypothesis
 from asrlib.decoding.outcomes import Failed, Outcomes
@@ -45,14 +45,13 @@ def transcribe(options: argparse.Namespace) -> int:
     if options.words and not timed:
         options.usage("--words goes with --format srt, vtt or json")
     if options.engine and (options.words or options.vad or options.int8 or options.window == "merged"):
-        options.usage(
-            "--engine goes without --words, --vad, --int8 and --window merged, which are options of the course's own loop"
-        )
+        options.usage("--engine goes without --words, --vad, --int8 and --window merged, of the course's own loop")
     if options.live:
         return _live(options)
     paths = transcripts.audio_files(options.audio, options.output)
     if options.output:
-        return _into_folder(options, paths)
+        with files.lock(options.output):  # two runs at once would give one name twice
+            return _into_folder(options, paths)
     if options.format in ("srt", "vtt") and len(paths) > 1:
         options.usage(f"several files as {options.format} need --output FOLDER")
     failed = 0
@@ -196,25 +195,26 @@ def evaluate(options: argparse.Namespace) -> int:
             options.usage("--hypotheses goes with --language and --json alone: nothing is transcribed")
         return _side_by_side(options)
     parts = str(options.speech).split("/")
-    if options.speech.is_dir() or options.speech.is_absolute() or len(parts) != 3:
+    if own := options.speech.is_dir() or options.speech.is_absolute() or len(parts) != 3:
         table = corpora.load("folder", root=options.speech, language=options.language)
         if {"test"} < set(table["split"]):  # what a model may have learnt from would flatter it
             kept = corpora.load("folder", options.language, "test", root=options.speech)
             told = f"of {options.speech} the split test is scored, {len(kept)} of {len(table)} clips."
             print(f"asrlib: {told}", file=sys.stderr)
             table = kept
-        elif len(splits := set(table["split"])) > 1:
-            told = f"{options.speech} has no split test: {', '.join(sorted(splits))} are all scored."
+        elif {"test"} != (splits := set(table["split"])):
+            told = f"{options.speech} has no split test: the clips of {', '.join(sorted(splits))} are scored."
             print(f"asrlib: {told}", file=sys.stderr)
     else:
         table = corpora.load(*parts, root=options.root)
     start, processor, generation, longest = _search(options.model, chosen)
     language = options.language or _language(table["language"], whisper.is_multilingual(generation))
     start = functools.partial(start, language=language)
-    run = {"speech": str(options.speech), **chosen}
+    run = {"speech": "" if own else str(options.speech), **chosen}  # a folder may move: its clips are compared
     if options.output:  # the same weights are to go on there
-        models = [name for name in (options.model, options.assistant) if name]
-        run["weights"] = [checkpoints.provenance(checkpoints.fetch(name)) for name in models]
+        run["weights"] = [
+            checkpoints.provenance(checkpoints.fetch(name)) for name in (options.model, options.assistant) if name
+        ]
     with contextlib.nullcontext(options.output) if options.output else tempfile.TemporaryDirectory() as folder:
         found = evaluation.evaluate(
             table, functools.partial(outcomes.transcripts, start, max_seconds=longest), folder, language=language, run=run,
@@ -236,7 +236,8 @@ def _side_by_side(options: argparse.Namespace) -> int:
     rate = "wer_percent" if text.spaced(options.language) else "cer_percent"
     systems = [_numbers(name, score, rate) for name, score in found.scores.items()]
     if options.json:
-        told = {"normalizer": found.normalizer, "unit": found.unit, "systems": systems}
+        told = {"normalizer": found.normalizer, "unit": found.unit, "systems": systems, "against": found.first}
+        told["differences"] = {name: sentences.of_difference(one) for name, one in found.differences.items()}
         print(json.dumps(told, indent=1, ensure_ascii=False))
         return 0
     width = max(len(name) for name in found.scores)

@@ -207,7 +207,8 @@ def copied_layers(depth: int, chosen: list[int]) -> None:
         arrow(axes, (left + step * (layer + 0.5), 1.44), (center, 0.87))
     arrow(axes, (1.4, 1.44), (1.4, 0.87))
     axes.text(left, 2.05, "decoder layers", fontsize=8)
-    axes.text(left, 0.15, "copied layers are trained; token table and positions are frozen", fontsize=8)
+    told = "copied layers are trained, but for keys and values for the encoder; token table and positions are frozen"
+    axes.text(0.9, 0.15, told, fontsize=8)
     figures.show(
         axes.figure,
         f"Diagram of a student: the teacher's encoder is copied and stays fixed; of its {depth} decoder layers, numbers "

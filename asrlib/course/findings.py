@@ -184,18 +184,16 @@ def table(differences: Mapping[str, Difference], reference: str) -> Finding:
     else:
         text = f"Of {len(tested)} comparisons with {reference}, {len(kept) or 'none'} {'shows' if len(kept) == 1 else 'show'}"
         text += " a difference that holds beside the others (Holm's correction)"
-    described = [
-        f"{name} is {sentences.better(differences[name])} (WER {sentences.points(differences[name].delta)})"
-        for name in kept[:LISTED]
-    ]
-    described += [f"{len(kept) - LISTED} more"] if len(kept) > LISTED else []
-    text += f": {'; '.join(described)}." if described else "."
+    described = {
+        name: f"{name} is {sentences.better(differences[name])} (WER {sentences.points(differences[name].delta)})"
+        for name in kept + alone
+    }
+    held = [described[name] for name in kept[:LISTED]] + ([f"{len(kept) - LISTED} more"] if len(kept) > LISTED else [])
+    text += f": {'; '.join(held)}." if held else "."
     if alone:
-        text += f" {', '.join(alone)} would differ if {'it' if len(alone) == 1 else 'each'} stood alone."
+        text += f" Judged alone, {'this differs' if len(alone) == 1 else 'these differ'} too: {'; '.join(described[name] for name in alone)}."
     if len(tested) > 1:
-        text += (
-            f" If no system differed, {sentences.number(chance, 2)} of {len(tested)} would still seem to, by chance."
-        )
+        text += f" Of {len(tested)} equal systems, {sentences.number(chance, 2)} on average would seem to differ, by chance alone."
     return Finding(text + lacking, "table", summary)
 
 
@@ -359,10 +357,12 @@ def trend(
         )
     order, some = np.argsort(x, kind="stable"), len(x) // 4 if len(x) >= SCATTER else 1
     sides = order[:some], order[-some:]
-    ends = [f"{sentences.figure(np.median(y[side]))} {y_unit}".strip() for side in sides]
-    places = [f"{np.median(x[side]):,.6g} {x_unit}".strip() for side in sides]
+    tied = np.median(y[sides[0]]) == np.median(y[sides[1]])  # of values that are mostly 0, say
+    middle, said = (np.mean, "means") if tied else (np.median, "medians")
+    ends = [f"{sentences.figure(middle(y[side]))} {y_unit}".strip() for side in sides]
+    places = [f"{middle(x[side]):,.6g} {x_unit}".strip() for side in sides]
     seen = f"from {ends[0]} (at {places[0]}) to {ends[1]} (at {places[1]})"
-    seen += ", medians of the lowest and the highest quarter" if some > 1 else ""
+    seen += f", {said} of the lowest and the highest quarter" if some > 1 else ""
     few, value, interval = uncertainty.shortage(len(x), "point"), None, None
     if few:
         text = f"No conclusion about a trend of {of}: {seen} ({few})."

@@ -133,10 +133,10 @@ def data_set() -> None:
         box(axes, (0.62 + 1.3 * place, 1.7), text, size=(1.1, 0.55), color=color)
         arrow(axes, (1.17 + 1.3 * place, 1.7), (1.37 + 1.3 * place, 1.7))
     for place, split in enumerate(("train", "validation", "test")):
-        box(axes, (6.88, 2.05 - 0.35 * place), split, size=(0.95, 0.3))
+        box(axes, (6.99, 2.05 - 0.35 * place), split, size=(0.78, 0.3))
     box(axes, (4.52, 0.45), "listen and correct\nthe test first", size=(1.5, 0.55), color=figures.ORANGE)
     box(axes, (2.0, 0.45), "metadata.csv\nwhat was corrected stays", size=(1.9, 0.55))
-    arrow(axes, (6.88, 1.15), (5.3, 0.45), curve=-0.25)
+    arrow(axes, (6.99, 1.15), (5.3, 0.45), curve=-0.25)
     arrow(axes, (3.75, 0.45), (2.97, 0.45))
     axes.text(6.4, 0.55, "whole recordings", fontsize=7)
     figures.show(

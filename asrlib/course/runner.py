@@ -120,8 +120,10 @@ def _unwritten(job: _Job) -> str | None:
 
 def _execute(job: _Job, timeout: float, expected: float | None) -> Outcome:
     """Run a notebook in a child process, from an empty folder to ``result.json``."""
+    before = job.folder.with_name(f".{job.folder.name}.before")
+    shutil.rmtree(before, ignore_errors=True)
     if job.folder.exists():
-        shutil.rmtree(job.folder)
+        job.folder.rename(before)
     task = {"notebook": str(job.book.path), "parameters": job.values}
     files.write_atomic(job.folder / "task.json", json.dumps(task))
     started = time.monotonic()
@@ -129,7 +131,11 @@ def _execute(job: _Job, timeout: float, expected: float | None) -> Outcome:
         ended = _watch(job, started + timeout, expected)
     except BaseException:
         _conclude(job, {"status": "interrupted", "error": "The run was stopped from outside."}, started)
+        if expected is not None:  # it was finished before
+            shutil.rmtree(job.folder)
+            before.rename(job.folder)
         raise
+    shutil.rmtree(before, ignore_errors=True)
     return _conclude(job, ended, started)
 
 

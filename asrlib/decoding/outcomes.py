@@ -128,6 +128,15 @@ class Outcomes:
             self._contents[whole(path)] = content(path)
         return self._contents[whole(path)]
 
+    def follow(self, paths: Iterable[Path]) -> None:
+        """Let each file that is not known stand for one with its name and content that is gone: its folder was moved."""
+        heard = {Path(file): (Path(file).name, row["sha256"]) for file, row in self.of.items() if row.get("sha256")}
+        here = {key for file, key in heard.items() if file.exists()}  # one that is only copied is another recording
+        gone = {key: str(file) for file, key in heard.items() if key not in here}
+        for path in paths if gone else ():
+            if whole(path) not in self.of and (file := gone.pop((path.name, self.content(path)), None)):
+                self._write(self.of.pop(file) | {"file": whole(path)})
+
     def done(self, path: Path, **facts: Any) -> bool:
         """Say whether a file, as it is now, was finished by a run with these facts."""
         row, facts = self.of.get(whole(path), {}), {"failed": "", "sha256": self.content(path), **facts}
@@ -135,7 +144,9 @@ class Outcomes:
 
     def add(self, path: Path, *, failed: str = "", **facts: Any) -> None:
         """Write down, at once, that a file is done or has failed."""
-        row = {"file": whole(path), "sha256": self.content(path), "failed": failed, **facts}
+        self._write({"file": whole(path), "sha256": self.content(path), "failed": failed, **facts})
+
+    def _write(self, row: dict[str, Any]) -> None:
         self.of[row["file"]] = row
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as lines:

@@ -204,7 +204,12 @@ def reserve(folder: Path, run: Mapping[str, Any], owner: str) -> None:
     path = folder / "run.json"
     with lock(path):
         if read_json(path) not in ({}, run):
-            raise AsrlibError(f"{folder} belongs to another {owner}: delete it, or give another folder.")
+            kept = any(
+                (folder / f"metadata.{kind}").is_file() for kind in ("csv", "tsv", "jsonl")
+            )  # a person's recordings
+            raise AsrlibError(
+                f"{folder} belongs to another {owner}: {'' if kept else 'delete it, or '}give another folder."
+            )
         write_atomic(path, json.dumps(run) + "\n")
 
 

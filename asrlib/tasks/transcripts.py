@@ -72,14 +72,16 @@ def _left_out(path: Path) -> str:
 def names(paths: Sequence[Path], suffix: str, outcomes: Outcomes) -> dict[Path, str]:
     """Return what the transcript of each file is called in a folder: no two files ever share a name there, nor a file that is there.
 
-    A file keeps the name that it was given before. The others are called by their stem, as long as all of those differ; else by
-    their whole name, else by their path below the folder that they share, else by their whole path.
+    A file keeps the name that it was given before, also where its folder was moved since. The others are called by their stem, as
+    long as all of those differ; else by their whole name, else by their path below the folder that they share, else by their whole
+    path.
 
     Args:
         paths: different files.
         suffix: ending of the transcripts, without its dot.
         outcomes: of the folder's earlier runs.
     """
+    outcomes.follow(paths)
     made = {file: row["made"] for file, row in outcomes.of.items() if row.get("made", "").endswith(f".{suffix}")}
     files = {path: whole(path) for path in paths}
     new = [file for file in files.values() if file not in made]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from asrlib import corpora
 from asrlib.io import files
 from asrlib.training.sources import Source
 
-__all__ = ["base_model", "sources_table"]
+__all__ = ["base_model", "owner", "sources_table"]
+
+OWN = {"title": "own recordings", "licence": "not stated", "attribution": ""}
 
 
 def base_model(model: str) -> str | None:
@@ -16,13 +19,25 @@ def base_model(model: str) -> str | None:
     return None if files.user_path(model).is_dir() else str(model)
 
 
-def sources_table(sources: Sequence[Source]) -> str:
-    """Return what was learnt from as a Markdown table; of a folder of one's own only its owner knows the licence."""
+def owner(source: Source, root: Path | str | None = None) -> dict[str, str]:
+    """Return ``title``, ``licence`` and ``attribution`` of what is learnt from.
+
+    Args:
+        source: of a folder only its owner knows the licence, who may write the three into its ``corpus.json``.
+        root: the folder, where the source does not name it.
+    """
+    if source.name != "folder":
+        card = corpora.card(source.name, source.language)
+        return {"title": card.title} | {key: card.facts[key] for key in ("licence", "attribution")}
+    stated = files.read_json(files.user_path(source.root or root or ".") / "corpus.json")
+    return {key: str(stated.get(key) or unknown) for key, unknown in OWN.items()}
+
+
+def sources_table(sources: Sequence[Source], root: Path | str | None = None) -> str:
+    """Return what was learnt from as a Markdown table, each corpus once; the arguments are those of `owner`."""
     rows = ["| learnt from | licence | by |", "|---|---|---|"]
     for source in sources:
-        if source.name == "folder":
-            rows.append("| own recordings | not stated | |")
-            continue
-        known = corpora.card(source.name, source.language)
-        rows.append(f"| {known.title}, {source.language} | {known.facts['licence']} | {known.facts['attribution']} |")
-    return "\n".join(rows)
+        known = owner(source, root)
+        language = "" if source.name == "folder" else f", {source.language}"
+        rows.append(f"| {known['title']}{language} | {known['licence']} | {known['attribution']} |")
+    return "\n".join(dict.fromkeys(rows))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gc
+import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["PeakMemory", "hear_once", "in_fresh_process", "in_turn", "training_bytes", "weight_bytes"]
 
 INTERVAL = 0.01  # seconds between two looks at the process's memory
-Result = TypeVar("Result")
+Name, Result = TypeVar("Name", bound=Hashable), TypeVar("Result")
 
 
 def weight_bytes(model: Any) -> int:
@@ -80,8 +81,10 @@ def training_bytes(model: Any, optimizer: Any) -> dict[str, int]:
     }
 
 
-def in_turn(calls: Mapping[str, Callable[[], Any]], rounds: int, *, device: str = "cpu") -> dict[str, list[float]]:
+def in_turn(calls: Mapping[Name, Callable[[], Any]], rounds: int, *, device: str = "cpu") -> dict[Name, list[float]]:
     """Time several calls one after another, round by round, so that what slows a round slows all; the first round only warms up.
+
+    Each round has an order of its own, so that no call always finds the caches as the same other has left them.
 
     Args:
         calls: by name.
@@ -93,11 +96,12 @@ def in_turn(calls: Mapping[str, Callable[[], Any]], rounds: int, *, device: str 
     """
     import torch
 
-    taken: dict[str, list[float]] = {name: [] for name in calls}
+    taken: dict[Name, list[float]] = {name: [] for name in calls}
+    shuffled = random.Random(0)
     for _ in range(rounds + 1):
-        for name, call in calls.items():
+        for name in shuffled.sample([*calls], len(calls)):
             started = time.perf_counter()
-            call()
+            calls[name]()
             if device != "cpu":
                 torch.cuda.synchronize(device)
             taken[name].append(time.perf_counter() - started)

@@ -8,14 +8,16 @@ import functools
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asrlib import AsrlibError, hardware
+from asrlib.io import files
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-__all__ = ["PATIENCE", "joined", "together"]
+__all__ = ["PATIENCE", "alone", "joined", "together"]
 
 PATIENCE = timedelta(days=7)  # in which the last process must have done its share, once the first has
 
@@ -30,6 +32,20 @@ def joined() -> PartialState:
     processes = PartialState(cpu=hardware.best_device() == "cpu", timeout=PATIENCE)
     atexit.register(processes.destroy_process_group)
     return processes
+
+
+@contextlib.contextmanager
+def alone(output: Path, processes: PartialState) -> Iterator[None]:
+    """Hold a training's folder; while another run has it, all processes end, instead of writing over each other's checkpoints.
+
+    Raises:
+        AsrlibError: another run has it.
+    """
+    with contextlib.ExitStack() as held:
+        with together(processes):
+            if processes.is_main_process and not held.enter_context(files.lock(output / "training", wait=False)):
+                raise AsrlibError(f"Another run trains in {output}: wait until it has ended, or give another folder.")
+        yield
 
 
 @contextlib.contextmanager

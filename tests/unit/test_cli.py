@@ -141,6 +141,25 @@ def test_a_folder_of_transcripts_goes_on_with_what_is_new_has_changed_or_has_fai
     assert ["bad.wav" in row["failed"] for row in rows] == [True, False, True, *[False] * 5]
 
 
+def test_a_folder_that_was_moved_is_not_transcribed_anew(tone, echo, capsys):
+    (tone / "bad.wav").unlink()
+    (tone / "b").mkdir()
+    soundfile.write(
+        tone / "b" / "good.wav", 0.1 * np.cos(np.arange(8_000) / 20), 16_000
+    )  # another one of the same name
+    assert cli.main(["transcribe", str(tone), "--output", str(tone / "out")]) == 0
+    written = capsys.readouterr().out.splitlines()
+    moved = tone.rename(tone.with_name(f"{tone.name}_moved"))
+    echo.clear()
+    assert cli.main(["transcribe", str(moved), "--output", str(moved / "out")]) == 0
+    assert capsys.readouterr().out.splitlines() == [line.replace(str(tone), str(moved)) for line in written]
+    assert "ids" not in echo
+    (moved / "copy").mkdir()
+    (moved / "copy" / "good.wav").write_bytes((moved / "good.wav").read_bytes())  # which is not gone
+    assert cli.main(["transcribe", str(moved), "--output", str(moved / "out")]) == 0
+    assert echo["ids"] == [str(moved / "copy" / "good.wav")]
+
+
 def test_a_transcript_keeps_its_name_whatever_else_is_written_and_fails(tone, echo, capsys):
     command = ["transcribe", str(tone), "--output", str(tone / "out")]
     good = (tone / "good.wav").read_bytes()
@@ -152,6 +171,20 @@ def test_a_transcript_keeps_its_name_whatever_else_is_written_and_fails(tone, ec
     (tone / "good.wav").write_bytes(good)
     assert cli.main(command) == 0
     assert sorted(path.name for path in (tone / "out").iterdir()) == ["good.srt", "good.txt", "outcomes.jsonl"]
+
+
+def test_two_runs_never_name_transcripts_in_one_folder_at_once(tone, echo, monkeypatch):
+    held, names = [], transcripts.names
+
+    def looked(paths, suffix, outcomes):
+        with files.lock(tone / "out", wait=False) as free:
+            held.append(not free)
+        return names(paths, suffix, outcomes)
+
+    monkeypatch.setattr(transcripts, "names", looked)
+    assert cli.main(["transcribe", str(tone / "good.wav"), "--output", str(tone / "out")]) == 0
+    with files.lock(tone / "out", wait=False) as free:
+        assert free and held == [True]
 
 
 def test_half_a_line_costs_no_other_outcome(tone):
@@ -318,7 +351,30 @@ def test_evaluate_scores_the_test_of_a_folder_with_splits(tone, echo, capsys):
     (tone / "metadata.csv").write_text((tone / "metadata.csv").read_text().replace(",test", ",validation"))
     assert cli.main(["evaluate", str(tone), "--language", "en", "--json"]) == 0
     out, err = capsys.readouterr()
-    assert len(json.loads(out)["clips"]) == 2 and "has no split test: train, validation are all scored" in err
+    assert len(json.loads(out)["clips"]) == 2 and "has no split test: the clips of train, validation are scored" in err
+    (tone / "metadata.csv").write_text((tone / "metadata.csv").read_text().replace(",validation", ",train"))
+    assert cli.main(["evaluate", str(tone), "--language", "en"]) == 0
+    assert (
+        "has no split test: the clips of train are scored" in capsys.readouterr().err
+    )  # which would flatter a model of them
+    (tone / "metadata.csv").write_text("\n".join(table))
+    assert cli.main(["evaluate", str(tone), "--language", "en"]) == 0
+    assert "split" not in capsys.readouterr().err
+
+
+def test_evaluate_goes_on_in_a_folder_that_was_moved_and_never_advises_to_delete_recordings(tone, echo, capsys):
+    own_folder(tone)
+    command = ["evaluate", str(tone), "--language", "en", "--output"]
+    assert cli.main([*command, str(tone / "out")]) == cli.main([*command, str(tone)]) == 0
+    moved = tone.rename(tone.with_name(f"{tone.name}_moved"))
+    echo.clear()
+    command[1] = str(moved)
+    assert cli.main([*command, str(moved / "out")]) == 0
+    assert "ids" not in echo
+    capsys.readouterr()
+    assert cli.main([*command, str(moved), "--strict"]) == 1
+    said = capsys.readouterr().err
+    assert "give another folder" in said and "delete" not in said
 
 
 def test_evaluate_asks_for_the_language_that_decides_the_normaliser(tone, echo, capsys):
@@ -349,9 +405,9 @@ def test_evaluate_searches_as_it_is_told_and_writes_it_down(tone, echo, capsys):
     [
         (["--chunk", "15", "--engine", "whisper.cpp"], "--chunk goes with --engine transformers and one beam"),
         (["--chunk", "15", "--beams", "2"], "--chunk goes with --engine transformers and one beam"),
-        (["--engine", "ctranslate2", "--vad"], "which are options of the course's own loop"),
-        (["--engine", "ctranslate2", "--int8"], "which are options of the course's own loop"),
-        (["--beams", "2", "--assistant", "openai/whisper-tiny.en"], "which are options of the course's own loop"),
+        (["--engine", "ctranslate2", "--vad"], "of the course's own loop"),
+        (["--engine", "ctranslate2", "--int8"], "of the course's own loop"),
+        (["--beams", "2", "--assistant", "openai/whisper-tiny.en"], "of the course's own loop"),
         (["--drafts", "2"], "--drafts goes with --assistant"),
         (["--beams", "0"], "must be 1 or more"),
         (["--hypotheses", "x.txt", "--output", "out"], "--hypotheses goes with --language and --json alone"),

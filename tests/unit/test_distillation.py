@@ -489,6 +489,14 @@ def test_what_nobody_wrote_down_is_written_by_the_teacher_and_nothing_else(monke
     assert made.references == {"a": "a b", "b": "x"}
 
 
+def test_settings_that_would_have_no_effect_are_refused():
+    with pytest.raises(AsrlibError, match="--published leaves out"):
+        distillation.Settings(("telephone/en/train",), published=True, hidden=10.0)
+    with pytest.raises(AsrlibError, match="write :packed"):
+        distillation.Settings(("telephone/en/train",), previous=0.2)
+    assert distillation.Settings(("telephone/en/train", "untranscribed/en/train:packed"), previous=0.2).previous
+
+
 def test_the_card_tells_the_steps_that_were_taken_and_languages_that_stay_text():
     settings = distillation.Settings(("fleurs/nb/train",), validation=("fleurs/nb/validation",), steps=400)
     counts = {"steps": 200, "kept": 1, "words": 2, "scores": [{"step": 200, "wer": 9.0}]}
@@ -708,14 +716,16 @@ def test_a_training_killed_between_checkpoints_ends_with_the_same_weights(world,
 
     monkeypatch.setattr(training.Training, "step", die)
     assert cli.main(command("stopped", **chance)) == 130
-    assert Path("stopped/checkpoint.safetensors").is_file()
+    assert len([*Path("stopped").glob("checkpoint-*.safetensors")]) == 1
     monkeypatch.setattr(
         training.Training, "step", lambda self, *given: taken.append(len(self.log)) or step(self, *given)
     )
     taken.clear()
     assert cli.main(command("stopped", **chance)) == 0
     assert taken == [4, 5, 6, 7]  # the last checkpoint was that of four steps
-    assert not Path("stopped/checkpoint.safetensors").exists()
+    assert not [*Path("stopped").glob("checkpoint-*.safetensors")]
+    assert cli.main(command("stopped", **chance)) == 0  # what is finished is not repeated
+    assert taken == [4, 5, 6, 7]
     for name in ("losses.jsonl", "scores.jsonl", "student/model.safetensors"):
         assert Path("stopped", name).read_bytes() == Path("whole", name).read_bytes()
 
@@ -734,6 +744,15 @@ def test_a_checkpoint_of_another_training_is_not_taken_up(world, monkeypatch):
     assert seen == []
     assert cli.main(command("other", steps=2, seed=1)) == 130
     assert seen == [0, 1]
+    assert cli.main(command("other", steps=2)) == 130  # whose own checkpoint is still there
+    assert seen == [0, 1]
+
+
+def test_two_trainings_do_not_write_over_each_other(world, monkeypatch, capsys):
+    enter(world, monkeypatch)
+    with files.lock(Path("one/training")):
+        assert cli.main(command("one")) == 1
+    assert "Another run trains in one: wait until it has ended" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

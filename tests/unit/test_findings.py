@@ -142,8 +142,10 @@ def test_a_table_names_what_holds_and_how_many_chance_gives(found):
     kept = [name for name in found if adjusted[name] <= 0.05]
     assert finding.numbers["remain"] == kept
     for name, one in found.items():
-        assert (f"{name} is better" in str(finding)) == (name in kept and one.interval[1] < 0)
-        assert (f"{name} is worse" in str(finding)) == (name in kept and one.interval[0] > 0)
+        held, _, alone = str(finding).partition("Judged alone")
+        assert (f"{name} is better" in held) == (name in kept and one.interval[1] < 0)
+        assert (f"{name} is worse" in held) == (name in kept and one.interval[0] > 0)
+        assert (f"{name} is" in alone) == (one.significant and name not in kept)
     assert finding.numbers["by_chance"] == pytest.approx(0.05 * len(found))
     assert json.loads(json.dumps(finding.numbers)) == finding.numbers
 
@@ -156,8 +158,8 @@ def test_the_sentences_of_a_table():
     found = {"int4": gap(0.001, 0.05), "int8": gap(0.03), "fp16": gap(0.9), "odd": gap(None)}
     assert str(findings.table(found, "float32")) == (
         "Of 3 comparisons with float32, 1 shows a difference that holds beside the others (Holm's correction): int4 is worse "
-        "(WER 5.0 points higher). int8 would differ if it stood alone. If no system differed, 0.15 of 3 would still seem to, "
-        "by chance. 1 comparison has no interval."
+        "(WER 5.0 points higher). Judged alone, this differs too: int8 is better (WER 2.0 points lower). Of 3 equal systems, "
+        "0.15 on average would seem to differ, by chance alone. 1 comparison has no interval."
     )
     assert str(findings.table({"a": gap(0.9), "b": gap(0.8)}, "x")).startswith(
         "Of 2 comparisons with x, none show a difference"
@@ -387,6 +389,9 @@ def test_of_many_points_a_trend_tells_the_medians_of_the_outer_quarters():
     y[0], y[-1] = 3, 99  # single points, which do not stand for the ends
     text = str(findings.trend(x, y, "chrF", "the WER"))
     assert "from 97 % (at 2) to 84 % (at 17), medians of the lowest and the highest quarter" in text
+    mostly_right = [0.0] * 15 + [0.0, 0.0, 0.0, 20.0, 80.0]
+    text = str(findings.trend(range(20), mostly_right, "the error", "the doubt"))
+    assert "from 0 % (at 2) to 20 % (at 17), means of the lowest and the highest quarter" in text  # both medians are 0
 
 
 def test_the_sentences_of_a_choice():

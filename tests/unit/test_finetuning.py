@@ -553,10 +553,15 @@ def test_a_fine_tuned_model_is_whole_again_has_a_card_and_its_curves(here, capsy
     assert [score["step"] for score in facts["scores"]] == [2, 4] and facts["before"]["step"] == 0
     assert facts["minutes"] == pytest.approx(7 * 0.6 / 60, rel=0.3)
     card = Path("one/model/README.md").read_text()
-    assert "asrlib finetune speech --model ./model --context 1" in card and "| own recordings | not stated | |" in card
+    assert "asrlib finetune speech --model ./model --context 1" in card and "| own recordings | not stated |" in card
     (row,) = facts["gains"]
     assert finetuning.sentence(row) in card and (row["clips"], row["shortage"]) == (3, "only 3 clips")
     assert "base_model" not in card  # the Hub refuses a folder there
+    stated = {"title": "Talks", "licence": "CC0", "attribution": "me"}
+    Path("speech/corpus.json").write_text(json.dumps(stated))
+    brought = cards.Source.brought("speech")
+    assert cards.sources_table([brought, brought]).splitlines()[2:] == ["| Talks | CC0 | me |"]
+    Path("speech/corpus.json").unlink()
     assert cards.base_model("openai/whisper-base") == "openai/whisper-base"
     assert f"- type: wer\n      value: {row['after']['wer']:.2f}".rstrip("0") in card
     events = EventAccumulator("one/logs").Reload()
@@ -812,6 +817,17 @@ def test_a_clip_whose_sound_ends_early_is_counted_as_failed(here, tmp_path, caps
     assert (facts["clips"], facts["scored"]) == (3, 9) and facts["failed"].keys() == {"2.wav"}
 
 
+def test_two_trainings_do_not_write_over_each_other(here, capsys):
+    with files.lock(Path("one/training")):
+        assert cli.main(command("one")) == 1
+    assert "Another run trains in one: wait until it has ended" in capsys.readouterr().err
+
+
+def test_the_language_of_a_corpus_is_its_own(here, tmp_path, capsys):
+    assert cli.main(command(str(tmp_path / "out"), "telephone/it", language="de")) == 1
+    assert "--language is for folders" in capsys.readouterr().err
+
+
 def test_a_source_of_which_nothing_can_be_read_is_left_out_or_ends_the_training(here, tmp_path, capsys, monkeypatch):
     write(tmp_path / "cut", ["a,en", "b,en", "c,en", "d,en"])
     prepare = data.context.prepare
@@ -827,6 +843,9 @@ def test_a_source_of_which_nothing_can_be_read_is_left_out_or_ends_the_training(
     assert "No clip is left to learn from: 4 cannot be read, such as 0.wav (It is damaged.)" in capsys.readouterr().err
     assert cli.main(command(str(tmp_path / "other"), "speech", cut, validation="speech")) == 1
     assert files.read_json(tmp_path / "other" / "finetuning.json")["clips"] == 10
+    monkeypatch.setattr(data.context, "prepare", prepare)  # mended: the same command goes on
+    assert cli.main(command(out, cut, validation="speech")) == 0
+    assert files.read_json(tmp_path / "out" / "finetuning.json")["clips"] == 4
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,24 @@ def test_a_failure_is_run_again_and_stops_all_that_needs_it_old_results_or_not(t
     assert statuses(three) == {"01_one": "finished", "02_two": "unchanged", "03_three": "unchanged"}
 
 
+def test_a_run_that_was_finished_outlives_an_interrupted_repetition(three, ends, monkeypatch):
+    statuses(three)
+    kept = registry.run_folder(three.root, "smoke", "01_one") / "kept.txt"
+    kept.write_text("made by the finished run")
+
+    def stopped(*_):
+        assert not kept.exists()  # each run begins in an empty folder
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "_watch", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            runner.run(three.root, ["1"], profile="smoke", force=True)
+    assert kept.is_file() and statuses(three) == dict.fromkeys(CLEAN, "unchanged")
+    assert statuses(three, "1", force=True) == {"01_one": "finished"}
+    assert not kept.exists() and [path.name for path in kept.parent.parent.glob(".*before")] == []
+
+
 def test_an_output_folder_of_its_own_holds_a_run_and_what_it_needs(three, ends):
     own = Path("sweep/SEED=1")
     assert statuses(three, "2", output=own) == {"02_two": "not run"}

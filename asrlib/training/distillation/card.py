@@ -53,7 +53,7 @@ def card(settings: Settings, counts: Mapping[str, Any]) -> str:
         base=f"base_model: {base}\n" if base else "",
         languages=", ".join(sorted({f'"{source.code}"' for source in settings.sources})),
         version=__version__,
-        sources=sources_table(settings.sources),
+        sources=sources_table(settings.sources, settings.root),
         scores=score,
         command=settings.command(),
         layers=settings.layers,

@@ -28,7 +28,7 @@ from asrlib.training.distillation.losses import TeacherStates, TrainingSet
 from asrlib.training.distillation.settings import Settings
 from asrlib.training.distillation.states import EncoderStates, LiveStates
 from asrlib.training.distillation.training import Group, Training, Validation
-from asrlib.training.processes import joined, together
+from asrlib.training.processes import alone, joined, together
 from asrlib.training.sources import Source
 
 if TYPE_CHECKING:
@@ -55,10 +55,16 @@ def distil(settings: Settings, output: Path | str) -> dict[str, Any] | None:
 
     Raises:
         AsrlibError: what `corpora.load` and `transcription.load` refuse, more processes than clips in a batch, more layers than
-            the teacher's, a folder of another run, or no label that is kept. All processes end together.
+            the teacher's, a folder of another run or that another one trains in, or no label that is kept. All processes end
+            together.
     """
-    started, processes, output = time.monotonic(), joined(), Path(output)
-    first, share = processes.is_main_process, (processes.process_index, processes.num_processes)
+    with alone(Path(output), joined()):
+        return _distil(settings, Path(output), joined())
+
+
+def _distil(settings: Settings, output: Path, processes: PartialState) -> dict[str, Any] | None:
+    started, first = time.monotonic(), processes.is_main_process
+    share = processes.process_index, processes.num_processes
     with together(processes):
         rows = _begin(settings, output, processes)
         teacher, processor, student = _models(settings, str(processes.device))
@@ -70,14 +76,19 @@ def distil(settings: Settings, output: Path | str) -> dict[str, Any] | None:
         given = output / "validation", teacher, processor
         validation = [first and validate(settings, text, *given) for text in settings.validation]
     facts = asdict(settings) | {"root": "", "labels": [(name, kept[name].tokens) for name in sorted(kept)]}
+    name = outcomes.fingerprint(facts)
+    if (done := files.read_json(output / "distillation.json")).get("training") == name and (
+        output / "student"
+    ).is_dir():
+        return done if first else None
     training = Training(student, settings)
     shown = {"label": "student" * first, "seen": board(output / "logs") if first else None}
     student = training.run(
-        data, groups(settings.sources, states, data, rows), validation, checkpoint=output / "checkpoint.safetensors",
-        name=outcomes.fingerprint(facts), processes=processes, **shown,
+        data, groups(settings.sources, states, data, rows), validation, checkpoint=output / f"checkpoint-{name}.safetensors",
+        name=name, processes=processes, **shown,
     )  # fmt: skip
     words = sum(len(label.text.split()) for label in kept.values())
-    counts = {"clips": len(states.ids), "kept": len(kept), "words": words, "failed": states.failed}
+    counts = {"training": name, "clips": len(states.ids), "kept": len(kept), "words": words, "failed": states.failed}
     with together(processes):
         return _write(settings, output, training, student, processor, counts, started) if first else None
 
@@ -116,9 +127,9 @@ def _write(
     files.write_jsonl(output / "losses.jsonl", ({"step": n, **row} for n, row in enumerate(training.log, 1)))
     files.write_jsonl(output / "scores.jsonl", training.scores)
     facts = {"settings": asdict(settings) | {"root": str(settings.root or "")}, "command": settings.command(), **done}
-    files.write_atomic(output / "distillation.json", json.dumps(facts, indent=1) + "\n")
     _save(student, processor, output / "student", card(settings, done))
-    (output / "checkpoint.safetensors").unlink(missing_ok=True)
+    files.write_atomic(output / "distillation.json", json.dumps(facts, indent=1) + "\n")
+    (output / f"checkpoint-{done['training']}.safetensors").unlink(missing_ok=True)
     return done
 
 

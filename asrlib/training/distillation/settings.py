@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from asrlib import AsrlibError
 from asrlib.training.sources import Source, command_line
 
 __all__ = ["Settings"]
@@ -60,6 +61,17 @@ class Settings:
     patience: int = 0
     seed: int = 0
     live: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what another setting would leave without effect.
+
+        Raises:
+            AsrlibError: says which, and what to do.
+        """
+        if self.published and self.hidden != Settings.hidden:
+            raise AsrlibError("--hidden weighs a loss that --published leaves out: leave out one of them.")
+        if self.previous and not any(source.packed for source in self.sources):
+            raise AsrlibError("--previous is for packed labels: write :packed behind a corpus, or leave it out.")
 
     @property
     def sources(self) -> list[Source]:

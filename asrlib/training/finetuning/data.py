@@ -241,12 +241,14 @@ def features(
         cache: file for the features; None makes them anew whenever a batch needs them, and reads no clip now.
         label: shown in the progress line; none is shown without it.
     """
-    from datasets import disable_progress_bars
+    from datasets import Dataset, disable_progress_bars
 
     disable_progress_bars()  # a `Meter` shows how far it is
     make = functools.partial(_example, processor=processor, limits=limits)
     if cache is None:
         return part, part.table.with_transform(functools.partial(_batch, make)), {}
+    if label and cache.is_file() and _mended(make, part, Dataset.from_file(str(cache))["failed"]):
+        cache.unlink()
     with Meter(label, len(part.table), "clips") as meter:
         made = part.table.map(
             functools.partial(_tried, make, meter.step if label else None), remove_columns=part.table.column_names,
@@ -256,6 +258,12 @@ def features(
     kept = [at for at, why in enumerate(made["failed"]) if not why]
     made = made.select(kept).select_columns(["input_features", "labels"]).with_format("numpy")
     return replace(part, table=part.table.select(kept)), made, failed
+
+
+def _mended(make: Callable[..., Any], part: Part, failed: Sequence[str]) -> bool:
+    """Say whether a clip that an earlier run could not read can be read now."""
+    ways = (_tried(make, None, part.table[at]) for at, why in enumerate(failed) if why)
+    return any(not made["failed"] for made in ways)
 
 
 def _example(row: dict[str, Any], *, processor: Any, limits: Limits) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from asrlib.training.finetuning.data import Limits, Part, Speech, seconds
 from asrlib.training.finetuning.gain import gains
 from asrlib.training.finetuning.settings import Settings
 from asrlib.training.finetuning.training import FineTuner, Metrics, arguments, callbacks_of
-from asrlib.training.processes import joined, together
+from asrlib.training.processes import alone, joined, together
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -59,10 +59,14 @@ def finetune(settings: Settings, output: Path | str) -> dict[str, Any] | None:
 
     Raises:
         AsrlibError: what `corpora.load` and `transcription.load` refuse, a batch that cannot be parted, no clip that is left, a
-            folder of another run, or a full disk. All processes end together.
+            folder of another run or that another one trains in, or a full disk. All processes end together.
     """
-    started, processes, output = time.monotonic(), joined(), Path(output)
-    first = processes.is_main_process
+    with alone(Path(output), joined()):
+        return _finetune(settings, Path(output), joined())
+
+
+def _finetune(settings: Settings, output: Path, processes: PartialState) -> dict[str, Any] | None:
+    started, first = time.monotonic(), processes.is_main_process
     with together(processes):
         _check(settings, processes)
         model, processor = _load(settings)
@@ -92,6 +96,8 @@ def finetune(settings: Settings, output: Path | str) -> dict[str, Any] | None:
 
 
 def _check(settings: Settings, processes: PartialState) -> None:
+    if settings.language and all(source.name != "folder" for source in settings.sources):
+        raise AsrlibError("--language is for folders: a corpus states its own, as in dialogue/cs.")
     parts = processes.num_processes * settings.accumulate
     if settings.batch_size and settings.batch_size % parts:
         raise AsrlibError(
