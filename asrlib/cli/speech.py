@@ -50,8 +50,7 @@ def transcribe(options: argparse.Namespace) -> int:
         return _live(options)
     paths = transcripts.audio_files(options.audio, options.output)
     if options.output:
-        with files.lock(options.output):  # two runs at once would give one name twice
-            return _into_folder(options, paths)
+        return _into_folder(options, paths)
     if options.format in ("srt", "vtt") and len(paths) > 1:
         options.usage(f"several files as {options.format} need --output FOLDER")
     failed = 0
@@ -95,19 +94,20 @@ def _interrupt_left_to_the_recorder() -> Iterator[None]:
 
 def _into_folder(options: argparse.Namespace, paths: Sequence[Path]) -> int:
     """Write a file for each transcript that an earlier call with the same options has not written; print where each lies."""
-    chosen = {
-        name: getattr(options, name) for name in ("language", "format", "words", "engine", "vad", "window", "int8")
-    }
+    asked = ("language", "format", "words", "engine", "vad", "window", "int8")
+    chosen = {name: getattr(options, name) for name in asked}
     weights = checkpoints.provenance(checkpoints.fetch(options.model))
     run = outcomes.fingerprint(chosen | weights | {"asrlib": __version__})
-    book, failed = Outcomes(options.output, f".{options.format}"), 0
-    names = transcripts.names(paths, options.format, book)
-    waiting = []
-    for path, name in names.items():
-        if book.done(path, run=run, made=name) and (options.output / name).is_file():
-            print(options.output / name)
-        else:
-            waiting.append(path)
+    failed, waiting = 0, []
+    with files.lock(options.output / "outcomes"):  # a name is given once, also where two runs ask for it at once
+        book = Outcomes(options.output, f".{options.format}")
+        names = transcripts.names(paths, options.format, book)
+        for path, name in names.items():
+            if book.done(path, run=run, made=name) and (options.output / name).is_file():
+                print(options.output / name)
+            else:
+                book.add(path, failed=outcomes.UNFINISHED, made=name, run=run)
+                waiting.append(path)
     for path, outcome in _transcripts(options, waiting):
         if isinstance(outcome, Failed):
             failed += 1
@@ -197,20 +197,20 @@ def evaluate(options: argparse.Namespace) -> int:
     parts = str(options.speech).split("/")
     if own := options.speech.is_dir() or options.speech.is_absolute() or len(parts) != 3:
         table = corpora.load("folder", root=options.speech, language=options.language)
-        if {"test"} < set(table["split"]):  # what a model may have learnt from would flatter it
+        splits, told = set(table["split"]), ""
+        if {"test"} < splits:  # what a model may have learnt from would flatter it
             kept = corpora.load("folder", options.language, "test", root=options.speech)
-            told = f"of {options.speech} the split test is scored, {len(kept)} of {len(table)} clips."
-            print(f"asrlib: {told}", file=sys.stderr)
-            table = kept
-        elif {"test"} != (splits := set(table["split"])):
+            told, table = f"of {options.speech} the split test is scored, {len(kept)} of {len(table)} clips.", kept
+        elif splits != {"test"}:
             told = f"{options.speech} has no split test: the clips of {', '.join(sorted(splits))} are scored."
+        if told:
             print(f"asrlib: {told}", file=sys.stderr)
     else:
         table = corpora.load(*parts, root=options.root)
     start, processor, generation, longest = _search(options.model, chosen)
     language = options.language or _language(table["language"], whisper.is_multilingual(generation))
     start = functools.partial(start, language=language)
-    run = {"speech": "" if own else str(options.speech), **chosen}  # a folder may move: its clips are compared
+    run = {"speech": outcomes.whole(options.speech) if own else str(options.speech), **chosen}
     if options.output:  # the same weights are to go on there
         run["weights"] = [
             checkpoints.provenance(checkpoints.fetch(name)) for name in (options.model, options.assistant) if name

@@ -81,6 +81,11 @@ class _Job:
     def folder(self) -> Path:
         return self.folder_of(self.book.name)
 
+    @property
+    def aside(self) -> Path:
+        """Return where the run before is kept while this one lasts."""
+        return self.folder.with_name(f".{self.folder.name}.before")
+
     def folder_of(self, name: str) -> Path:
         return registry.run_folder(self.root, self.profile, name, self.output)
 
@@ -99,6 +104,8 @@ def _outcome(job: _Job, earlier: Mapping[str, Outcome], force: bool, timeout: fl
         keys.append(found.key)
     job = replace(job, key=registry.key(job.root, job.book, job.profile, job.values, keys))
     with files.lock(job.folder):
+        if registry.result(job.folder) is None:
+            _restore(job)
         before = registry.result(job.folder)
         if not force and before and before.good and before.key == job.key and _unwritten(job) is None:
             return job.outcome("unchanged", seconds=before.seconds)
@@ -120,23 +127,32 @@ def _unwritten(job: _Job) -> str | None:
 
 def _execute(job: _Job, timeout: float, expected: float | None) -> Outcome:
     """Run a notebook in a child process, from an empty folder to ``result.json``."""
-    before = job.folder.with_name(f".{job.folder.name}.before")
-    shutil.rmtree(before, ignore_errors=True)
-    if job.folder.exists():
-        job.folder.rename(before)
-    task = {"notebook": str(job.book.path), "parameters": job.values}
-    files.write_atomic(job.folder / "task.json", json.dumps(task))
+    shutil.rmtree(job.aside, ignore_errors=True)
+    if expected is not None:  # it was finished before
+        job.folder.rename(job.aside)
+    elif job.folder.exists():
+        shutil.rmtree(job.folder)
     started = time.monotonic()
     try:
+        task = {"notebook": str(job.book.path), "parameters": job.values}
+        files.write_atomic(job.folder / "task.json", json.dumps(task))
         ended = _watch(job, started + timeout, expected)
     except BaseException:
-        _conclude(job, {"status": "interrupted", "error": "The run was stopped from outside."}, started)
-        if expected is not None:  # it was finished before
-            shutil.rmtree(job.folder)
-            before.rename(job.folder)
+        try:
+            _conclude(job, {"status": "interrupted", "error": "The run was stopped from outside."}, started)
+        finally:
+            _restore(job)
         raise
-    shutil.rmtree(before, ignore_errors=True)
-    return _conclude(job, ended, started)
+    outcome = _conclude(job, ended, started)
+    shutil.rmtree(job.aside, ignore_errors=True)
+    return outcome
+
+
+def _restore(job: _Job) -> None:
+    """Put back the finished run, if there is one, that a repetition had put aside and did not live to replace."""
+    if job.aside.exists():
+        shutil.rmtree(job.folder, ignore_errors=True)
+        job.aside.rename(job.folder)
 
 
 def _conclude(job: _Job, ended: dict[str, Any], started: float) -> Outcome:

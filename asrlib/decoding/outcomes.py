@@ -22,7 +22,10 @@ from asrlib.io import files
 if TYPE_CHECKING:
     from asrlib.decoding.batching import Hypothesis
 
-__all__ = ["Failed", "Outcomes", "content", "fingerprint", "is_done", "transcripts", "whole"]
+__all__ = ["UNFINISHED", "Failed", "Outcomes", "content", "fingerprint", "is_done", "transcripts", "whole"]
+
+
+UNFINISHED = "It was not finished."  # stands for what a run has begun to do
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ class Outcomes:
                     row = json.loads(line)
                     if row.get("made", ending).endswith(ending):
                         self.of[row["file"]] = row
+                        self.of.pop(row.get("was", ""), None)
 
     def content(self, path: Path) -> str:
         """Return the SHA-256 of a file as it was when it was first asked for: before it was read, not after."""
@@ -135,7 +139,7 @@ class Outcomes:
         gone = {key: str(file) for file, key in heard.items() if key not in here}
         for path in paths if gone else ():
             if whole(path) not in self.of and (file := gone.pop((path.name, self.content(path)), None)):
-                self._write(self.of.pop(file) | {"file": whole(path)})
+                self._write(self.of.pop(file) | {"file": whole(path), "was": file})
 
     def done(self, path: Path, **facts: Any) -> bool:
         """Say whether a file, as it is now, was finished by a run with these facts."""

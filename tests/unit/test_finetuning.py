@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -826,6 +827,10 @@ def test_two_trainings_do_not_write_over_each_other(here, capsys):
 def test_the_language_of_a_corpus_is_its_own(here, tmp_path, capsys):
     assert cli.main(command(str(tmp_path / "out"), "telephone/it", language="de")) == 1
     assert "--language is for folders" in capsys.readouterr().err
+    shutil.copytree("speech", tmp_path / "spoken")
+    (tmp_path / "spoken" / "corpus.json").write_text("[")
+    assert cli.main(command(str(tmp_path / "other"), str(tmp_path / "spoken"))) == 1
+    assert "corpus.json cannot be read as JSON" in capsys.readouterr().err
 
 
 def test_a_source_of_which_nothing_can_be_read_is_left_out_or_ends_the_training(here, tmp_path, capsys, monkeypatch):
@@ -844,6 +849,10 @@ def test_a_source_of_which_nothing_can_be_read_is_left_out_or_ends_the_training(
     assert cli.main(command(str(tmp_path / "other"), "speech", cut, validation="speech")) == 1
     assert files.read_json(tmp_path / "other" / "finetuning.json")["clips"] == 10
     monkeypatch.setattr(data.context, "prepare", prepare)  # mended: the same command goes on
+    begun = tmp_path / "out" / "trainer" / "checkpoint-2"
+    begun.mkdir(parents=True)
+    assert cli.main(command(out, cut, validation="speech")) == 1  # but for a training that had begun without the clips
+    begun.rmdir()
     assert cli.main(command(out, cut, validation="speech")) == 0
     assert files.read_json(tmp_path / "out" / "finetuning.json")["clips"] == 4
 

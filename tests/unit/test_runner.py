@@ -87,6 +87,9 @@ def test_a_run_that_was_finished_outlives_an_interrupted_repetition(three, ends,
         with pytest.raises(KeyboardInterrupt):
             runner.run(three.root, ["1"], profile="smoke", force=True)
     assert kept.is_file() and statuses(three) == dict.fromkeys(CLEAN, "unchanged")
+    kept.parent.rename(kept.parent.with_name(".01_one.before"))  # as a killed runner leaves it
+    (kept.parent / "half").mkdir(parents=True)
+    assert statuses(three) == dict.fromkeys(CLEAN, "unchanged") and kept.is_file()
     assert statuses(three, "1", force=True) == {"01_one": "finished"}
     assert not kept.exists() and [path.name for path in kept.parent.parent.glob(".*before")] == []
 

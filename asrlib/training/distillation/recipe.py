@@ -20,6 +20,7 @@ from asrlib.decoding import outcomes, transcription
 from asrlib.io import files, noise
 from asrlib.models import checkpoints
 from asrlib.training import callbacks
+from asrlib.training.cards import sources_table
 from asrlib.training.distillation import labels
 from asrlib.training.distillation.card import card
 from asrlib.training.distillation.examples import examples, vocabulary
@@ -41,16 +42,17 @@ def distil(settings: Settings, output: Path | str) -> dict[str, Any] | None:
     """Distil a Whisper model by the recipe of notebook 06; to be called alike in each process of a run.
 
     The folder gets ``shards/`` (encoder states, pseudo-labels and the teacher's last states, each file complete or absent),
-    ``validation/`` likewise, ``labels.jsonl`` (id, text, error of each clip, and why it is not learnt from), ``checkpoint.safetensors``
-    while the student is trained, ``losses.jsonl``, ``scores.jsonl``, ``distillation.json`` (what is returned, and the settings) and
-    ``student/``, an ordinary model. A killed run goes on, and ends with the same weights.
+    ``validation/`` likewise, ``labels.jsonl`` (id, text, error of each clip, and why it is not learnt from), ``losses.jsonl``,
+    ``scores.jsonl``, ``distillation.json`` (what is returned, and the settings), ``student/``, an ordinary model, and, of each
+    training that has not ended, a ``checkpoint-*.safetensors``. A killed run goes on, and ends with the same weights; a finished one
+    is not repeated.
 
     Args:
         settings: of the run.
         output: a folder for this teacher and these clips; processes on several machines must all see it.
 
     Returns:
-        ``clips``, ``kept`` (labels), ``words`` (in them), ``failed`` (id -> why a clip could not be read), ``seconds`` (of the run),
+        ``training`` (a name for what decides its weights), ``clips``, ``kept`` (labels), ``words`` (in them), ``failed`` (id -> why a clip could not be read), ``seconds`` (of the run),
         the last ``cross_entropy``, ``kl`` and ``hidden``, and ``scores`` on the validation clips; None in all processes but the first.
 
     Raises:
@@ -80,7 +82,7 @@ def _distil(settings: Settings, output: Path, processes: PartialState) -> dict[s
     if (done := files.read_json(output / "distillation.json")).get("training") == name and (
         output / "student"
     ).is_dir():
-        return done if first else None
+        return {key: value for key, value in done.items() if key not in ("settings", "command")} if first else None
     training = Training(student, settings)
     shown = {"label": "student" * first, "seen": board(output / "logs") if first else None}
     student = training.run(
@@ -127,6 +129,7 @@ def _write(
     files.write_jsonl(output / "losses.jsonl", ({"step": n, **row} for n, row in enumerate(training.log, 1)))
     files.write_jsonl(output / "scores.jsonl", training.scores)
     facts = {"settings": asdict(settings) | {"root": str(settings.root or "")}, "command": settings.command(), **done}
+    (output / "distillation.json").unlink(missing_ok=True)  # it may be of another student
     _save(student, processor, output / "student", card(settings, done))
     files.write_atomic(output / "distillation.json", json.dumps(facts, indent=1) + "\n")
     (output / f"checkpoint-{done['training']}.safetensors").unlink(missing_ok=True)
@@ -142,6 +145,7 @@ def _begin(settings: Settings, output: Path, processes: PartialState) -> dict[st
         )
     rows = clips(settings.sources, root=settings.root, most=settings.clips, seed=settings.seed)
     if processes.is_main_process:
+        sources_table(settings.sources, settings.root)  # for the card: what is wrong in it shows before the work
         weights = checkpoints.provenance(checkpoints.fetch(str(settings.model)))  # states and labels are of these
         run = {"corpus": " ".join(settings.corpus), "root": str(settings.root or ""), "teacher": str(settings.model)}
         files.reserve(

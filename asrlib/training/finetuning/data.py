@@ -230,7 +230,7 @@ def _fitting(part: Part, limits: Limits, left_out: list[dict[str, str]]) -> Part
 
 
 def features(
-    part: Part, processor: Any, limits: Limits, *, cache: Path | None, label: str
+    part: Part, processor: Any, limits: Limits, *, cache: Path | None, label: str, begun: bool = False
 ) -> tuple[Part, Any, dict[str, str]]:
     """Return the clips that could be read, what the collator takes of each, and why the others could not.
 
@@ -240,6 +240,7 @@ def features(
         limits: of the model.
         cache: file for the features; None makes them anew whenever a batch needs them, and reads no clip now.
         label: shown in the progress line; none is shown without it.
+        begun: a training of what the cache holds is to go on; else a clip that can be read by now is taken, too.
     """
     from datasets import Dataset, disable_progress_bars
 
@@ -247,7 +248,7 @@ def features(
     make = functools.partial(_example, processor=processor, limits=limits)
     if cache is None:
         return part, part.table.with_transform(functools.partial(_batch, make)), {}
-    if label and cache.is_file() and _mended(make, part, Dataset.from_file(str(cache))["failed"]):
+    if label and not begun and cache.is_file() and _mended(make, part, Dataset.from_file(str(cache))["failed"]):
         cache.unlink()
     with Meter(label, len(part.table), "clips") as meter:
         made = part.table.map(

@@ -22,6 +22,7 @@ from asrlib.decoding import outcomes, transcription
 from asrlib.io import files, noise
 from asrlib.models import checkpoints
 from asrlib.training import callbacks, context
+from asrlib.training.cards import sources_table
 from asrlib.training.finetuning import data
 from asrlib.training.finetuning.adapters import Ranks, adapt, quantization
 from asrlib.training.finetuning.card import card
@@ -30,6 +31,7 @@ from asrlib.training.finetuning.gain import gains
 from asrlib.training.finetuning.settings import Settings
 from asrlib.training.finetuning.training import FineTuner, Metrics, arguments, callbacks_of
 from asrlib.training.processes import alone, joined, together
+from asrlib.training.sources import Source
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -96,7 +98,8 @@ def _finetune(settings: Settings, output: Path, processes: PartialState) -> dict
 
 
 def _check(settings: Settings, processes: PartialState) -> None:
-    if settings.language and all(source.name != "folder" for source in settings.sources):
+    places = [*settings.sources, *map(Source.brought, settings.validation)]
+    if settings.language and all(source.name != "folder" for source in places):
         raise AsrlibError("--language is for folders: a corpus states its own, as in dialogue/cs.")
     parts = processes.num_processes * settings.accumulate
     if settings.batch_size and settings.batch_size % parts:
@@ -145,6 +148,7 @@ def _begin(settings: Settings, output: Path, speech: Speech) -> None:
         "sha256": checkpoints.provenance(checkpoints.fetch(str(settings.model)))["sha256"],
     }
     files.reserve(output, json.loads(json.dumps(facts)), "training, with other settings, clips or weights")
+    sources_table(settings.sources)  # for the card: what is wrong in it shows before the work
     files.write_jsonl(output / "left_out.jsonl", speech.left_out)
     if not (output / "finetuning.json").is_file():
         print(_plan(settings, speech), flush=True)
@@ -183,13 +187,14 @@ def _features(
     """
     first, failed = processes.is_main_process, {}
     folder = None if settings.stream else output / "features"
+    begun = any((output / "trainer").glob("checkpoint-*"))  # its clips stay as they are
     made: list[list[Any]] = []
 
     def make(parts: list[Part], kind: str, label: str) -> list[Any]:
         found = []
         for number, part in enumerate(parts):
             cache = folder / f"{kind}-{number}.arrow" if folder else None
-            parts[number], table, lost = data.features(part, processor, limits, cache=cache, label=label)
+            parts[number], table, lost = data.features(part, processor, limits, cache=cache, label=label, begun=begun)
             found.append(table)
             failed.update(lost)
         return found
