@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import shutil
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
@@ -41,11 +42,18 @@ def alone(output: Path, processes: PartialState) -> Iterator[None]:
     Raises:
         AsrlibError: another run has it.
     """
-    with contextlib.ExitStack() as held:
-        with together(processes):
-            if processes.is_main_process and not held.enter_context(files.lock(output / "training", wait=False)):
-                raise AsrlibError(f"Another run trains in {output}: wait until it has ended, or give another folder.")
-        yield
+    new = processes.is_main_process and not output.exists()
+    try:
+        with contextlib.ExitStack() as held:
+            with together(processes):
+                if processes.is_main_process and not held.enter_context(files.lock(output / "training", wait=False)):
+                    raise AsrlibError(
+                        f"Another run trains in {output}: wait until it has ended, or give another folder."
+                    )
+            yield
+    finally:
+        if new and [path.name for path in output.glob("*")] == ["training.lock"]:  # what was asked for was refused
+            shutil.rmtree(output)
 
 
 @contextlib.contextmanager
