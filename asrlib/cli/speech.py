@@ -212,9 +212,8 @@ def evaluate(options: argparse.Namespace) -> int:
     start = functools.partial(start, language=language)
     run = {"speech": outcomes.whole(options.speech) if own else str(options.speech), **chosen}
     if options.output:  # the same weights are to go on there
-        run["weights"] = [
-            checkpoints.provenance(checkpoints.fetch(name)) for name in (options.model, options.assistant) if name
-        ]
+        models = [name for name in (options.model, options.assistant) if name]
+        run["weights"] = [checkpoints.provenance(checkpoints.fetch(name)) for name in models]
     with contextlib.nullcontext(options.output) if options.output else tempfile.TemporaryDirectory() as folder:
         found = evaluation.evaluate(
             table, functools.partial(outcomes.transcripts, start, max_seconds=longest), folder, language=language, run=run,

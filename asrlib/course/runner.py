@@ -104,7 +104,7 @@ def _outcome(job: _Job, earlier: Mapping[str, Outcome], force: bool, timeout: fl
         keys.append(found.key)
     job = replace(job, key=registry.key(job.root, job.book, job.profile, job.values, keys))
     with files.lock(job.folder):
-        if registry.result(job.folder) is None:
+        if not (job.folder / "result.json").is_file():  # a killed run's
             _restore(job)
         before = registry.result(job.folder)
         if not force and before and before.good and before.key == job.key and _unwritten(job) is None:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["UNFINISHED", "Failed", "Outcomes", "content", "fingerprint", "is_done", "transcripts", "whole"]
 
-
 UNFINISHED = "It was not finished."  # stands for what a run has begun to do
 
 

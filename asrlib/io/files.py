@@ -204,12 +204,8 @@ def reserve(folder: Path, run: Mapping[str, Any], owner: str) -> None:
     path = folder / "run.json"
     with lock(path):
         if read_json(path) not in ({}, run):
-            kept = any(
-                (folder / f"metadata.{kind}").is_file() for kind in ("csv", "tsv", "jsonl")
-            )  # a person's recordings
-            raise AsrlibError(
-                f"{folder} belongs to another {owner}: {'' if kept else 'delete it, or '}give another folder."
-            )
+            advice = "" if any(folder.glob("metadata.*")) else "delete it, or "  # never a person's recordings
+            raise AsrlibError(f"{folder} belongs to another {owner}: {advice}give another folder.")
         write_atomic(path, json.dumps(run) + "\n")
 
 

@@ -138,20 +138,14 @@ def test_a_folder_of_transcripts_goes_on_with_what_is_new_has_changed_or_has_fai
     assert told() == (0, ["good.txt", "bad.txt"], False, [str(bad)])
     assert told("--language", "it")[3] == [str(bad), good]
     rows = [json.loads(line) for line in (tone / "out" / "outcomes.jsonl").read_text().splitlines()]
-    assert ["bad.wav" in row["failed"] for row in rows if row["failed"] != outcomes.UNFINISHED] == [
-        True,
-        False,
-        True,
-        *[False] * 5,
-    ]
+    ended = [row["failed"] for row in rows if row["failed"] != outcomes.UNFINISHED]
+    assert ["bad.wav" in failed for failed in ended] == [True, False, True, *[False] * 5]
 
 
 def test_a_folder_that_was_moved_is_not_transcribed_anew(tone, echo, capsys):
     (tone / "bad.wav").unlink()
     (tone / "b").mkdir()
-    soundfile.write(
-        tone / "b" / "good.wav", 0.1 * np.cos(np.arange(8_000) / 20), 16_000
-    )  # another one of the same name
+    soundfile.write(tone / "b" / "good.wav", 0.1 * np.cos(np.arange(8_000) / 20), 16_000)  # of the same name
     assert cli.main(["transcribe", str(tone), "--output", str(tone / "out")]) == 0
     written = capsys.readouterr().out.splitlines()
     moved = tone.rename(tone.with_name(f"{tone.name}_moved"))
@@ -180,12 +174,8 @@ def test_a_transcript_keeps_its_name_whatever_else_is_written_and_fails(tone, ec
     assert cli.main(command) == 1
     (tone / "good.wav").write_bytes(good)
     assert cli.main(command) == 0
-    assert sorted(path.name for path in (tone / "out").iterdir()) == [
-        "good.srt",
-        "good.txt",
-        "outcomes.jsonl",
-        "outcomes.lock",
-    ]
+    made = ["good.srt", "good.txt", "outcomes.jsonl", "outcomes.lock"]
+    assert sorted(path.name for path in (tone / "out").iterdir()) == made
 
 
 def test_two_runs_at_once_never_give_one_name_twice(tone, echo, monkeypatch):
@@ -371,9 +361,7 @@ def test_evaluate_scores_the_test_of_a_folder_with_splits(tone, echo, capsys):
     assert len(json.loads(out)["clips"]) == 2 and "has no split test: the clips of train, validation are scored" in err
     (tone / "metadata.csv").write_text((tone / "metadata.csv").read_text().replace(",validation", ",train"))
     assert cli.main(["evaluate", str(tone), "--language", "en"]) == 0
-    assert (
-        "has no split test: the clips of train are scored" in capsys.readouterr().err
-    )  # which would flatter a model of them
+    assert "has no split test: the clips of train are scored" in capsys.readouterr().err  # it may have learnt from them
     (tone / "metadata.csv").write_text("\n".join(table))
     assert cli.main(["evaluate", str(tone), "--language", "en"]) == 0
     assert "split" not in capsys.readouterr().err

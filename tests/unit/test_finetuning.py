@@ -554,7 +554,7 @@ def test_a_fine_tuned_model_is_whole_again_has_a_card_and_its_curves(here, capsy
     assert [score["step"] for score in facts["scores"]] == [2, 4] and facts["before"]["step"] == 0
     assert facts["minutes"] == pytest.approx(7 * 0.6 / 60, rel=0.3)
     card = Path("one/model/README.md").read_text()
-    assert "asrlib finetune speech --model ./model --context 1" in card and "| own recordings | not stated |" in card
+    assert "asrlib finetune speech --model ./model --context 1" in card and "| own recordings | not stated |  |" in card
     (row,) = facts["gains"]
     assert finetuning.sentence(row) in card and (row["clips"], row["shortage"]) == (3, "only 3 clips")
     assert "base_model" not in card  # the Hub refuses a folder there

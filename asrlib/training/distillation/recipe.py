@@ -52,8 +52,8 @@ def distil(settings: Settings, output: Path | str) -> dict[str, Any] | None:
         output: a folder for this teacher and these clips; processes on several machines must all see it.
 
     Returns:
-        ``training`` (a name for what decides its weights), ``clips``, ``kept`` (labels), ``words`` (in them), ``failed`` (id -> why a clip could not be read), ``seconds`` (of the run),
-        the last ``cross_entropy``, ``kl`` and ``hidden``, and ``scores`` on the validation clips; None in all processes but the first.
+        ``training`` (a name for what decides its weights), ``clips``, ``kept`` (labels), ``words`` (in them), ``failed`` (id -> why
+        a clip could not be read), ``seconds`` (of the run), the last ``cross_entropy``, ``kl`` and ``hidden``, and ``scores`` on the validation clips; None in all processes but the first.
 
     Raises:
         AsrlibError: what `corpora.load` and `transcription.load` refuse, more processes than clips in a batch, more layers than
@@ -79,9 +79,8 @@ def _distil(settings: Settings, output: Path, processes: PartialState) -> dict[s
         validation = [first and validate(settings, text, *given) for text in settings.validation]
     facts = asdict(settings) | {"root": "", "labels": [(name, kept[name].tokens) for name in sorted(kept)]}
     name = outcomes.fingerprint(facts)
-    if (done := files.read_json(output / "distillation.json")).get("training") == name and (
-        output / "student"
-    ).is_dir():
+    done = files.read_json(output / "distillation.json")
+    if done.get("training") == name and (output / "student").is_dir():
         return {key: value for key, value in done.items() if key not in ("settings", "command")} if first else None
     training = Training(student, settings)
     shown = {"label": "student" * first, "seen": board(output / "logs") if first else None}
